@@ -1,0 +1,82 @@
+"""What of a UNet is trained, and how it is saved so that plain diffusers loads it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffrl.tensors import Tensor
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def attach_lora(unet: Any, rank: int, alpha: float, seed: int) -> None:
+    """Freeze a UNet and add low-rank adapters to the projections of every attention.
+
+    `A ~ N(0, 1 / rank²)`, `B = 0`, scaled by `alpha / rank`, kept in fp32.
+    Source: diffusers 0.17.1 `LoRAAttnProcessor`, as DDPO and SDPO use it.
+    """
+    from peft import LoraConfig
+
+    unet.requires_grad_(False)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]
+        init_lora_weights="gaussian",
+        target_modules=list(TARGETS),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet.add_adapter(config)
+    for parameter in unet.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def train_all(unet: Any) -> None:
+    """Train every weight of a UNet, in fp32."""
+    unet.float()
+    unet.requires_grad_(True)
+
+
+def save_weights(unet: Any, folder: Path) -> None:
+    """Write adapters as one LoRA file, or a fully trained UNet as a folder of its own."""
+    if not getattr(unet, "peft_config", None):
+        unet.save_pretrained(folder / "unet")
+        return
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers={n: p.detach().cpu().contiguous() for n, p in layers.items()},
+        unet_lora_adapter_metadata=_metadata(unet),
+        weight_name=LORA_FILE,
+    )
+
+
+def _metadata(unet: Any) -> dict[str, Any]:
+    """Return the adapter's configuration, without which a loader would assume alpha = rank."""
+    config = unet.peft_config["default"].to_dict()
+    config["target_modules"] = sorted(config["target_modules"])
+    return {k: v for k, v in config.items() if v is None or isinstance(v, str | int | float | list)}
+
+
+def load_weights(pipeline: Any, folder: Path) -> None:
+    """Load what `save_weights` wrote into a diffusers pipeline."""
+    if (folder / LORA_FILE).exists():
+        logging.getLogger("diffusers").setLevel(logging.ERROR)
+        pipeline.load_lora_weights(folder, weight_name=LORA_FILE)
+        return
+    pipeline.unet = type(pipeline.unet).from_pretrained(folder / "unet")
+
+
+def count(parameters: dict[str, Tensor]) -> int:
+    """Return how many numbers are trained."""
+    return sum(p.numel() for p in parameters.values())

@@ -1,0 +1,84 @@
+"""Everything diffrl refuses to do, one class per cause.
+
+A message says what was read, what was expected, where it came from and the nearest fix. The
+command line prints it without a traceback and exits with 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class DiffrlError(Exception):
+    """Root of all errors that a user can cause and mend."""
+
+
+class SettingsError(DiffrlError):
+    """One or more settings are wrong; `problems` lists each of them."""
+
+    def __init__(self, problems: Sequence[str], title: str | None = None) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        title = title or f"{count} problem{'s' if count != 1 else ''} in the settings"
+        super().__init__("\n".join([f"{title}:", *(f"  {p}" for p in self.problems)]))
+
+
+class FitError(SettingsError):
+    """The stages of a recipe do not fit together."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(problems, "these stages do not fit together")
+
+
+class UnknownName(DiffrlError):
+    """A name that no plugin has registered."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        super().__init__(f"no {kind} is called {name!r}.{did_you_mean(name, known)}{hint}")
+
+
+class DuplicateName(DiffrlError):
+    """Two plugins register one name for the same kind of component."""
+
+    def __init__(self, kind: str, name: str, owners: Sequence[str]) -> None:
+        super().__init__(
+            f"two plugins register a {kind} called {name!r}: {' and '.join(owners)}. "
+            f"Uninstall one, or leave it out with DIFFRL_PLUGINS."
+        )
+
+
+class PluginError(DiffrlError):
+    """A plugin does not implement the hooks as they are specified."""
+
+
+class CheckpointMissing(DiffrlError):
+    """Weights that are neither on disk nor reachable."""
+
+
+class ModelIncomplete(DiffrlError):
+    """A model folder lacks a part that training needs."""
+
+
+class PromptsError(DiffrlError):
+    """A prompt list that cannot be read or is empty."""
+
+
+class RunExists(DiffrlError):
+    """The output folder already holds a run."""
+
+
+class ResumeError(DiffrlError):
+    """A run that cannot be continued."""
+
+
+def did_you_mean(name: str, known: Iterable[str], limit: int = 12) -> str:
+    """Return a hint that starts with a space: the nearest known names, or all of them."""
+    names = sorted(set(known))
+    near = get_close_matches(name, names, n=2, cutoff=0.55)
+    if near:
+        return f" Did you mean {' or '.join(near)}?"
+    if not names:
+        return ""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f" Known: {', '.join(names[:limit])}{more}."

@@ -1,0 +1,63 @@
+"""What observers are told while a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffrl.tensors import Float, Tensor
+
+if TYPE_CHECKING:
+    from diffrl.settings import Settings
+    from diffrl.types import Rewards, Rollout
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A run begins, or goes on from a checkpoint (then `epoch` is not 0)."""
+
+    folder: Path
+    settings: Settings
+    epoch: int
+
+
+@dataclass(frozen=True)
+class RolloutDone:
+    """An epoch has sampled and scored; nothing is updated yet."""
+
+    epoch: int
+    rollout: Rollout
+    rewards: Rewards
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch is over. `metrics` is what its line in `metrics.jsonl` says."""
+
+    epoch: int
+    epochs: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Pictures drawn on fixed seeds: one block per number of steps, and mean scores.
+
+    `images[s]` belongs to `steps[s]`; `scores` is keyed `eval/<name>/<steps>-step`.
+    """
+
+    epoch: int
+    steps: tuple[int, ...]
+    prompts: tuple[str, ...]
+    images: Float[Tensor, "s b 3 h w"]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RunDone:
+    """A run has ended with its last epoch."""
+
+    folder: Path
+    epoch: int

@@ -1,0 +1,133 @@
+"""The judge: decodes latents, scores the pictures with every reward, and keeps the books."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from diffrl.errors import DiffrlError
+from diffrl.stages import Scorer
+from diffrl.tensors import Float, Int, Tensor
+from diffrl.types import Prompts
+
+Decode = Callable[[Tensor], Tensor]
+
+
+class RewardError(DiffrlError):
+    """A reward that gives something other than one finite score per picture."""
+
+
+@dataclass(frozen=True)
+class ScoredBy:
+    """A loaded reward.
+
+    Args:
+        name: under which its scores are logged.
+        score: pictures in [0, 1] and prompts to raw scores.
+        weight: factor on the raw score in the sum that is trained on.
+        scale: factor from the raw score to the unit in which it is logged.
+        differentiable: whether gradient flows from the score to the pictures.
+    """
+
+    name: str
+    score: Scorer
+    weight: float = 1.0
+    scale: float = 1.0
+    differentiable: bool = False
+
+
+@dataclass
+class Ledger:
+    """Raw scores by reward and the denoising step that predicted each picture."""
+
+    steps: list[Tensor] = field(default_factory=list)
+    scores: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def enter(self, name: str, score: Tensor) -> None:
+        """Write down the scores of one batch of pictures."""
+        self.scores.setdefault(name, []).append(score.detach().cpu())
+
+    @property
+    def queries(self) -> int:
+        """How many pictures were scored."""
+        return sum(len(s) for s in self.steps)
+
+    def columns(self) -> tuple[Int[Tensor, "q"], Mapping[str, Float[Tensor, "q"]]]:
+        """Return the step of each query, and per reward its scores."""
+        return torch.cat(self.steps), {n: torch.cat(s) for n, s in self.scores.items()}
+
+
+class WeighedJudge:
+    """The weighted sum of rewards on decoded latents; implements `diffrl.stages.Judge`.
+
+    Args:
+        decode: latents to pictures in [0, 1].
+        rewards: what to score with.
+        batch: how many latents are decoded and scored in one call.
+    """
+
+    def __init__(self, decode: Decode, rewards: Sequence[ScoredBy], batch: int = 16) -> None:
+        self._decode, self._rewards, self._batch = decode, tuple(rewards), batch
+        self._ledger = Ledger()
+
+    def __call__(
+        self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b"]:
+        """Return a score per row; `step` is the denoising step that predicted `x0`."""
+        self._ledger.steps.append(step.detach().cpu())
+        total = x0.new_zeros(len(x0))
+        with torch.no_grad():
+            for start in range(0, len(x0), self._batch):
+                at = slice(start, start + self._batch)
+                images = self._decode(x0[at])
+                for reward in self._rewards:
+                    score = checked(reward, images, prompts.text[at])
+                    self._ledger.enter(reward.name, score)
+                    total[at] += reward.weight * score.to(total)
+        return total
+
+    def grad(
+        self, x0: Float[Tensor, "b *latent"], prompts: Prompts
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b *latent"]]:
+        """Return scores and their gradients; refused where a reward is not differentiable.
+
+        Raises:
+            RewardError: naming the rewards that carry no gradient.
+        """
+        if blind := [r.name for r in self._rewards if not r.differentiable]:
+            raise RewardError(f"no gradient from reward(s) {', '.join(blind)}: not differentiable")
+        values, grads = [], []
+        for start in range(0, len(x0), self._batch):
+            at = slice(start, start + self._batch)
+            leaf = x0[at].detach().requires_grad_()
+            images = self._decode(leaf)
+            scores = [r.weight * checked(r, images, prompts.text[at]) for r in self._rewards]
+            total = torch.stack(scores).sum(0)
+            grads.append(torch.autograd.grad(total.sum(), leaf)[0])
+            values.append(total.detach())
+        return torch.cat(values), torch.cat(grads)
+
+    def drain(self) -> Ledger:
+        """Return the books since the last call, and begin anew."""
+        ledger, self._ledger = self._ledger, Ledger()
+        return ledger
+
+
+def checked(reward: ScoredBy, images: Tensor, text: Sequence[str]) -> Tensor:
+    """Return the scores of a batch of pictures.
+
+    Raises:
+        RewardError: if there is not one finite score per picture.
+    """
+    score = reward.score(images, text)
+    if score.shape != (len(images),):
+        raise RewardError(
+            f"reward {reward.name!r} gave shape {tuple(score.shape)} for {len(images)} pictures; "
+            f"expected one score each"
+        )
+    if not bool(torch.isfinite(score).all()):
+        bad = int((~torch.isfinite(score)).sum())
+        raise RewardError(f"reward {reward.name!r} gave {bad} score(s) that are not finite")
+    return score

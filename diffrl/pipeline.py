@@ -1,0 +1,46 @@
+"""The parts of a diffusers pipeline, as the functions that the policy and the judge need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from diffrl.tensors import Float, Tensor
+
+
+def ddim_schedule(config: Any) -> Any:
+    """Return a DDIM scheduler with another scheduler's noise table and spacing."""
+    from diffusers import DDIMScheduler
+
+    plain = {"clip_sample": False, "set_alpha_to_one": False, **dict(config)}
+    return DDIMScheduler.from_config(plain)
+
+
+def encoder(pipeline: Any) -> Any:
+    """Return the function from prompts to conditions, shape `b tokens width`."""
+    tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
+
+    def encode(text: list[str]) -> Float[Tensor, "b tokens width"]:
+        tokens = tokenizer(
+            text,
+            padding="max_length",
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        with torch.no_grad():
+            return text_encoder(tokens.input_ids.to(text_encoder.device))[0].float()
+
+    return encode
+
+
+def decoder(vae: Any) -> Any:
+    """Return the function from latents to pictures in [0, 1]."""
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+
+    def decode(x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h8 w8"]:
+        latent = (x0 / vae.config.scaling_factor + shift).to(vae.dtype)
+        return (vae.decode(latent, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+
+    return decode

@@ -1,0 +1,170 @@
+"""The diffusion model being trained: prediction, log-densities and its three sets of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from diffrl.kernels import Ddim, log_density
+from diffrl.stages import Weights
+from diffrl.tensors import Float, Generator, Tensor
+from diffrl.types import Batch, Prompts
+
+Encode = Callable[[Sequence[str]], Tensor]
+
+
+class UNetPolicy:
+    """A conditional UNet with its noise schedule; implements `diffrl.stages.Policy`.
+
+    Sampling and training call the same prepared module, so that the log-ratio of unchanged
+    weights is zero in any precision. `old` and `base` are copies of the trained parameters only.
+
+    Args:
+        unet: the bare network; its trained parameters require grad and are in fp32.
+        call: the network as the forward pass uses it (prepared for precision and processes).
+        encode: prompts to conditions, shape `b tokens width`.
+        scheduler: a diffusers scheduler: noise table, spacing of timesteps, prediction type.
+        size: side of the pictures divided by the VAE's factor: the latent's height and width.
+        guidance: classifier-free guidance scale; 1 or less is off.
+        seed: of the noise that losses ask for.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        call: Callable[..., Any],
+        encode: Encode,
+        scheduler: Any,
+        size: int,
+        guidance: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self._unet, self._call, self._guidance = unet, call, guidance
+        self._encode, self._cond = encode, dict[str, Tensor]()
+        self._scheduler = scheduler
+        self.device = next(unet.parameters()).device
+        self._table = scheduler.alphas_cumprod.to(self.device)
+        self._latent = (int(unet.config.in_channels), size, size)
+        self.noise_rng = torch.Generator().manual_seed(seed)
+        trained = {n: p for n, p in unet.named_parameters() if p.requires_grad}
+        self.trained: dict[str, nn.Parameter] = trained
+        self._base = _copy(trained)
+        self._old = self._base
+
+    def prompts(self, text: Sequence[str], group: int = 1) -> Prompts:
+        """Return every text `group` times, side by side, with its condition."""
+        return Prompts(
+            text=tuple(t for t in text for _ in range(group)),
+            group=torch.arange(len(text)).repeat_interleave(group),
+            cond=self._conditions(text).repeat_interleave(group, dim=0),
+        )
+
+    def _conditions(self, text: Sequence[str]) -> Tensor:
+        new = list(dict.fromkeys(t for t in text if t not in self._cond))
+        if new:
+            self._cond.update(zip(new, self._encode(new), strict=True))
+        return torch.stack([self._cond[t] for t in text])
+
+    def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
+        """Return standard normal noise of shape `(*shape, *latent)`, the same on every device."""
+        return torch.randn((*shape, *self._latent), generator=rng).to(self.device)
+
+    def timesteps(self, steps: int) -> Float[Tensor, "T"]:
+        """Return the training timesteps of a number of denoising steps, noisiest first."""
+        self._scheduler.set_timesteps(steps)
+        return self._scheduler.timesteps.to(self.device, torch.float32)
+
+    def ddim(self, steps: int, eta: float) -> Ddim:
+        """Return the DDIM kernel of this model's noise schedule for a number of steps."""
+        config = self._scheduler.config
+        clip = float(config.clip_sample_range) if config.clip_sample else None
+        return Ddim(self._table, steps, eta, config.prediction_type, clip)
+
+    def predict(
+        self,
+        x: Float[Tensor, "*rows c h w"],
+        t: Float[Tensor, "*rows"],
+        cond: Float[Tensor, "..."],
+        weights: Weights = "live",
+    ) -> Float[Tensor, "*rows c h w"]:
+        """Return the network's output; `cond` broadcasts over trailing axes of `rows`."""
+        rows, flat = x.shape[:-3], x.flatten(0, -4)
+        cond, times = _spread(cond, rows), t.flatten()
+        if self._guidance <= 1:
+            return self._forward(flat, times, cond, weights).reshape(x.shape)
+        blank = self._conditions([""]).expand_as(cond)
+        doubled = self._forward(
+            torch.cat([flat, flat]), torch.cat([times, times]), torch.cat([blank, cond]), weights
+        )
+        without, with_text = doubled.chunk(2)
+        return (without + self._guidance * (with_text - without)).reshape(x.shape)
+
+    def _forward(self, x: Tensor, t: Tensor, cond: Tensor, weights: Weights) -> Tensor:
+        if weights == "live":
+            return self._call(x, t, cond, return_dict=False)[0].float()
+        kept = self._old if weights == "old" else self._base
+        with torch.no_grad():
+            out = functional_call(self._unet, kept, (x, t, cond), {"return_dict": False})
+        return out[0].float()
+
+    def log_prob(self, batch: Batch, weights: Weights = "live") -> Float[Tensor, "m k s"]:
+        """Return the log-density of each stored transition, in nats averaged over the latent."""
+        assert batch.kernel is not None and batch.x is not None and batch.x_next is not None
+        guard = nullcontext() if weights == "live" else torch.no_grad()
+        with guard:
+            output = self.predict(batch.x, batch.t, batch.cond, weights)
+            return log_density(batch.x_next, batch.kernel.transition(output, batch.t, batch.x))
+
+    def noise(
+        self, x0: Float[Tensor, "m k *latent"], t: Float[Tensor, "m k s"]
+    ) -> tuple[Float[Tensor, "m k s *latent"], Float[Tensor, "m k s *latent"]]:
+        """Return `x0` noised to `t` with fresh noise, and the network output that would undo it."""
+        fresh = self.normal(t.shape, self.noise_rng)
+        a = self._table[t.long()][..., None, None, None]
+        x0 = x0[:, :, None].expand_as(fresh)
+        noised = a.sqrt() * x0 + (1 - a).sqrt() * fresh
+        targets = {
+            "epsilon": fresh,
+            "sample": x0,
+            "v_prediction": a.sqrt() * fresh - (1 - a).sqrt() * x0,
+        }
+        return noised, targets[self._scheduler.config.prediction_type]
+
+    def replay(self, batch: Batch) -> Float[Tensor, "m k *latent"]:
+        """Return the stored `x0`, carrying gradient through the batch's final s steps."""
+        assert batch.kernel is not None and batch.x is not None and batch.x_next is not None
+        x = batch.x[:, :, 0]
+        for j in range(batch.t.shape[2]):
+            t = batch.t[:, :, j]
+            step = batch.kernel.transition(self.predict(x, t, batch.cond), t, x)
+            x = step.mean + (batch.x_next[:, :, j] - step.mean).detach()
+        return x
+
+    def follow(self, decay: float) -> None:
+        """Move `old` towards `live`: `old = decay old + (1 - decay) live`; 0 copies."""
+        live = _copy(self.trained)
+        self._old = {n: decay * self._old[n] + (1 - decay) * p for n, p in live.items()}
+
+    def old(self) -> dict[str, Tensor]:
+        """Return the `old` weights by parameter name, for a checkpoint."""
+        return dict(self._old)
+
+    def set_old(self, weights: dict[str, Tensor]) -> None:
+        """Restore the `old` weights of a checkpoint."""
+        self._old = {n: weights[n].to(p.device) for n, p in self.trained.items()}
+
+
+def _copy(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in parameters.items()}
+
+
+def _spread(cond: Tensor, rows: torch.Size) -> Tensor:
+    """Return conditions `*lead tokens width` repeated over the rows that `lead` does not name."""
+    lead, tail = cond.shape[:-2], cond.shape[-2:]
+    inner = [1] * (len(rows) - len(lead))
+    return cond.reshape(*lead, *inner, *tail).expand(*rows, *tail).flatten(0, -3)

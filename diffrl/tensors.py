@@ -1,0 +1,27 @@
+"""Shape annotations that cost nothing until torch is there.
+
+Plugins are listed without loading torch, so their modules must import without it. All modules use
+`from __future__ import annotations`, hence these names are evaluated only by a runtime checker,
+and by then torch is loaded. Letters: n rows, T denoising steps, m tuples of k rows, s steps of one
+minibatch, b pictures, `*latent` the latent's own axes (channels, height, width).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or "torch" in sys.modules:
+    from jaxtyping import Bool, Float, Int
+    from torch import Generator, Tensor
+else:
+
+    class Tensor:
+        """Stands for `torch.Tensor` where torch is not loaded."""
+
+        def __class_getitem__(cls, _: object) -> type:
+            return cls
+
+    Bool = Float = Int = Generator = Tensor
+
+__all__ = ["Bool", "Float", "Generator", "Int", "Tensor"]

@@ -1,0 +1,238 @@
+"""The values that travel between the five stages. All are frozen.
+
+Shape letters: n rows (trajectories), T denoising steps, m tuples of k rows, s steps of one
+minibatch. Step index 0 is the noisiest step, T-1 the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol, runtime_checkable
+
+from diffrl.tensors import Bool, Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What each row is asked to show.
+
+    `group` numbers the rows that were drawn together: rows of one group share their prompt and,
+    where the sampler says so, their initial noise. Rows of a group are neighbours.
+    """
+
+    text: tuple[str, ...]
+    group: Int[Tensor, "n"]
+    cond: Float[Tensor, "n *cond"]
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def pick(self, rows: Sequence[int]) -> Prompts:
+        """Return the given rows, in the given order; rows may repeat."""
+        at = list(rows)
+        return Prompts(tuple(self.text[i] for i in at), self.group[at], self.cond[at])
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One denoising step as a Gaussian: x_next ~ N(mean, std²), and the clean state it predicts."""
+
+    mean: Float[Tensor, "*rows"]
+    std: Float[Tensor, "*#rows"]
+    x0_hat: Float[Tensor, "*rows"]
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """The transition of a sampler; replay evaluates the same one that sampling drew from."""
+
+    def transition(
+        self, output: Float[Tensor, "*r"], t: Tensor, x: Float[Tensor, "*r"]
+    ) -> Transition:
+        """Return the Gaussian of the next state, from the network's output at `(x, t)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Path:
+    """The denoising path of each row.
+
+    `x[:, 0]` is noise, `x[:, k + 1]` the result of step k. `x0_hat[:, k]` is the clean state that
+    the network predicted at step k: with `x`, SDPO's dual state. `log_prob` is in nats,
+    **averaged** over the latent's elements, as in the published DDPO and SDPO code.
+    """
+
+    kernel: Kernel
+    log_prob: Float[Tensor, "n T"]
+    x: Float[Tensor, "n T+1 *latent"]
+    x0_hat: Float[Tensor, "n T *latent"] | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Rows sampled from the policy (or read from data). `x0` is the final latent."""
+
+    prompts: Prompts
+    times: Float[Tensor, "T"]
+    x0: Float[Tensor, "n *latent"]
+    path: Path | None = None
+    labels: Float[Tensor, "n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """A reward for every step. A terminal reward fills the last column only."""
+
+    value: Float[Tensor, "n T"]
+    grad: Float[Tensor, "n *latent"] | None = None
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """How much better than expected each step was."""
+
+    value: Float[Tensor, "n T"]
+    grad: Float[Tensor, "n *latent"] | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an advantage estimator remembers between epochs: recent returns.
+
+    Keyed by (prompt, T); each value holds one row per remembered trajectory, oldest first.
+    """
+
+    history: Mapping[tuple[str, int], Float[Tensor, "c T"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Which rows and steps one backward pass uses.
+
+    Args:
+        rows: m tuples of k rows that the loss compares with each other.
+        steps: the steps of each tuple; its members share them.
+        commit: whether the optimizer steps afterwards.
+        weight: factor on the loss (1 / number of minibatches that share an optimizer step).
+    """
+
+    rows: Int[Tensor, "m k"]
+    steps: Int[Tensor, "m s"]
+    commit: bool = True
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the loss sees: the rows and steps of a `Minibatch`, gathered."""
+
+    cond: Float[Tensor, "m k *cond"]
+    step: Int[Tensor, "m s"]
+    t: Float[Tensor, "m k s"]
+    x0: Float[Tensor, "m k *latent"]
+    advantage: Float[Tensor, "m k s"]
+    kernel: Kernel | None = None
+    x: Float[Tensor, "m k s *latent"] | None = None
+    x_next: Float[Tensor, "m k s *latent"] | None = None
+    log_prob: Float[Tensor, "m k s"] | None = None
+    grad: Float[Tensor, "m k *latent"] | None = None
+    labels: Float[Tensor, "m k"] | None = None
+
+
+@dataclass(frozen=True)
+class LossOut:
+    """A scalar to minimise (a mean over tuples), and scalars worth logging."""
+
+    value: Float[Tensor, ""]
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def gather(rollout: Rollout, advantages: Advantages, minibatch: Minibatch) -> Batch:
+    """Return the rows and steps that a minibatch names."""
+    rows, steps, path = minibatch.rows, minibatch.steps, rollout.path
+    at, ks = rows[:, :, None], steps[:, None, :]
+    return Batch(
+        cond=rollout.prompts.cond[rows],
+        step=steps,
+        t=rollout.times[ks].expand(*rows.shape, steps.shape[1]),
+        x0=rollout.x0[rows],
+        advantage=advantages.value[at, ks],
+        kernel=path.kernel if path else None,
+        x=path.x[at, ks] if path else None,
+        x_next=path.x[at, ks + 1] if path else None,
+        log_prob=path.log_prob[at, ks] if path else None,
+        grad=None if advantages.grad is None else advantages.grad[rows],
+        labels=None if rollout.labels is None else rollout.labels[rows],
+    )
+
+
+def concat(rollouts: Sequence[Rollout]) -> Rollout:
+    """Return rollouts of equal times as one; groups are renumbered so that they stay apart."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    import torch
+
+    offset, groups = 0, []
+    for r in rollouts:
+        groups.append(r.prompts.group + offset)
+        offset += int(r.prompts.group.max()) + 1
+    prompts = Prompts(
+        text=tuple(t for r in rollouts for t in r.prompts.text),
+        group=torch.cat(groups),
+        cond=torch.cat([r.prompts.cond for r in rollouts]),
+    )
+    first = rollouts[0]
+    return Rollout(
+        prompts=prompts,
+        times=first.times,
+        x0=torch.cat([r.x0 for r in rollouts]),
+        path=_concat_tensors([r.path for r in rollouts if r.path]) if first.path else None,
+        labels=None
+        if first.labels is None
+        else torch.cat([r.labels for r in rollouts if r.labels is not None]),
+    )
+
+
+def _concat_tensors(paths: Sequence[Path]) -> Path:
+    import torch
+
+    first = paths[0]
+    tensors = {
+        f.name: torch.cat([getattr(p, f.name) for p in paths])
+        for f in fields(first)
+        if isinstance(getattr(first, f.name), torch.Tensor)
+    }
+    return replace(first, **tensors)
+
+
+def last_step(reward: Float[Tensor, "n"], steps: int) -> Float[Tensor, "n T"]:
+    """Return a terminal reward as a dense one: zero but for the last column."""
+    dense = reward.new_zeros(len(reward), steps)
+    dense[:, -1] = reward
+    return dense
+
+
+__all__ = [
+    "Advantages",
+    "Batch",
+    "Bool",
+    "Float",
+    "Int",
+    "Kernel",
+    "LossOut",
+    "Memory",
+    "Minibatch",
+    "Path",
+    "Prompts",
+    "Rewards",
+    "Rollout",
+    "Tensor",
+    "Transition",
+    "concat",
+    "gather",
+    "last_step",
+]
