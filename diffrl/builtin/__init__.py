@@ -1,0 +1,1 @@
+"""Components that ship with the core. They are parts, not algorithms."""

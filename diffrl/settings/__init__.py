@@ -1,0 +1,28 @@
+"""Settings: five stages and six sections, every value with its origin."""
+
+from __future__ import annotations
+
+from diffrl.settings.resolved import Settings, WeightedReward
+from diffrl.settings.sections import (
+    SECTIONS,
+    AdapterSettings,
+    CheckpointSettings,
+    EvalSettings,
+    ModelSettings,
+    OptimizerSettings,
+    Section,
+    TrainSettings,
+)
+
+__all__ = [
+    "SECTIONS",
+    "AdapterSettings",
+    "CheckpointSettings",
+    "EvalSettings",
+    "ModelSettings",
+    "OptimizerSettings",
+    "Section",
+    "Settings",
+    "TrainSettings",
+    "WeightedReward",
+]

@@ -1,0 +1,45 @@
+"""The value that a run is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from diffrl.recipe import Recipe
+from diffrl.settings.sections import (
+    AdapterSettings,
+    CheckpointSettings,
+    EvalSettings,
+    ModelSettings,
+    OptimizerSettings,
+    TrainSettings,
+)
+from diffrl.stages import Reward
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """A reward and its factor in the sum that is trained on."""
+
+    reward: Reward
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A fully resolved, validated run.
+
+    `origins` maps every `slot.field` to where its value came from, for example
+    `"preset emoji"` or `"--set loss.clip=2e-4"`.
+    """
+
+    recipe: Recipe
+    rewards: tuple[WeightedReward, ...]
+    preset: str
+    model: ModelSettings
+    adapter: AdapterSettings
+    optimizer: OptimizerSettings
+    train: TrainSettings
+    eval: EvalSettings
+    checkpoint: CheckpointSettings
+    origins: Mapping[str, str] = field(default_factory=dict)

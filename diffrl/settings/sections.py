@@ -1,0 +1,109 @@
+"""Everything about a run that is not a stage of its recipe, as frozen sections.
+
+Every field is reached as `section.field` from presets, `--config` files and `--set`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSettings(Section):
+    """Which diffusion model is trained, and at what size and precision."""
+
+    ref: str = Field(description="Hub id or folder of a diffusers pipeline, or bundled:pipeline.")
+    size: PositiveInt | None = Field(
+        None, description="Side of the pictures in pixels; default: what the model was trained at."
+    )
+    guidance: NonNegativeFloat = Field(
+        1.0, description="Classifier-free guidance in sampling and training; 1 or less is off."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Of the frozen weights and the forward pass; adapters stay in fp32."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or mps.")
+
+
+class AdapterSettings(Section):
+    """What is trained."""
+
+    kind: Literal["lora", "full"] = Field(
+        "lora", description="lora: low-rank adapters on attention; full: every weight of the UNet."
+    )
+    rank: PositiveInt = Field(4, description="Rank of the adapters.")
+    alpha: PositiveFloat = Field(4.0, description="Adapters are scaled by alpha / rank.")
+
+
+class OptimizerSettings(Section):
+    """AdamW and the gradient-norm clip."""
+
+    lr: PositiveFloat = Field(3e-4, description="Learning rate, constant.")
+    beta1: NonNegativeFloat = Field(0.9, lt=1, description="Decay of the first moment.")
+    beta2: NonNegativeFloat = Field(0.999, lt=1, description="Decay of the second moment.")
+    eps: PositiveFloat = Field(1e-8, description="Added to the root of the second moment.")
+    weight_decay: NonNegativeFloat = Field(1e-4, description="Decoupled weight decay.")
+    max_grad_norm: PositiveFloat = Field(1.0, description="Gradient norm is clipped to this.")
+
+
+class TrainSettings(Section):
+    """How much is sampled and how it is cut into pieces; pieces never change the result."""
+
+    epochs: PositiveInt = Field(100, description="Rounds of sampling, scoring and updating.")
+    trajectories: PositiveInt = Field(
+        64, description="Pictures sampled per epoch and process, whole groups."
+    )
+    sample_batch: PositiveInt = Field(16, description="Trajectories sampled in one call.")
+    micro_batch: PositiveInt = Field(
+        8, description="Tuples of rows in one backward pass; memory only, same gradient."
+    )
+    decode_batch: PositiveInt = Field(16, description="Latents decoded and scored in one call.")
+    prompts: str = Field("animals", description="animals, or a file with one prompt a line.")
+    seed: NonNegativeInt = Field(42, description="Of everything random; each rank adds its number.")
+
+
+class EvalSettings(Section):
+    """Pictures on fixed seeds at the start, every few epochs and the end."""
+
+    every: NonNegativeInt = Field(25, description="Epochs between evaluations; 0: start and end.")
+    steps: tuple[PositiveInt, ...] = Field((1, 2, 4, 8), description="Numbers of denoising steps.")
+    images: PositiveInt = Field(
+        90, description="Pictures per number of steps, prompts in turn, always the same noise."
+    )
+    shown: PositiveInt = Field(12, description="How many of them the image grids show.")
+    watch: tuple[str, ...] = Field((), description="Rewards to score with but not to train on.")
+    eta: PositiveFloat = Field(1.0, description="Noise of the sampler: 1 is ancestral.")
+    seed: NonNegativeInt = Field(1234, description="Of the fixed evaluation noise.")
+    prompts: str | None = Field(None, description="As train.prompts, which is the default.")
+
+
+class CheckpointSettings(Section):
+    """When the trainer's state is saved."""
+
+    every: PositiveInt = Field(10, description="Epochs between checkpoints; the last always saves.")
+    keep: NonNegativeInt = Field(0, description="How many newest checkpoints stay; 0: all.")
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSettings,
+    "adapter": AdapterSettings,
+    "optimizer": OptimizerSettings,
+    "train": TrainSettings,
+    "eval": EvalSettings,
+    "checkpoint": CheckpointSettings,
+}

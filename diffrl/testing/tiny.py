@@ -1,0 +1,130 @@
+"""Stable Diffusion and PickScore of the real classes at toy sizes, with random weights, on disk.
+
+For tests of everything that loads, trains and saves real checkpoints where none can be fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_tiny_pipeline(folder: Path, width: int = 32, seed: int = 0, **scheduler: Any) -> Path:
+    """Write a random StableDiffusionPipeline with SD-Turbo's schedule and structure.
+
+    Args:
+        folder: where to.
+        width: of the text encoder and of cross-attention.
+        seed: of the weights.
+        scheduler: changes to SD-Turbo's scheduler settings.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextModel
+
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width,
+        attention_head_dim=8,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        sample_size=16,
+    )
+    turbo = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "timestep_spacing": "trailing",
+        "steps_offset": 1,
+        "prediction_type": "epsilon",
+    }
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(_text_config(width)),
+        tokenizer=_tokenizer(folder),
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**{**turbo, **scheduler}),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_clip(folder: Path, size: int = 16, seed: int = 0) -> Path:
+    """Write a random CLIPModel with its tokenizer and image processor."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPVisionConfig
+
+    torch.manual_seed(seed)
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=size,
+        patch_size=8,
+        projection_dim=16,
+    )
+    config = CLIPConfig(
+        text_config=_text_config(32).to_dict(),
+        vision_config=vision.to_dict(),
+        projection_dim=16,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    _tokenizer(folder).save_pretrained(folder)
+    CLIPImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    ).save_pretrained(folder)
+    return folder
+
+
+def _text_config(width: int) -> Any:
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=514,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        projection_dim=16,
+        bos_token_id=512,
+        eos_token_id=513,
+        pad_token_id=513,
+    )
+
+
+def _tokenizer(folder: Path) -> Any:
+    """Return a CLIP tokenizer that knows single bytes only, so that any text has tokens."""
+    from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = list(bytes_to_unicode().values())
+    tokens = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    source = folder / "letters"
+    source.mkdir(parents=True, exist_ok=True)
+    (source / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    (source / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer.from_pretrained(source, model_max_length=16)
+    for file in source.iterdir():
+        file.unlink()
+    source.rmdir()
+    return tokenizer

@@ -1,0 +1,216 @@
+"""The core trainer: runs any recipe, and knows none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffrl.events import EpochDone, Evaluated, RolloutDone, RunDone, RunStarted
+from diffrl.registry import registry
+from diffrl.settings import Settings
+from diffrl.settings.resolve import dump, resolve
+from diffrl.trainer import checkpoint
+from diffrl.trainer.evaluate import evaluate
+from diffrl.trainer.folder import SETTINGS, create, default_folder
+from diffrl.trainer.loop import Batches, train_epoch
+from diffrl.trainer.metrics import summarise
+from diffrl.trainer.run import Run
+from diffrl.trainer.session import Session, build, preflight
+from diffrl.types import Rewards, Rollout
+
+
+def train(
+    algo: str,
+    reward: str | Sequence[str],
+    *,
+    preset: str = "emoji",
+    config: str | Path | Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+    epochs: int | None = None,
+    seed: int | None = None,
+    output: str | Path | None = None,
+    live: bool = True,
+) -> Run:
+    """Train as `diffrl train` does, and return the run.
+
+    Args:
+        algo: name of a recipe, as `diffrl list-plugins` prints it.
+        reward: `name` or `name:weight`, or several of them.
+        preset: what is trained: model, size, batch sizes.
+        config: TOML file or nested mapping with settings.
+        sets: single settings, `"loss.clip=2e-4"`.
+        epochs: shortens or lengthens the preset.
+        seed: of everything random.
+        output: the run's own folder; default `runs/<algo>-<reward>-<date>`.
+        live: show progress while training.
+
+    Raises:
+        DiffrlError: naming everything that is wrong, before any weights load.
+    """
+    flags = {"train.epochs": (epochs, "epochs="), "train.seed": (seed, "seed=")}
+    settings = resolve(
+        algo,
+        [reward] if isinstance(reward, str) else list(reward),
+        preset=preset,
+        config=Path(config) if isinstance(config, str) else config,
+        sets=sets,
+        flags={k: (v, f"{o}{v}") for k, (v, o) in flags.items() if v is not None},
+    )
+    return run(settings, output=None if output is None else Path(output), live=live)
+
+
+def run(
+    settings: Settings,
+    output: Path | None = None,
+    resume: Path | None = None,
+    live: bool = False,
+) -> Run:
+    """Run settings to their last epoch.
+
+    Args:
+        settings: resolved.
+        output: the run's own folder, which must be free.
+        resume: a run's folder, to go on from its newest checkpoint instead.
+        live: show a table (on a terminal) or lines.
+    """
+    prompts = preflight(settings, None if resume else output)
+    folder = resume or output or default_folder(settings)
+    start = checkpoint.newest(folder) if resume else None
+    session = build(settings, folder, prompts)
+    observers = _observers(session, live)
+    try:
+        if start is None:
+            if session.ranks.is_main:
+                create(folder, dump(settings))
+        else:
+            session.epoch, session.memory, session.progress = checkpoint.load(
+                start, session.policy, session.ranks, session.rng
+            )
+        session.ranks.accelerator.wait_for_everyone()
+        _epochs(session)
+    finally:
+        session.ranks.accelerator.end_training()
+        for observer in observers:
+            registry().unregister(observer)
+    return Run(folder)
+
+
+def _observers(session: Session, live: bool) -> list[object]:
+    """Register the run's own observers: files always, a live view where asked for."""
+    if not session.ranks.is_main:
+        return []
+    from diffrl.trainer.observers import FolderObserver
+
+    observers: list[object] = [FolderObserver(session.ranks.accelerator)]
+    if live:
+        from diffrl.trainer.live import live_view
+
+        observers.append(live_view())
+    for observer in observers:
+        registry().register(observer)
+    return observers
+
+
+def _epochs(session: Session) -> None:
+    settings, hook = session.settings, registry().hook
+    total = settings.train.epochs
+    _tell(session, hook.diffrl_run_started, RunStarted(session.folder, settings, session.epoch))
+    if session.epoch == 0:
+        first = {"epoch": 0.0, "samples": 0.0, "seconds": 0.0, **_evaluate(session)}
+        _tell(session, hook.diffrl_update_done, EpochDone(0, total, first))
+    while session.epoch < total:
+        _one_epoch(session)
+    _tell(session, hook.diffrl_run_done, RunDone(session.folder, session.epoch))
+
+
+def _one_epoch(session: Session) -> None:
+    settings, hook, began = session.settings, registry().hook, time.perf_counter()
+    number, total, every = session.epoch + 1, settings.train.epochs, settings.eval.every
+    tally, session.memory = train_epoch(
+        settings.recipe,
+        session.policy,
+        session.judge,
+        session.ranks,
+        draw_prompts(session),
+        session.memory,
+        session.rng,
+        number,
+        Batches(settings.train.sample_batch, settings.train.micro_batch, _observe(session)),
+    )
+    metrics = summarise(tally, session.ranks, session.rewards)
+    session.epoch = number
+    session.progress["samples"] += len(tally.rollout) * session.ranks.count
+    if number == total or (every and number % every == 0):
+        metrics.update(_evaluate(session))
+    session.progress["seconds"] += time.perf_counter() - began
+    line = {"epoch": float(number), **session.progress, **metrics}
+    _tell(session, hook.diffrl_update_done, EpochDone(number, total, line))
+    if number == total or number % settings.checkpoint.every == 0:
+        _save(session)
+
+
+def draw_prompts(session: Session) -> list[str]:
+    """Draw the epoch's prompts uniformly and independently, one for each group.
+
+    Source: ZiyiZhang27/sdpo and kvablack/ddpo-pytorch, `random.choice` over the animals.
+    """
+    group = session.settings.recipe.sampler.group
+    count = -(-session.settings.train.trajectories // group)
+    drawn = torch.randint(len(session.prompts), (count,), generator=session.rng)
+    return [session.prompts[i] for i in drawn.tolist()]
+
+
+def _evaluate(session: Session) -> dict[str, float]:
+    """Return evaluation scores; only the first process draws and tells observers."""
+    if not session.ranks.is_main:
+        return {}
+    settings = session.settings
+    done = evaluate(
+        session.policy,
+        session.decode,
+        session.watched,
+        session.eval_prompts,
+        settings.eval,
+        settings.train.sample_batch,
+    )
+    event = Evaluated(
+        session.epoch, settings.eval.steps, done.prompts, done.images, dict(done.scores)
+    )
+    registry().hook.diffrl_evaluated(event=event)
+    return dict(done.scores)
+
+
+def _observe(session: Session) -> Any:
+    def observe(epoch: int, rollout: Rollout, rewards: Rewards) -> None:
+        event = RolloutDone(epoch, rollout, rewards)
+        _tell(session, registry().hook.diffrl_rollout_done, event)
+
+    return observe
+
+
+def _tell(session: Session, hook: Any, event: object) -> None:
+    if session.ranks.is_main:
+        hook(event=event)
+
+
+def _save(session: Session) -> None:
+    checkpoint.save(
+        session.folder,
+        session.epoch,
+        session.pipeline.unet,
+        session.policy,
+        session.ranks,
+        session.rng,
+        session.memory,
+        session.progress,
+        session.folder / SETTINGS,
+    )
+    if session.ranks.is_main:
+        checkpoint.prune(session.folder, session.settings.checkpoint.keep)
+
+
+__all__ = ["Run", "run", "train"]

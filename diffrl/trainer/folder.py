@@ -1,0 +1,123 @@
+"""A run's folder: what is in it, and how it is written so that nothing is ever half there."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from diffrl.errors import RunExists
+from diffrl.settings import Settings
+
+SETTINGS, METRICS, ENVIRONMENT = "settings.toml", "metrics.jsonl", "environment.json"
+PACKAGES = (
+    "diffrl torch diffusers transformers peft accelerate pydantic pluggy open-clip-torch numpy"
+).split()
+
+
+def default_folder(settings: Settings, root: Path = Path("runs")) -> Path:
+    """Return `runs/<algo>-<reward>-<date>`, counted up if that is taken."""
+    rewards = "+".join(r.reward.name for r in settings.rewards)
+    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder = root / f"{settings.recipe.name}-{rewards}-{stamp}"
+    number = 2
+    while folder.exists():
+        folder = folder.with_name(f"{folder.name.split('~')[0]}~{number}")
+        number += 1
+    return folder
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds another run, or something else.
+
+    Raises:
+        RunExists: saying how to continue that run.
+    """
+    if (folder / SETTINGS).exists():
+        raise RunExists(
+            f"{folder} already holds a run. Continue it with --resume {folder}, or choose another "
+            f"--output"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunExists(f"{folder} exists and is not empty; choose another --output")
+
+
+def create(folder: Path, settings_text: str) -> None:
+    """Make the folder of a new run and write its settings and environment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("images", "checkpoints"):
+        (folder / name).mkdir(exist_ok=True)
+    write(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+    write(folder / SETTINGS, settings_text)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, commit and machine, for the record."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "date": datetime.now().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {p: _version(p) for p in PACKAGES},
+        "commit": _commit(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": gpus,
+        },
+        "command": " ".join(sys.argv[:1] and [Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that diffrl runs from, if it runs from one."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    asked = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of `metrics.jsonl`, a torn last line left out."""
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines

@@ -1,0 +1,166 @@
+"""What a person sees while a run goes on: a live table on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from diffrl.events import EpochDone, RunDone, RunStarted
+from diffrl.hookspecs import hookimpl
+
+
+def live_view(console: Console | None = None) -> LiveView:
+    """Return the view that fits where the program runs: table, notebook or log."""
+    console = console or Console(stderr=False)
+    return LiveView(console, console.is_terminal and not console.is_jupyter)
+
+
+class LiveView:
+    """Follows one run. `table` draws in place; otherwise each epoch is one line."""
+
+    def __init__(self, console: Console, table: bool) -> None:
+        self._console, self._table = console, table
+        self._live: Live | None = None
+        self._lines: list[Mapping[str, float]] = []
+        self._began = time.perf_counter()
+        self._from = 0
+        self._settings: Any = None
+
+    @hookimpl
+    def diffrl_run_started(self, event: RunStarted) -> None:
+        """Say what runs, and where."""
+        self._settings, self._from = event.settings, event.epoch
+        self._began = time.perf_counter()
+        rewards = " + ".join(_weighed(w) for w in event.settings.rewards)
+        recipe = event.settings.recipe
+        self._console.print(
+            f"[bold]{recipe.name}[/] on [bold]{event.settings.model.ref}[/], reward {rewards}, "
+            f"{event.settings.train.epochs} epochs → {event.folder}",
+            highlight=False,
+        )
+        if event.epoch:
+            self._console.print(f"continuing after epoch {event.epoch}", highlight=False)
+        if self._table:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    @hookimpl
+    def diffrl_update_done(self, event: EpochDone) -> None:
+        """Show the epoch."""
+        self._lines.append(event.metrics)
+        warning = self._gap_warning(event)
+        if warning:
+            self._console.print(f"[yellow]{warning}[/]", highlight=False)
+        if self._live:
+            self._live.update(self._panel(event))
+        else:
+            self._console.print(self._line(event), highlight=False, soft_wrap=True)
+
+    @hookimpl
+    def diffrl_run_done(self, event: RunDone) -> None:
+        """Stop drawing and print what came of it."""
+        self.close()
+        from diffrl.trainer.run import Run
+
+        run = Run(event.folder)
+        self._console.print(result_table(run.metrics))
+        picture = event.folder / "images" / "before-after.png"
+        if picture.exists():
+            self._console.print(f"pictures before and after: {picture}", soft_wrap=True)
+        self._console.print(f"adapter: {event.folder}/checkpoints/{event.epoch}", soft_wrap=True)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _left(self, event: EpochDone) -> str:
+        done = event.epoch - self._from
+        if done < 1:
+            return "?"
+        seconds = (time.perf_counter() - self._began) / done * (event.epochs - event.epoch)
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+    def _gap_warning(self, event: EpochDone) -> str:
+        limit = self._settings.recipe.loss.log_ratio_limit if self._settings else None
+        gap = event.metrics.get("log_prob_gap/max", 0.0)
+        if not limit or gap <= limit / 10:
+            return ""
+        return (
+            f"epoch {event.epoch}: the log-ratio of unchanged weights is {gap:.1e}, more than a "
+            f"tenth of the clip range {limit:g}; precision or batch shape moves it"
+        )
+
+    def _line(self, event: EpochDone) -> str:
+        cells = [f"{k} {v}" for k, v in figures(event.metrics)]
+        return (
+            f"epoch {event.epoch}/{event.epochs}  "
+            + "  ".join(cells)
+            + f"  left {self._left(event)}"
+        )
+
+    def _panel(self, event: EpochDone) -> Group:
+        table = Table(box=None, pad_edge=False)
+        recent = self._lines[-8:]
+        table.add_column("epoch", justify="right")
+        for name, _ in figures(recent[-1]):
+            table.add_column(name, justify="right")
+        for metrics in recent:
+            cells = dict(figures(metrics))
+            names = [n for n, _ in figures(recent[-1])]
+            table.add_row(str(int(metrics["epoch"])), *[cells.get(n, "") for n in names])
+        bar = ProgressBar(total=event.epochs, completed=event.epoch, width=40)
+        status = Text(f"epoch {event.epoch}/{event.epochs}, time left {self._left(event)}")
+        return Group(table, bar, status)
+
+
+def _weighed(w: Any) -> str:
+    return w.reward.name if w.weight == 1 else f"{w.reward.name}:{w.weight:g}"
+
+
+def figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return the figures of an epoch that a person wants to watch, as label and text."""
+    out = []
+    if "samples" in metrics:
+        out.append(("samples", f"{int(metrics['samples'])}"))
+    for key in metrics:
+        if key.startswith("reward/") and key.endswith("/mean"):
+            name = key.split("/")[1]
+            first = metrics.get(f"reward/{name}/step_0")
+            text = f"{metrics[key]:.2f}±{metrics[f'reward/{name}/std']:.2f}"
+            out.append((name, text if first is None else f"{first:.2f} → {text}"))
+    labels = {
+        "advantage/abs_mean": ("|advantage|", ".2f"),
+        "loss/clip_fraction": ("clipped", ".0%"),
+        "log_prob_gap/max": ("log-prob gap", ".0e"),
+        "grad_norm": ("grad norm", ".3f"),
+        "samples_per_second": ("samples/s", ".1f"),
+    }
+    out += [(label, format(metrics[k], how)) for k, (label, how) in labels.items() if k in metrics]
+    return out
+
+
+def result_table(lines: list[dict[str, Any]]) -> Table:
+    """Return evaluation scores before and after, one row per reward and number of steps."""
+    scored = [m for m in lines if any(k.startswith("eval/") for k in m)]
+    table = Table(title="before and after, same noise")
+    for name in ("reward", "steps", "before", "after", "change"):
+        table.add_column(name, justify="left" if name == "reward" else "right")
+    if not scored:
+        return table
+    before, after = scored[0], scored[-1]
+    for key in (k for k in after if k.startswith("eval/")):
+        _, name, steps = key.split("/")
+        old, new = before.get(key), after[key]
+        change = "" if old is None else f"{new - old:+.2f}"
+        shown = "" if old is None else f"{old:.2f}"
+        table.add_row(name, steps.split("-")[0], shown, f"{new:.2f}", change)
+    return table

@@ -1,0 +1,150 @@
+"""One epoch of any algorithm: sample, score, estimate, update. Without a branch per algorithm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from diffrl.judge import Ledger, WeighedJudge
+from diffrl.policy import UNetPolicy
+from diffrl.recipe import Recipe
+from diffrl.tensors import Float, Generator, Tensor
+from diffrl.trainer.ranks import Ranks
+from diffrl.types import (
+    Advantages,
+    Batch,
+    Memory,
+    Minibatch,
+    Rewards,
+    Rollout,
+    concat,
+    gather,
+)
+
+Observe = Callable[[int, Rollout, Rewards], None]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How an epoch is cut into pieces (trajectories per sampling call, tuples per backward)."""
+
+    sample: int
+    micro: int
+    observe: Observe
+
+
+@dataclass
+class Tally:
+    """What an epoch leaves behind for its line of metrics. Tensors stay on the device."""
+
+    rewards: Rewards
+    advantages: Advantages
+    rollout: Rollout
+    ledger: Ledger
+    seconds: dict[str, float] = field(default_factory=dict)
+    losses: list[tuple[float, dict[str, Tensor]]] = field(default_factory=list)
+    grad_norms: list[Tensor] = field(default_factory=list)
+    gap: Float[Tensor, "..."] | None = None
+
+
+def train_epoch(
+    recipe: Recipe,
+    policy: UNetPolicy,
+    judge: WeighedJudge,
+    ranks: Ranks,
+    text: Sequence[str],
+    memory: Memory,
+    rng: Generator,
+    epoch: int,
+    batches: Batches,
+) -> tuple[Tally, Memory]:
+    """Run one epoch on `text`, one group of trajectories each.
+
+    Returns:
+        What happened, and the advantage estimator's memory.
+    """
+    clock = Clock()
+    rollout = sample(recipe, policy, text, rng, batches.sample)
+    clock.lap("sample")
+    rewards = recipe.reward_predictor(rollout, judge)
+    ledger = judge.drain()
+    clock.lap("score")
+    advantages, memory = ranks.advantages(
+        recipe.advantage_estimator, rewards, rollout.prompts, memory
+    )
+    tally = Tally(rewards, advantages, rollout, ledger, clock.laps)
+    batches.observe(epoch, rollout, rewards)
+    clock.lap("observe")
+    update(recipe, policy, ranks, tally, rng, batches.micro)
+    policy.follow(recipe.update_scheduler.behind(epoch))
+    clock.lap("update")
+    return tally, memory
+
+
+def update(
+    recipe: Recipe, policy: UNetPolicy, ranks: Ranks, tally: Tally, rng: Generator, micro: int
+) -> None:
+    """Make the epoch's optimizer steps."""
+    rollout, advantages = tally.rollout, tally.advantages
+    minibatches = recipe.update_scheduler(rollout.prompts, advantages, rng)
+    for piece in cut(minibatches, micro):
+        batch = gather(rollout, advantages, piece)
+        if tally.gap is None and batch.log_prob is not None:
+            tally.gap = log_prob_gap(policy, batch)
+        with ranks.accumulating(piece.commit):
+            out = recipe.loss(policy, batch)
+            ranks.backward(piece.weight * out.value)
+        tally.losses.append((piece.weight, {"value": out.value.detach(), **out.metrics}))
+        if piece.commit:
+            tally.grad_norms.append(ranks.commit())
+
+
+def sample(
+    recipe: Recipe, policy: UNetPolicy, text: Sequence[str], rng: Generator, rows: int
+) -> Rollout:
+    """Return the rollout of all prompts, sampled at most `rows` trajectories at a time."""
+    at_once = max(1, rows // recipe.sampler.group)
+    pieces = [text[i : i + at_once] for i in range(0, len(text), at_once)]
+    with torch.no_grad():
+        return concat([recipe.sampler(policy, piece, rng) for piece in pieces])
+
+
+def cut(minibatches: Iterable[Minibatch], tuples: int) -> Iterator[Minibatch]:
+    """Cut minibatches into pieces of at most `tuples`, whose weighted mean gradient is the same.
+
+    Losses are means over tuples, so each piece weighs its share; the last one commits.
+    """
+    for whole in minibatches:
+        starts = range(0, len(whole.rows), tuples)
+        for start in starts:
+            rows = whole.rows[start : start + tuples]
+            yield replace(
+                whole,
+                rows=rows,
+                steps=whole.steps[start : start + tuples],
+                weight=whole.weight * len(rows) / len(whole.rows),
+                commit=whole.commit and start == starts[-1],
+            )
+
+
+def log_prob_gap(policy: UNetPolicy, batch: Batch) -> Float[Tensor, "..."]:
+    """Return |log-ratio| of weights that have not changed since sampling: ideally all zero."""
+    assert batch.log_prob is not None
+    with torch.no_grad():
+        return (policy.log_prob(batch) - batch.log_prob).abs().flatten()
+
+
+class Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap under a name."""
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now

@@ -1,0 +1,68 @@
+"""What a run writes while it goes on: metrics, TensorBoard, image grids."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from diffrl.events import EpochDone, Evaluated, RunDone, RunStarted
+from diffrl.hookspecs import hookimpl
+from diffrl.trainer.folder import METRICS, read_metrics, write
+from diffrl.trainer.pictures import before_after, grid
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class FolderObserver:
+    """Writes into the run's folder. One line of `metrics.jsonl` per epoch, flushed at once."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._folder = Path()
+
+    @hookimpl
+    def diffrl_run_started(self, event: RunStarted) -> None:
+        """Drop what a resumed run will write again, and open the trackers."""
+        self._folder = event.folder
+        kept = [m for m in read_metrics(event.folder) if m["epoch"] <= event.epoch]
+        if event.epoch:
+            lines = [json.dumps(m) + "\n" for m in kept]
+            write(event.folder / METRICS, "".join(lines))
+        options = {"tensorboard": {"purge_step": event.epoch + 1}} if event.epoch else {}
+        self._accelerator.init_trackers("tensorboard", init_kwargs=options)
+
+    @hookimpl
+    def diffrl_update_done(self, event: EpochDone) -> None:
+        """Append the epoch's metrics."""
+        line = {**event.metrics, "epoch": event.epoch, "samples": int(event.metrics["samples"])}
+        with (self._folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._accelerator.log(dict(event.metrics), step=event.epoch)
+
+    @hookimpl
+    def diffrl_evaluated(self, event: Evaluated) -> None:
+        """Save the pictures as a grid, and as numbers for the last comparison."""
+        images = self._folder / "images"
+        grid(event.images, event.steps, event.prompts).save(images / f"{event.epoch:05d}.png")
+        if event.epoch == 0:
+            pixels = (event.images * 255).round().to(torch.uint8)
+            torch.save(pixels, images / "before.pt")
+        self._last = event
+
+    @hookimpl
+    def diffrl_run_done(self, event: RunDone) -> None:
+        """Put the pictures before and after training side by side."""
+        before = self._folder / "images" / "before.pt"
+        last = getattr(self, "_last", None)
+        if last is None or last.epoch == 0 or not before.exists():
+            return
+        pixels = torch.load(before, weights_only=True).float() / 255
+        picture = before_after(pixels, last.images, last.steps, last.prompts)
+        picture.save(self._folder / "images" / "before-after.png")

@@ -1,0 +1,81 @@
+"""A run as a value in Python: open it by its folder, read it, use its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffrl.errors import DiffrlError
+from diffrl.settings import Settings
+from diffrl.trainer.folder import SETTINGS, read_metrics
+
+
+class Run:
+    """What a training run left in its folder, finished or not.
+
+    Args:
+        folder: of the run, as `diffrl train` printed it.
+
+    Raises:
+        DiffrlError: if there is no run in that folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / SETTINGS).exists():
+            raise DiffrlError(f"no run in {folder}: expected a folder with {SETTINGS}")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @property
+    def settings(self) -> Settings:
+        """The resolved settings, with their origins."""
+        from diffrl.settings.resolve import load
+
+        return load(self.folder / SETTINGS)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dict per epoch, 0 being the model before training; keys as in the docs' glossary."""
+        return read_metrics(self.folder)
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The image grids, oldest first."""
+        return sorted((self.folder / "images").glob("*.png"))
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoint folders, oldest first."""
+        found = (self.folder / "checkpoints").glob("*")
+        return sorted((p for p in found if p.name.isdigit()), key=lambda p: int(p.name))
+
+    def pipeline(self, epoch: int | None = None) -> Any:
+        """Return the diffusers pipeline with what was trained loaded into it.
+
+        Args:
+            epoch: of the checkpoint; default: the newest.
+
+        Raises:
+            DiffrlError: if there is no such checkpoint.
+        """
+        from diffrl.adapters import load_weights
+        from diffrl.registry import registry
+        from diffrl.trainer.session import quiet
+
+        quiet()
+        by_epoch = {int(p.name): p for p in self.checkpoints}
+        chosen = max(by_epoch, default=None) if epoch is None else epoch
+        if chosen is None or chosen not in by_epoch:
+            raise DiffrlError(
+                f"no checkpoint of epoch {epoch} in {self.folder}; there are {sorted(by_epoch)}"
+            )
+        pipeline: Any = registry().hook.diffrl_open_model(ref=self.settings.model.ref)
+        load_weights(pipeline, by_epoch[chosen])
+        return pipeline
+
+    def _repr_html_(self) -> str:
+        last = self.metrics[-1] if self.metrics else {}
+        rows = "".join(f"<tr><td>{k}</td><td>{v:.4g}</td></tr>" for k, v in last.items())
+        return f"<b>{self.folder}</b><table>{rows}</table>"

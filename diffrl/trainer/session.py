@@ -1,0 +1,206 @@
+"""Everything a run consists of, built from its settings."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from diffrl.adapters import attach_lora, train_all
+from diffrl.builtin.models import check_model
+from diffrl.errors import DiffrlError, PromptsError, SettingsError
+from diffrl.judge import ScoredBy, WeighedJudge
+from diffrl.pipeline import ddim_schedule, decoder, encoder
+from diffrl.policy import UNetPolicy
+from diffrl.registry import registry
+from diffrl.settings import Settings
+from diffrl.tensors import Float, Generator, Tensor
+from diffrl.trainer.folder import check_free
+from diffrl.trainer.ranks import Ranks, accelerator, check_device
+from diffrl.types import Memory
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Session:
+    """A run in progress: its parts, and what changes from epoch to epoch."""
+
+    settings: Settings
+    folder: Path
+    ranks: Ranks
+    pipeline: Any
+    policy: UNetPolicy
+    judge: WeighedJudge
+    rewards: tuple[ScoredBy, ...]
+    watched: tuple[ScoredBy, ...]
+    prompts: tuple[str, ...]
+    eval_prompts: tuple[str, ...]
+    rng: Generator
+    epoch: int = 0
+    memory: Memory = field(default_factory=Memory)
+    progress: dict[str, float] = field(default_factory=lambda: {"samples": 0.0, "seconds": 0.0})
+
+    def decode(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h8 w8"]:
+        """Return pictures in [0, 1]."""
+        return decoder(self.pipeline.vae)(x0)
+
+
+def preflight(settings: Settings, folder: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Find everything that can be wrong before weights load; return training and eval prompts.
+
+    Args:
+        settings: of the run.
+        folder: that must be free, or None for a run that is continued.
+
+    Raises:
+        DiffrlError: naming all problems at once.
+    """
+    found: list[str] = [*check_device(settings.model.device, settings.model.precision)]
+    prompts: list[tuple[str, ...]] = []
+    refs = (settings.train.prompts, settings.eval.prompts or settings.train.prompts)
+    for ref in dict.fromkeys(refs):
+        with _collecting(found):
+            prompts.append(open_prompts(ref))
+    with _collecting(found):
+        check_model(settings.model.ref)
+    if folder is not None:
+        with _collecting(found):
+            check_free(folder)
+    if found:
+        raise SettingsError(found)
+    return prompts[0], prompts[-1]
+
+
+@contextlib.contextmanager
+def _collecting(found: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except DiffrlError as error:
+        found.append(str(error))
+
+
+def open_prompts(ref: str) -> tuple[str, ...]:
+    """Return the prompts of a reference, never none.
+
+    Raises:
+        PromptsError: if no plugin knows the reference or the list is empty.
+    """
+    prompts = registry().hook.diffrl_open_prompts(ref=ref)
+    if prompts is None:
+        raise PromptsError(
+            f"no prompts at {ref!r}: expected animals, unseen, or a file with one prompt a line"
+        )
+    if not prompts:
+        raise PromptsError(f"no prompts in {ref!r}: the list is empty")
+    return tuple(prompts)
+
+
+def build(settings: Settings, folder: Path, prompts: tuple[tuple[str, ...], ...]) -> Session:
+    """Load the models and put the parts together."""
+    quiet()
+    model, train = settings.model, settings.train
+    made = accelerator(model.device, model.precision, str(folder))
+    ranks = Ranks(made, settings.optimizer.max_grad_norm)
+    seed = train.seed + made.process_index
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+    pipeline = open_pipeline(model.ref, made.device, DTYPES[model.precision])
+    policy = build_policy(settings, ranks, pipeline, seed)
+    rewards = tuple(
+        ScoredBy(
+            w.reward.name,
+            w.reward.load(str(made.device)),
+            w.weight,
+            w.reward.scale,
+            w.reward.differentiable,
+        )
+        for w in settings.rewards
+    )
+    return Session(
+        settings=settings,
+        folder=folder,
+        ranks=ranks,
+        pipeline=pipeline,
+        policy=policy,
+        judge=WeighedJudge(decoder(pipeline.vae), rewards, train.decode_batch),
+        rewards=rewards,
+        watched=watched(settings, rewards, str(made.device)),
+        prompts=prompts[0],
+        eval_prompts=prompts[1],
+        rng=torch.Generator().manual_seed(seed),
+    )
+
+
+def open_pipeline(ref: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a frozen diffusers pipeline on a device."""
+    pipeline: Any = registry().hook.diffrl_open_model(ref=ref)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.requires_grad_(False)
+        part.eval()
+        part.to(device, dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def build_policy(settings: Settings, ranks: Ranks, pipeline: Any, seed: int) -> UNetPolicy:
+    """Attach what is trained to the UNet, make its optimizer, and wrap both."""
+    unet, adapter, optimizer = pipeline.unet, settings.adapter, settings.optimizer
+    if adapter.kind == "lora":
+        attach_lora(unet, adapter.rank, adapter.alpha, settings.train.seed)
+    else:
+        train_all(unet)
+    device = next(unet.parameters()).device
+    adamw = torch.optim.AdamW(
+        [p for p in unet.parameters() if p.requires_grad],
+        lr=optimizer.lr,
+        betas=(optimizer.beta1, optimizer.beta2),
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    call = ranks.prepare(unet, adamw)
+    size = settings.model.size or unet.config.sample_size * pipeline.vae_scale_factor
+    return UNetPolicy(
+        unet=unet,
+        call=call,
+        encode=encoder(pipeline),
+        scheduler=ddim_schedule(pipeline.scheduler.config),
+        size=size // pipeline.vae_scale_factor,
+        guidance=settings.model.guidance,
+        seed=seed,
+    )
+
+
+def watched(settings: Settings, trained: tuple[ScoredBy, ...], device: str) -> tuple[ScoredBy, ...]:
+    """Return the rewards of evaluations: those trained on, then those only watched."""
+    extra = [n for n in settings.eval.watch if n not in {r.name for r in trained}]
+    classes = [registry().get("reward", n).value for n in extra]
+    return trained + tuple(
+        ScoredBy(c.name, c().load(device), 0.0, c.scale, c.differentiable) for c in classes
+    )
+
+
+def quiet() -> None:
+    """Keep the chatter of libraries out of the live view."""
+    import transformers
+    from diffusers.utils import logging as diffusers_logging
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers|transformers|peft")
+
+
+__all__ = ["Generator", "Session", "build", "preflight"]

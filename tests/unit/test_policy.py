@@ -1,0 +1,140 @@
+import pytest
+import torch
+
+from diffrl.kernels import Ddim, log_density
+from diffrl.policy import UNetPolicy
+from diffrl.types import Batch
+
+
+@pytest.fixture(scope="module")
+def pipeline_folder(tmp_path_factory):
+    from diffrl.testing.tiny import save_tiny_pipeline
+
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny"))
+
+
+def make_policy(folder, guidance=1.0, kind="lora"):
+    from diffusers import StableDiffusionPipeline
+
+    from diffrl.adapters import attach_lora, train_all
+    from diffrl.pipeline import ddim_schedule, encoder
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    attach_lora(pipeline.unet, 4, 4.0, seed=0) if kind == "lora" else train_all(pipeline.unet)
+    return UNetPolicy(
+        unet=pipeline.unet,
+        call=pipeline.unet,
+        encode=encoder(pipeline),
+        scheduler=ddim_schedule(pipeline.scheduler.config),
+        size=8,
+        guidance=guidance,
+    )
+
+
+@pytest.fixture
+def policy(pipeline_folder):
+    return make_policy(pipeline_folder)
+
+
+def batch_from(policy, steps=4, rows=2):
+    rng = torch.Generator().manual_seed(0)
+    prompts = policy.prompts(["cat", "dog"], group=rows)
+    kernel = policy.ddim(steps, 1.0)
+    times = policy.timesteps(steps)
+    x = policy.normal((4,), rng)
+    xs, log_probs = [x], []
+    with torch.no_grad():
+        for t in times:
+            at = t.expand(4)
+            step = kernel.transition(policy.predict(x, at, prompts.cond), at, x)
+            x = step.mean + step.std * policy.normal((4,), rng)
+            log_probs.append(log_density(x, step))
+            xs.append(x)
+    path = torch.stack(xs, 1).unflatten(0, (2, 2))
+    return Batch(
+        cond=prompts.cond.unflatten(0, (2, 2)),
+        step=torch.arange(steps).expand(2, steps),
+        t=times.expand(2, 2, steps),
+        x0=path[:, :, -1],
+        advantage=torch.zeros(2, 2, steps),
+        kernel=kernel,
+        x=path[:, :, :-1],
+        x_next=path[:, :, 1:],
+        log_prob=torch.stack(log_probs, 1).unflatten(0, (2, 2)),
+    )
+
+
+def perturb(policy):
+    with torch.no_grad():
+        for p in policy.trained.values():
+            p.add_(0.05 * torch.randn_like(p))
+
+
+def test_log_ratio_of_unchanged_weights_is_zero(policy):
+    batch = batch_from(policy)
+    assert (policy.log_prob(batch) - batch.log_prob).abs().max() < 1e-6
+
+
+def test_gradient_reaches_live_weights_only(policy):
+    batch = batch_from(policy)
+    assert not policy.log_prob(batch, "base").requires_grad
+    assert not policy.log_prob(batch, "old").requires_grad
+    policy.log_prob(batch).sum().backward()
+    reached = [n for n, p in policy.trained.items() if p.grad is not None and p.grad.any()]
+    assert any("lora_B" in n for n in reached)
+
+
+def test_base_weights_stay_the_loaded_model(policy, pipeline_folder):
+    batch = batch_from(policy)
+    x, t, cond = batch.x[:, :, 0], batch.t[:, :, 0], batch.cond
+    with torch.no_grad():
+        before = policy.predict(x, t, cond)
+        perturb(policy)
+        assert not torch.equal(policy.predict(x, t, cond), before)
+    assert torch.equal(policy.predict(x, t, cond, "base"), before)
+
+
+def test_old_weights_follow_live_at_the_decay_asked_for(policy):
+    start = policy.old()
+    perturb(policy)
+    policy.follow(0.75)
+    name = next(iter(start))
+    expected = 0.75 * start[name] + 0.25 * policy.trained[name]
+    assert torch.allclose(policy.old()[name], expected)
+    policy.follow(0.0)
+    assert torch.equal(policy.old()[name], policy.trained[name])
+
+
+def test_replay_returns_the_stored_sample_with_gradient(policy):
+    batch = batch_from(policy)
+    out = policy.replay(batch)
+    assert torch.allclose(out, batch.x0, atol=1e-5)
+    out.sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in policy.trained.values())
+
+
+def test_noise_target_undoes_the_noise(policy):
+    batch = batch_from(policy)
+    noised, target = policy.noise(batch.x0, batch.t)
+    flat = Ddim(policy._table, 4).transition(
+        target.flatten(0, 2), batch.t.flatten(), noised.flatten(0, 2)
+    )
+    wanted = batch.x0[:, :, None].expand_as(noised).flatten(0, 2)
+    assert torch.allclose(flat.x0_hat, wanted, atol=1e-3)
+
+
+def test_guidance_mixes_with_the_empty_prompt(pipeline_folder):
+    plain, guided = make_policy(pipeline_folder), make_policy(pipeline_folder, guidance=3.0)
+    batch = batch_from(plain)
+    x, t, cond = batch.x[:, :, 0], batch.t[:, :, 0], batch.cond
+    blank = plain.prompts([""]).cond[None].expand_as(cond)
+    with torch.no_grad():
+        text, none = plain.predict(x, t, cond), plain.predict(x, t, blank)
+        assert torch.allclose(guided.predict(x, t, cond), none + 3 * (text - none), atol=1e-5)
+
+
+def test_full_finetuning_trains_every_weight(pipeline_folder):
+    policy = make_policy(pipeline_folder, kind="full")
+    batch = batch_from(policy)
+    policy.log_prob(batch).sum().backward()
+    assert all(p.grad is not None for p in policy.trained.values())
