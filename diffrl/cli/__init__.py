@@ -1,0 +1,49 @@
+"""The command line. Only what a command needs is imported, when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 2 refused with a message, 130 interrupted."""
+    from diffrl.cli.app import app
+    from diffrl.errors import DiffrlError
+
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = app(args, standalone_mode=False, prog_name="diffrl")
+    except DiffrlError as error:
+        if "--debug" in args:
+            raise
+        _stop(str(error))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        if type(error).__name__ == "Abort":  # how older typers pass on a KeyboardInterrupt
+            code = INTERRUPTED
+        elif hasattr(error, "format_message"):  # usage errors of typer, which may bundle its click
+            _usage(error)
+        else:
+            raise
+    if code == INTERRUPTED:
+        print("error: interrupted", file=sys.stderr)
+    sys.exit(code or 0)
+
+
+def _usage(error: Any) -> NoReturn:
+    """Print a usage error in one line, and where help is."""
+    message = error.format_message().rstrip().removesuffix(".")
+    path = getattr(getattr(error, "ctx", None), "command_path", "diffrl")
+    if not message:  # no command at all: the help is printed already
+        sys.exit(2)
+    _stop(f"{message} (see `{path} --help`)")
+
+
+def _stop(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

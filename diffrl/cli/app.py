@@ -1,0 +1,128 @@
+"""All commands and their options. Each command imports its work when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="diffrl",
+    help="Finetune diffusion models by reinforcement learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option("--reward", metavar="NAME[:WEIGHT]", help="What to train on; repeatable."),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="What is trained: see `diffrl presets`; emoji if not given."),
+]
+Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting: loss.clip=2e-4; repeatable."),
+]
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        import diffrl
+
+        typer.echo(f"diffrl {diffrl.__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Finetune diffusion models by reinforcement learning.
+
+    Every method is a recipe of five swappable parts.
+    """
+
+
+@app.command()
+def train(
+    algo: Annotated[str | None, typer.Option(help="Algorithm: see `diffrl list-plugins`.")] = None,
+    reward: Rewards = None,
+    preset: Preset = None,
+    model: Annotated[str | None, typer.Option(help="Hub id or folder of the model.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="animals, or a file of prompts.")] = None,
+    reward_checkpoint: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=REF", help="Weights of a reward; repeatable.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Rounds of sampling and updating.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
+    config: Config = None,
+    set_: Sets = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; runs/ALGO-REWARD-DATE if not given."),
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a run to continue.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Train a model, or continue a run with --resume."""
+    from diffrl.cli import train as command
+
+    named = {"model": model, "prompts": prompts, "epochs": epochs, "seed": seed}
+    named |= {"device": device, "precision": precision}
+    flags = command.flags(named, reward_checkpoint or [])
+    request = command.Request(algo, reward or [], preset, config, set_ or [], flags)
+    command.train(request, output, resume, dry_run)
+
+
+@app.command()
+def show(
+    algo: Annotated[str, typer.Argument(help="Algorithm: see `diffrl list-plugins`.")],
+    reward: Rewards = None,
+    preset: Preset = None,
+    config: Config = None,
+    set_: Sets = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Print an algorithm's five stages and all settings, each with its origin."""
+    from diffrl.cli.tables import settings_lines
+    from diffrl.settings.resolve import resolve
+
+    settings = resolve(algo, reward or [], preset or "emoji", config, set_ or [], need_reward=False)
+    typer.echo("\n".join(settings_lines(settings)))
+
+
+@app.command("list-plugins")
+def list_plugins(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    kind: Annotated[
+        str | None, typer.Option(help="Print this kind only: algorithm, reward, loss, sampler, …")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Print installed algorithms and what they are made of."""
+    from diffrl.cli.plugins import plugin_lines, plugins_json
+
+    typer.echo(plugins_json(kind) if as_json else "\n".join(plugin_lines(kind)))
+
+
+@app.command()
+def presets(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Print what can be trained, and the main settings."""
+    from diffrl.cli.tables import preset_lines
+
+    typer.echo("\n".join(preset_lines()))

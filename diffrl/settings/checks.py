@@ -1,0 +1,44 @@
+"""Settings that are right one by one and wrong together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from diffrl.errors import did_you_mean
+from diffrl.registry import registry
+from diffrl.settings.target import Target
+
+SCHEDULE = 1000
+DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
+
+
+def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[str]:
+    """Return what keeps values from working together; `built` holds None where one is wrong."""
+    found: list[str] = []
+    if (model := built.get("model")) is not None:
+        found += _device(targets["model"], model.device, model.precision)
+    sampler, train = built.get("sampler"), built.get("train")
+    if sampler is not None and sampler.steps > SCHEDULE:
+        expected = f"input should be at most {SCHEDULE}, the length of the noise schedule"
+        found.append(targets["sampler"].problem("steps", expected))
+    if sampler is not None and train is not None and sampler.group >= 1:
+        if train.trajectories % sampler.group:
+            expected = f"input should be a multiple of sampler.group, which is {sampler.group}"
+            found.append(targets["train"].problem("trajectories", expected))
+    watch = built["eval"].watch if built.get("eval") is not None else ()
+    known = registry().components("reward")
+    for name in (n for n in watch if n not in known):
+        expected = f"no reward is called {name!r}.{did_you_mean(name, known)}"
+        found.append(targets["eval"].problem("watch", expected))
+    return found
+
+
+def _device(model: Target, device: str, precision: str) -> list[str]:
+    if not re.fullmatch(DEVICES, device):
+        return [model.problem("device", "input should be auto, cpu, cuda, cuda:<number> or mps")]
+    if precision == "fp16" and device == "cpu":
+        expected = "half precision does not train on model.device 'cpu'; use fp32 or bf16"
+        return [model.problem("precision", expected)]
+    return []

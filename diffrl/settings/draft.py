@@ -1,0 +1,187 @@
+"""Applies items to the stages, rewards and sections of a run: swaps first, then fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import Field
+
+from diffrl.errors import FitError, SettingsError, UnknownName, did_you_mean
+from diffrl.recipe import Recipe
+from diffrl.registry import registry
+from diffrl.settings import checks
+from diffrl.settings.layers import Item
+from diffrl.settings.resolved import Settings, WeightedReward
+from diffrl.settings.sections import SECTIONS, Section
+from diffrl.settings.target import Target
+from diffrl.stages import STAGES, Component, Reward
+
+
+class RewardWeight(Section):
+    """The factor of a reward in the sum."""
+
+    weight: float = Field(1.0, allow_inf_nan=False)
+
+
+class Draft:
+    """Settings while they are put together; collects problems instead of raising.
+
+    Args:
+        recipe: what the algorithm says, or None if there is no such algorithm.
+        rewards: the rewards in use and the argument that named each.
+    """
+
+    def __init__(
+        self, recipe: Recipe | None, rewards: Mapping[str, tuple[type[Reward], str]]
+    ) -> None:
+        self.recipe = recipe
+        self.rewards = dict(rewards)
+        self.problems: list[str] = []
+        self.origins: dict[str, str] = {}
+        self.targets: dict[str, Target] = {}
+        self.weights: dict[str, Target] = {}
+        for slot, stage in (recipe.stages if recipe else {}).items():
+            self._fill(slot, type(stage), f"recipe {recipe.name!r}" if recipe else "")
+            given = {name: getattr(stage, name) for name in sorted(stage.model_fields_set)}
+            self.targets[slot].start(given, self.origins[slot])
+        for name, (reward, origin) in self.rewards.items():
+            path = f"rewards.{name}"
+            self.origins[path] = origin
+            self.targets[path] = Target(path, f"reward {name!r}", reward)
+            self.weights[path] = Target(path, f"reward {name!r}", RewardWeight)
+        for name, section in SECTIONS.items():
+            self.targets[name] = Target(name, f"section {name!r}", section)
+
+    def apply(self, items: Sequence[Item]) -> Draft:
+        """Apply layers, lowest first, and return itself."""
+        swaps = {item.key: item for item in items if item.key in STAGES}
+        for item in swaps.values():
+            self._swap(item)
+        for item in items:
+            if item.key not in STAGES:
+                self._set(item)
+        return self
+
+    def settings(self, preset: str) -> Settings:
+        """Return the settings.
+
+        Raises:
+            FitError: if only the stages are at odds with each other.
+            SettingsError: with every problem found, of values and of fit.
+        """
+        built: dict[str, Any] = {}
+        for path, target in self.targets.items():
+            built[path], found = target.build()
+            self.problems += found
+        weights = {}
+        for path, target in self.weights.items():
+            weights[path], found = target.build()
+            self.problems += found
+        stages = {slot: built[slot] for slot in STAGES if built.get(slot) is not None}
+        recipe, fit = None, []
+        if self.recipe and len(stages) == len(STAGES):
+            recipe = replace(self.recipe, **stages)
+            fit = recipe.problems()
+        self.problems += checks.problems(self.targets, built)
+        if self.problems or recipe is None:
+            raise SettingsError([*self.problems, *fit])
+        if fit:
+            raise FitError(fit)
+        return Settings(
+            recipe=recipe,
+            rewards=tuple(
+                WeightedReward(built[f"rewards.{n}"], weights[f"rewards.{n}"].weight)
+                for n in self.rewards
+            ),
+            preset=preset,
+            **{name: built[name] for name in SECTIONS},
+            origins=self._origins(),
+        )
+
+    def _origins(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for path, target in self.targets.items():
+            if path in self.origins:
+                found[path] = self.origins[path]
+            if path in self.weights:
+                found |= self.weights[path].origins()
+            found |= target.origins()
+        return found
+
+    def _fill(self, slot: str, stage: type[Component], origin: str) -> None:
+        label = f"{slot.replace('_', ' ')} {stage.name!r}"
+        self.targets[slot] = Target(slot, label, stage)
+        self.origins[slot] = origin
+
+    def _swap(self, item: Item) -> None:
+        """Put another stage in a slot; the stage that is there already keeps its values."""
+        slot = item.key
+        if self.recipe is None:
+            return
+        if item.value == getattr(self.recipe, slot).name:
+            self.origins[slot] = item.origin
+            return
+        try:
+            stage = registry().get(slot, str(item.value)).value
+        except UnknownName as error:
+            self.problems.append(f"{item.origin}: {error}")
+            del self.targets[slot]
+            return
+        self._fill(slot, stage, item.origin)
+
+    def _set(self, item: Item) -> None:
+        first, dot, rest = item.key.partition(".")
+        if not dot:
+            self._set_bare(item)
+        elif first == "rewards":
+            self._set_reward(item, *rest.partition(".")[::2])
+        elif first in self.targets:
+            self._put(first, rest, item)
+        elif first not in STAGES:
+            near = did_you_mean(first, [*STAGES, "rewards", *SECTIONS])
+            self.problems.append(f"{item.written}: no stage or section is called {first!r}.{near}")
+
+    def _set_bare(self, item: Item) -> None:
+        name = item.key
+        if name in SECTIONS:
+            fields = ", ".join(f"{name}.{f}" for f in SECTIONS[name].model_fields)
+            self.problems.append(f"{item.written}: {name} is a section; set one of {fields}")
+            return
+        slots = {p: t.model.model_fields for p, t in self.targets.items() if "." not in p}
+        owners = [path for path, fields in slots.items() if name in fields]
+        if len(owners) == 1:
+            self._put(owners[0], name, item)
+        elif owners:
+            choices = " or ".join(f"{path}.{name}" for path in owners)
+            self.problems.append(f"{item.written}: {name!r} is ambiguous; write {choices}")
+        elif self.recipe:
+            near = get_close_matches(name, {f for fields in slots.values() for f in fields}, n=2)
+            paths = [f"{path}.{f}" for f in near for path, fields in slots.items() if f in fields]
+            known = f"`diffrl show {self.recipe.name}` lists them all."
+            hint = f"Did you mean {' or '.join(paths)}?" if near else known
+            misses = f"no stage of {self.recipe.name!r} has a field {name!r}"
+            self.problems.append(f"{item.written}: {misses}. {hint}")
+
+    def _set_reward(self, item: Item, name: str, field: str) -> None:
+        path = f"rewards.{name}"
+        if path in self.targets and field == "weight":
+            self.weights[path].put("weight", item.value, item.origin)
+        elif path in self.targets and field:
+            self._put(path, field, item)
+        elif path in self.targets:
+            self.problems.append(f"{item.written}: name a field, for example {path}.weight=0.5")
+        elif not item.soft and self.rewards:
+            used = ", ".join(self.rewards)
+            self.problems.append(f"{item.written}: reward {name!r} is not in use ({used})")
+
+    def _put(self, path: str, name: str, item: Item) -> None:
+        target = self.targets[path]
+        if name in target.model.model_fields:
+            target.put(name, item.value, item.origin)
+        elif not item.soft or path in SECTIONS:
+            near = did_you_mean(name, target.model.model_fields)
+            has = f"{target.label} has no field {name!r}."
+            self.problems.append(f"{item.written}: {has}{near}")

@@ -1,0 +1,103 @@
+"""Settings as a TOML file that says where each value came from, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from diffrl.errors import SettingsError, UnknownName
+from diffrl.registry import registry
+from diffrl.settings.draft import Draft
+from diffrl.settings.layers import Flags, Item, flatten, from_flags, from_sets
+from diffrl.settings.resolved import Settings
+from diffrl.settings.sections import SECTIONS
+from diffrl.settings.toml import read, write_value
+
+MARK = "  # "
+HEADER = "# Settings of a run, resolved. After # stands where a value comes from."
+
+
+def dump(settings: Settings) -> str:
+    """Return settings as TOML, one value a line, its origin as a comment behind it."""
+    lines = [HEADER, f"algo = {write_value(settings.recipe.name)}"]
+    lines += [f"preset = {write_value(settings.preset)}"]
+    for path, header, values in tables(settings):
+        origin = settings.origins.get(path) if path.startswith("rewards.") else None
+        lines += ["", header + (f"{MARK}{origin}" if origin else "")]
+        written = {name: f"{name} = {write_value(value)}" for name, value in values.items()}
+        width = min(max(map(len, written.values()), default=0), 48)
+        for name, text in written.items():
+            at = path if name == "name" and path not in SECTIONS else f"{path}.{name}"
+            origin = settings.origins.get(at)
+            lines.append(f"{text:<{width}}{MARK}{origin}" if origin else text)
+    return "\n".join(lines) + "\n"
+
+
+def tables(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield each stage, reward and section: its path, TOML header and values."""
+    for slot, stage in settings.recipe.stages.items():
+        yield slot, f"[{slot}]", {"name": stage.name, **_values(stage)}
+    for used in settings.rewards:
+        path = f"rewards.{used.reward.name}"
+        yield path, f"[{path}]", {"weight": used.weight, **_values(used.reward)}
+    for name in SECTIONS:
+        yield name, f"[{name}]", _values(getattr(settings, name))
+
+
+def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Settings:
+    """Return the settings that `dump` wrote to a file, with overrides.
+
+    Raises:
+        SettingsError: if the file cannot be read, or something in it is no longer installed.
+    """
+    registry().refuse_duplicates()
+    content = read(path, str(path))
+    problems: list[str] = []
+    try:
+        recipe = registry().get("algorithm", str(content.pop("algo", ""))).value
+    except UnknownName as error:
+        raise SettingsError([f"{path}: {error}"]) from error
+    preset = str(content.pop("preset", ""))
+    origins = _origins(path.read_text(encoding="utf-8"))
+    rewards = {}
+    tabled = content.get("rewards")
+    for name in tabled if isinstance(tabled, dict) else ():
+        try:
+            found = registry().get("reward", name).value
+            rewards[name] = (found, origins.get(f"rewards.{name}", str(path)))
+        except UnknownName as error:
+            problems.append(f"{path}: {error}")
+    if isinstance(tabled, dict):
+        content["rewards"] = {name: tabled[name] for name in rewards}
+    items = [Item(key, value, origins.get(key, str(path))) for key, value in flatten(content)]
+    set_items, malformed = from_sets(sets)
+    draft = Draft(recipe, rewards).apply([*items, *from_flags(flags or {}), *set_items])
+    draft.problems[:0] = [*problems, *malformed]
+    return draft.settings(preset)
+
+
+def _values(model: BaseModel) -> dict[str, Any]:
+    return model.model_dump(mode="json")
+
+
+def _origins(text: str) -> dict[str, str]:
+    """Return the comment behind each line, by the key that the line sets."""
+    found, table = {}, ""
+    for line in text.splitlines():
+        code, mark, origin = line.rpartition(MARK)
+        if not mark:
+            code = line
+        if code.startswith("["):
+            table = code.strip().strip("[]")
+            key = table
+        elif table and "=" in code:
+            name = code.partition("=")[0].strip()
+            key = table if name == "name" and table not in SECTIONS else f"{table}.{name}"
+        else:
+            continue
+        if mark:
+            found[key] = origin
+    return found

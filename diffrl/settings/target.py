@@ -1,0 +1,86 @@
+"""One stage, reward or section while its values are gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+DEFAULT = "default"
+
+
+@dataclass
+class Target:
+    """Gathers values for a pydantic model and says what is wrong with them.
+
+    Args:
+        path: what its fields start with in settings: `loss`, `rewards.pickscore`, `model`.
+        label: what messages call it: `loss 'reward-difference'`.
+        model: the class to build.
+        history: every value a field was given, oldest first, with its origin.
+    """
+
+    path: str
+    label: str
+    model: type[BaseModel]
+    history: dict[str, list[tuple[Any, str]]] = field(default_factory=dict)
+
+    def start(self, values: Mapping[str, Any], origin: str) -> Target:
+        """Take over values that come before every layer; return itself."""
+        for name, value in values.items():
+            self.put(name, value, origin)
+        return self
+
+    def put(self, name: str, value: Any, origin: str) -> None:
+        """Give a field a value; `none` stands for None where the field may be None."""
+        if value == "none" and type(None) in get_args(self.model.model_fields[name].annotation):
+            value = None
+        self.history.setdefault(name, []).append((value, origin))
+
+    def build(self) -> tuple[Any, list[str]]:
+        """Return the model and no problems, or None and one problem for each wrong value."""
+        values = {name: given[-1][0] for name, given in self.history.items()}
+        try:
+            return self.model.model_validate(values), []
+        except ValidationError as error:
+            found = {self._problem(e) for e in error.errors(include_url=False)}
+            return None, sorted(found)
+
+    def origins(self) -> dict[str, str]:
+        """Return where the value of each field comes from."""
+        return {
+            f"{self.path}.{name}": self.history[name][-1][1] if name in self.history else DEFAULT
+            for name in self.model.model_fields
+        }
+
+    def problem(self, name: str, expected: str) -> str:
+        """Return the message for a wrong value: what was read, expected, and where it came from."""
+        given = self.history.get(name)
+        if not given:
+            default = self.model.model_fields[name].default
+            return f"{self.path}.{name} = {default!r}: {expected}\n      which is its default"
+        value, origin = given[-1]
+        read = f"{self.path}.{name} = {value!r}: {expected}"
+        return f"{read}\n      from {origin}{self._before(name)}"
+
+    def _before(self, name: str) -> str:
+        given = self.history[name]
+        if len(given) > 1:
+            value, origin = given[-2]
+            return f"; {origin} uses {value!r}"
+        info = self.model.model_fields[name]
+        return "" if info.is_required() else f"; the default is {info.get_default()!r}"
+
+    def _problem(self, error: Any) -> str:
+        message = error["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        place = error["loc"]
+        if not place:
+            return f"{self.label}: {message}"
+        name = str(place[0])
+        if error["type"] == "missing" and len(place) == 1:
+            return f"{self.path}.{name}: has no default, so set it with --set {self.path}.{name}=…"
+        items = [str(p + 1) for p in place[1:] if isinstance(p, int)]
+        return self.problem(name, message + (f" (item {', '.join(items)})" if items else ""))

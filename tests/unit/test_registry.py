@@ -1,0 +1,218 @@
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from diffrl import hookimpl
+from diffrl.errors import DuplicateName, PluginError, UnknownName
+from diffrl.registry import BUILTINS, Registry, registry
+from diffrl.stages import Loss
+
+
+class Flat(Loss):
+    """A loss for tests."""
+
+    name: ClassVar[str] = "flat-for-tests"
+
+
+class Brings:
+    def __init__(self, *losses):
+        self.losses = losses
+
+    @hookimpl
+    def diffrl_losses(self):
+        return list(self.losses)
+
+
+def point(name, value):
+    return EntryPoint(name, value, "diffrl")
+
+
+def named(text):
+    return type("Named", (Loss,), {"name": text, "__module__": __name__})
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Returns the process's registry as it would be built anew."""
+    registry.cache_clear()
+    yield registry
+    registry.cache_clear()
+
+
+def test_a_registered_component_is_found_with_its_owner():
+    found = Registry()
+    found.register(Brings(Flat), "mine", "my-package", "3.1")
+    entry = found.get("loss", "flat-for-tests")
+    assert (entry.value, entry.package, entry.version) == (Flat, "my-package", "3.1")
+    assert entry.owner == "mine (my-package 3.1)"
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    found = Registry()
+    found.register(Brings(Flat), "mine")
+    with pytest.raises(UnknownName, match=r"no loss is called 'flat-for-test'\. Did you mean flat"):
+        found.get("loss", "flat-for-test")
+
+
+def test_a_name_that_two_plugins_claim_is_refused_naming_both():
+    found = Registry()
+    found.register(Brings(Flat), "mine", "a", "1")
+    found.register(Brings(Flat), "yours", "b", "2")
+    with pytest.raises(DuplicateName, match=r"'flat-for-tests': mine \(a 1\) and yours \(b 2\)"):
+        found.get("loss", "flat-for-tests")
+    with pytest.raises(DuplicateName):
+        found.refuse_duplicates()
+    assert len(found.duplicates()) == 1
+    assert list(found.components("loss")) == ["flat-for-tests"]
+
+
+def test_without_duplicates_nothing_is_refused():
+    found = Registry()
+    found.register(Brings(Flat), "mine")
+    found.refuse_duplicates()
+    assert found.duplicates() == []
+
+
+def test_a_misspelt_hook_is_refused_with_the_nearest_hook():
+    class Plugin:
+        @hookimpl
+        def diffrl_loses(self):
+            return []
+
+    found = Registry()
+    with pytest.raises(PluginError, match=r"'diffrl_loses'\. Did you mean diffrl_losses"):
+        found.register(Plugin(), "typo")
+    found.register(Brings(Flat), "typo")
+    assert "flat-for-tests" in found.components("loss")
+
+
+def test_a_hook_without_hookimpl_is_refused_instead_of_ignored():
+    class Plugin:
+        def diffrl_losses(self):
+            return []
+
+    with pytest.raises(PluginError, match="diffrl_losses is not marked with @hookimpl"):
+        Registry().register(Plugin(), "bare")
+
+
+def test_a_hook_with_an_argument_it_never_gets_is_refused():
+    class Plugin:
+        @hookimpl
+        def diffrl_losses(self, colour):
+            return []
+
+    with pytest.raises(PluginError, match="colour"):
+        Registry().register(Plugin(), "greedy")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "should return subclasses of Loss, but returned 3"),
+        (Flat(), "should return subclasses of Loss"),
+        (named("Not Kebab"), "name in kebab-case, but has 'Not Kebab'"),
+        (type("Nameless", (Loss,), {"__module__": __name__}), "Nameless needs a name"),
+    ],
+)
+def test_a_hook_that_returns_something_else_is_refused(given, message):
+    found = Registry()
+    with pytest.raises(PluginError, match=message):
+        found.register(Brings(given), "odd")
+    assert found.components("loss") == {}
+
+
+def test_a_plugin_that_cannot_be_imported_is_a_row_and_the_others_work(tmp_path, monkeypatch):
+    (tmp_path / "explodes_on_import.py").write_text("raise RuntimeError('two\\nlines')")
+    (tmp_path / "exits_on_import.py").write_text("raise SystemExit(3)")
+    (tmp_path / "works_fine.py").write_text(
+        "from typing import ClassVar\n"
+        "from diffrl import Loss, hookimpl\n"
+        "class Fine(Loss):\n"
+        "    name: ClassVar[str] = 'fine'\n"
+        "@hookimpl\n"
+        "def diffrl_losses():\n"
+        "    return [Fine]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["explodes_on_import", "exits_on_import", "not_there_at_all", "works_fine"]
+    found = Registry((), [point(name, name) for name in names])
+    assert list(found.components("loss")) == ["fine"]
+    assert [b.name for b in found.broken] == names[:3]
+    assert found.broken[0].error == "RuntimeError: two lines"
+    assert found.broken[1].error == "SystemExit: 3"
+    assert found.broken[2].error.startswith("ModuleNotFoundError: No module named 'not_there")
+
+
+def test_a_plugin_whose_hook_fails_when_called_is_a_row(tmp_path, monkeypatch):
+    (tmp_path / "fails_when_called.py").write_text(
+        "from diffrl import hookimpl\n"
+        "@hookimpl\n"
+        "def diffrl_losses():\n"
+        "    import a_module_that_is_missing\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = Registry((), [point("late", "fails_when_called")])
+    assert [b.name for b in found.broken] == ["late"]
+    assert "a_module_that_is_missing" in found.broken[0].error
+
+
+def test_an_unknown_name_says_which_plugins_are_not_loaded():
+    found = Registry((), [point("gone", "not_there_at_all")])
+    with pytest.raises(UnknownName, match=r"Not loaded: gone; `diffrl list-plugins` says why"):
+        found.get("algorithm", "gone")
+
+
+def test_a_plugin_can_be_removed_by_itself_or_by_name():
+    found, plugin = Registry(), Brings(Flat)
+    found.register(plugin)
+    found.unregister(plugin)
+    found.register(plugin, "again")
+    found.unregister("again")
+    assert found.components("loss") == {}
+
+
+def test_a_plugin_name_is_taken_once():
+    found = Registry()
+    found.register(Brings(), "mine")
+    with pytest.raises(PluginError, match="'mine' is registered already"):
+        found.register(Brings(Flat), "mine")
+
+
+def test_the_hooks_that_are_not_collected_are_called_through_the_registry():
+    class Opens:
+        @hookimpl
+        def diffrl_open_prompts(self, ref):
+            return ["a cat"] if ref == "cats" else None
+
+    found = Registry()
+    found.register(Opens(), "opens")
+    assert found.hook.diffrl_open_prompts(ref="cats") == ["a cat"]
+    assert found.hook.diffrl_open_prompts(ref="dogs") is None
+
+
+def test_every_builtin_module_loads(fresh, monkeypatch):
+    monkeypatch.setenv("DIFFRL_PLUGINS", "")
+    found = fresh()
+    assert found.broken == ()
+    assert {e.plugin for e in found.components("sampler").values()} == {"samplers"}
+    assert len(BUILTINS) == 8
+
+
+def test_the_environment_limits_which_plugins_load(fresh, monkeypatch):
+    points = [point("gone", "not_there_at_all"), point("lost", "not_there_either")]
+    monkeypatch.setattr("diffrl.registry.entry_points", lambda group: points)
+    monkeypatch.setenv("DIFFRL_PLUGINS", "lost, loost")
+    broken = {b.name: b.error for b in fresh().broken}
+    assert "gone" not in broken
+    assert "not_there_either" in broken["lost"]
+    assert broken["loost"] == (
+        "DIFFRL_PLUGINS names it, but it is not installed. Did you mean lost?"
+    )
+
+
+def test_a_plugin_may_be_any_object_with_hooks():
+    found = Registry()
+    found.register(SimpleNamespace(diffrl_losses=hookimpl(lambda: [])), "namespace")
+    assert found.components("loss") == {}

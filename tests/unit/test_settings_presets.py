@@ -1,0 +1,52 @@
+"""The bundled presets hold for what is installed."""
+
+import pytest
+
+from diffrl import presets
+from diffrl.registry import registry
+from diffrl.settings.resolve import resolve
+from diffrl.settings.sections import SECTIONS
+from diffrl.stages import STAGES
+
+
+def test_the_default_preset_comes_first():
+    assert presets.names()[0] == "emoji"
+    assert "sd-turbo" in presets.names()
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_a_preset_resolves_with_every_algorithm_and_reward(name):
+    for algo in registry().components("algorithm"):
+        for reward in registry().components("reward"):
+            assert resolve(algo, [reward], preset=name).preset == name
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_stage_field_of_a_preset_belongs_to_an_installed_stage(name):
+    content = presets.read(name)
+    assert content["description"]
+    cases = [c for kind in content.get("when", {}).values() for c in kind.values()]
+    for table in [content, *cases]:
+        assert set(table) <= {*STAGES, *SECTIONS, "rewards", "description", "when"}
+        for slot in STAGES:
+            known = {
+                field
+                for entry in registry().components(slot).values()
+                for field in entry.value.model_fields
+            }
+            assert set(table.get(slot, {})) <= {"name", *known}
+
+
+@pytest.mark.parametrize(
+    ("reward", "lr", "epochs", "pairs"),
+    [("pickscore", 6e-5, 200, 16), ("aesthetic", 1e-4, 100, 16)],
+)
+def test_the_sd_turbo_preset_follows_sdpos_table(reward, lr, epochs, pairs):
+    settings = resolve("sdpo", [reward], preset="sd-turbo")
+    assert (settings.optimizer.lr, settings.train.epochs) == (lr, epochs)
+    assert (settings.recipe.update_scheduler.per_update, settings.recipe.sampler.steps) == (
+        pairs,
+        50,
+    )
+    assert (settings.adapter.rank, settings.adapter.alpha) == (4, 4.0)
+    assert (settings.model.precision, settings.model.size) == ("fp16", 512)

@@ -1,0 +1,115 @@
+"""Settings survive being written to a run's folder."""
+
+from typing import ClassVar
+
+import pytest
+
+from diffrl import Loss, hookimpl
+from diffrl.errors import SettingsError
+from diffrl.registry import registry
+from diffrl.settings.resolve import dump, load, resolve
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+def test_saved_settings_read_back_exactly_with_their_origins(tmp_path):
+    file = tmp_path / "settings.toml"
+    settings = resolve(
+        "try-algo",
+        ["try-tally:0.5", "try-taste"],
+        sets=[
+            "loss=try-tempered",
+            "loss.temperature=1e-12",
+            "loss.low=-inf",
+            "sampler.eta=0.1",
+            "eval.steps=[1, 3]",
+            'rewards.try-taste.checkpoint="C:\\\\x  # \\"y\\"\\nz"',
+        ],
+        flags={"model.ref": ("a b  # c", "--model a b  # c")},
+    )
+    file.write_text(dump(settings))
+    again = load(file)
+    assert again == settings
+    assert again.origins == settings.origins
+    assert dump(again) == file.read_text()
+
+
+def test_saved_settings_of_a_real_algorithm_read_back_exactly(tmp_path):
+    file = tmp_path / "settings.toml"
+    for preset in ("emoji", "sd-turbo"):
+        settings = resolve("sdpo", ["pickscore", "aesthetic:0.1"], preset=preset)
+        file.write_text(dump(settings))
+        assert load(file) == settings
+
+
+def test_a_recipe_may_hold_a_stage_that_no_one_else_can_name(tmp_path):
+    class Private(Loss):
+        name: ClassVar[str] = "try-private"
+        scale: float = 1.0
+
+    class Brings:
+        @hookimpl
+        def diffrl_algorithms(self):
+            base = registry().get("algorithm", "try-algo").value
+            return [base.but(name="try-other", loss=Private(scale=2.0))]
+
+    plugin, file = Brings(), tmp_path / "settings.toml"
+    registry().register(plugin)
+    try:
+        settings = resolve("try-other", ["try-taste"], sets=["loss.scale=3"])
+        file.write_text(dump(settings))
+        assert load(file) == settings
+    finally:
+        registry().unregister(plugin)
+
+
+def test_a_none_survives_where_the_default_is_not_none(tmp_path):
+    file = tmp_path / "settings.toml"
+    settings = resolve("try-algo", ["try-taste"], sets=["loss.limit=none"])
+    file.write_text(dump(settings))
+    assert load(file).recipe.loss.limit is None
+
+
+def test_origins_stand_behind_the_values(tmp_path):
+    text = dump(resolve("try-algo", ["try-taste"], sets=["clip=3e-4"]))
+    assert 'name = "try-clipped"' in text
+    assert "[rewards.try-taste]  # --reward try-taste" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("clip")]
+    assert line.split("  # ") == [line.split("  # ")[0], "--set clip=3e-4"]
+    assert line.startswith("clip = 0.0003")
+
+
+def test_a_resumed_run_takes_overrides_with_their_origin(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text(dump(resolve("try-algo", ["try-taste"])))
+    again = load(file, ["loss.clip=1"], {"train.epochs": (7, "--epochs 7")})
+    assert (again.recipe.loss.clip, again.train.epochs) == (1.0, 7)
+    assert again.origins["train.epochs"] == "--epochs 7"
+    assert again.origins["sampler.steps"] == "preset emoji"
+
+
+def test_saved_settings_work_as_a_config_file(tmp_path):
+    file = tmp_path / "settings.toml"
+    first = resolve("try-algo", ["try-taste:0.5"], sets=["loss.clip=0.5"])
+    file.write_text(dump(first))
+    second = resolve("try-algo", ["try-taste"], config=file)
+    assert second.recipe == first.recipe
+    assert second.rewards == first.rewards
+    assert second.origins["loss.clip"] == f"--config {file}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"try-algo"', '"try-gone"', "no algorithm is called 'try-gone'. Did you mean try-algo?"),
+        ("try-taste", "try-tasty", "no reward is called 'try-tasty'. Did you mean try-taste"),
+        ("clip = 0.0002", "clip = 0", "loss.clip = 0: input should be greater than 0"),
+        ("[model]", "[model", "not TOML"),
+    ],
+)
+def test_saved_settings_that_no_longer_hold_say_what_is_missing(old, new, message, tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text(dump(resolve("try-algo", ["try-taste"])).replace(old, new))
+    with pytest.raises(SettingsError) as caught:
+        load(file)
+    assert message in str(caught.value)
