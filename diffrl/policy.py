@@ -65,9 +65,10 @@ class UNetPolicy:
         )
 
     def _conditions(self, text: Sequence[str]) -> Tensor:
-        new = list(dict.fromkeys(t for t in text if t not in self._cond))
-        if new:
-            self._cond.update(zip(new, self._encode(new), strict=True))
+        # One prompt a call: in a batch its rounding would depend on its neighbours, and with them
+        # on when the run was last resumed.
+        for new in dict.fromkeys(t for t in text if t not in self._cond):
+            self._cond[new] = self._encode([new])[0]
         return torch.stack([self._cond[t] for t in text])
 
     def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:

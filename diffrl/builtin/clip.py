@@ -77,9 +77,9 @@ class ClipScorer:
 
     def text_embedding(self, text: Sequence[str]) -> Float[Tensor, "b d"]:
         """Return unit text embeddings, each prompt computed once."""
-        new = list(dict.fromkeys(t for t in text if t not in self._text))
-        if new:
-            self._text.update(zip(new, self._embed(new), strict=True))
+        # One prompt a call: padding and batching would move its rounding with its neighbours.
+        for new in dict.fromkeys(t for t in text if t not in self._text):
+            self._text[new] = self._embed([new])[0]
         return torch.stack([self._text[t] for t in text])
 
     def _embed(self, text: list[str]) -> Tensor:

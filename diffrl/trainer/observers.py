@@ -56,7 +56,7 @@ class FolderObserver:
             torch.save(pixels, images / "before.pt")
         self._last = event
 
-    @hookimpl
+    @hookimpl(tryfirst=True)
     def diffrl_run_done(self, event: RunDone) -> None:
         """Put the pictures before and after training side by side."""
         before = self._folder / "images" / "before.pt"

@@ -1,0 +1,103 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import diffrl
+from diffrl.adapters import LORA_FILE
+from diffrl.errors import DiffrlError
+from diffrl.trainer import Run
+from diffrl.trainer.folder import METRICS, read_metrics
+
+
+def test_a_run_leaves_settings_environment_metrics_pictures_and_checkpoints(tiny_run):
+    here = {p.name for p in tiny_run.folder.iterdir()}
+    wanted = {"settings.toml", "environment.json", "metrics.jsonl", "images", "checkpoints"}
+    assert wanted | {"tensorboard"} == here
+    assert [m["epoch"] for m in tiny_run.metrics] == [0, 1, 2, 3, 4]
+    assert [p.name for p in tiny_run.checkpoints] == ["1", "2", "3", "4"]
+    environment = json.loads((tiny_run.folder / "environment.json").read_text())
+    assert environment["packages"]["diffrl"] == diffrl.__version__
+
+
+def test_pictures_are_drawn_at_the_start_every_few_epochs_and_the_end(tiny_run):
+    names = [p.name for p in tiny_run.pictures]
+    assert names == ["00000.png", "00002.png", "00004.png", "before-after.png"]
+    heights = []
+    for name in (names[0], names[-1]):
+        with Image.open(tiny_run.folder / "images" / name) as picture:
+            heights.append(picture.height)
+    assert heights[0] < heights[1]
+
+
+def test_metrics_count_samples_and_reward_queries(tiny_run):
+    last = tiny_run.metrics[-1]
+    assert last["samples"] == 32
+    assert 16 <= last["reward_queries"] <= 24
+    assert last["updates"] == tiny_run.settings.recipe.update_scheduler.trained(
+        tiny_run.settings.recipe.sampler.steps
+    )
+
+
+def test_a_picture_is_the_same_from_the_trainer_and_from_plain_diffusers(tiny_run, tiny_model):
+    from diffusers import StableDiffusionPipeline
+
+    from diffrl.adapters import attach_lora
+    from diffrl.pipeline import ddim_schedule
+
+    adapter = tiny_run.settings.adapter
+    folder = tiny_run.checkpoints[-1]
+    trained = StableDiffusionPipeline.from_pretrained(tiny_model)
+    untouched = StableDiffusionPipeline.from_pretrained(tiny_model)
+    attach_lora(trained.unet, adapter.rank, adapter.alpha, seed=9)
+    state = torch.load(folder / "trainer_state.pt", weights_only=True)
+    missing = trained.unet.load_state_dict(state["trained"], strict=False)
+    assert not missing.unexpected_keys
+    plain = StableDiffusionPipeline.from_pretrained(tiny_model)
+    plain.load_lora_weights(folder, weight_name=LORA_FILE)
+    pictures = []
+    for pipeline in (trained, plain, tiny_run.pipeline(), untouched):
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.scheduler = ddim_schedule(pipeline.scheduler.config)
+        rng = torch.Generator().manual_seed(0)
+        made = pipeline(
+            "a cat", num_inference_steps=2, guidance_scale=1.0, generator=rng, output_type="pt"
+        )
+        pictures.append(made.images)
+    assert torch.equal(pictures[0], pictures[1])
+    assert torch.equal(pictures[1], pictures[2])
+    assert not torch.equal(pictures[0], pictures[3])
+
+
+def test_an_adapter_whose_alpha_is_not_its_rank_loads_at_its_own_scale(tiny_model, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    from diffrl.adapters import attach_lora, load_weights, save_weights
+
+    made, loaded = (StableDiffusionPipeline.from_pretrained(tiny_model) for _ in range(2))
+    attach_lora(made.unet, 2, 8.0, seed=0)
+    for name, p in made.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p)
+    save_weights(made.unet, tmp_path)
+    load_weights(loaded, tmp_path)
+    x, t, cond = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 16, 32)
+    with torch.no_grad():
+        assert torch.equal(made.unet(x, t, cond).sample, loaded.unet(x, t, cond).sample)
+
+
+def test_a_run_is_opened_by_its_path(tiny_run):
+    again = Run(str(tiny_run.folder))
+    assert again.metrics == tiny_run.metrics
+    assert again.settings == tiny_run.settings
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(DiffrlError, match="no run in"):
+        Run(tmp_path)
+
+
+def test_a_torn_last_line_of_metrics_is_left_out(tmp_path):
+    (tmp_path / METRICS).write_text('{"epoch": 0}\n{"epoch": 1}\n{"epo')
+    assert read_metrics(tmp_path) == [{"epoch": 0}, {"epoch": 1}]
