@@ -29,16 +29,22 @@ class Returns(AdvantageEstimator):
     """
 
     name: ClassVar[str] = "returns"
-    gamma: float = Field(0.99, le=1, description="Discount; 0 or less: rewards as they are.")
-    per: Literal["prompt-step", "prompt", "step", "batch", "none"] = Field(
-        "prompt-step", description="Which returns an advantage is compared with."
+    gamma: float = Field(
+        default=0.99, le=1, description="Discount; 0 or less: rewards as they are."
     )
-    buffer: PositiveInt = Field(32, description="Newest trajectories remembered per prompt.")
+    per: Literal["prompt-step", "prompt", "step", "batch", "none"] = Field(
+        default="prompt-step", description="Which returns an advantage is compared with."
+    )
+    buffer: PositiveInt = Field(
+        default=32, description="Newest trajectories remembered per prompt."
+    )
     min_count: PositiveInt = Field(
-        16, description="Remembered trajectories below which the epoch's statistics are used."
+        default=16,
+        description="Remembered trajectories below which the epoch's statistics are used.",
     )
     epsilon: NonNegativeFloat | None = Field(
-        None, description="Added to the standard deviation; default 1e-6, and 1e-8 per batch."
+        default=None,
+        description="Added to the standard deviation; default 1e-6, and 1e-8 per batch.",
     )
 
     def problems(self) -> list[str]:

@@ -22,7 +22,8 @@ class Terminal(RewardPredictor):
 
     name: ClassVar[str] = "terminal"
     decode: Literal["final", "predicted"] = Field(
-        "final", description="final: the final latent; predicted: the last predicted clean latent."
+        default="final",
+        description="final: the final latent; predicted: the last predicted clean latent.",
     )
 
     @property

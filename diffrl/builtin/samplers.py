@@ -22,16 +22,20 @@ class Ddim(Sampler):
 
     Source: Song et al., DDIM, arXiv:2010.02502, eq. 12 and 16; dual states as in SDPO,
     arXiv:2411.11727, Fig. 2, ZiyiZhang27/sdpo `pipeline_with_logprob.py`.
-    Differs: the published code samples the two rows of a pair one after the other and stores latents
-    in half precision; here they are one batch, and latents stay in fp32, because rounding them moves
+    Differs: the published code samples the rows of a pair one after the other and stores latents in
+    half precision; here they are one batch, and latents stay in fp32, because rounding them moves
     the log-ratio of unchanged weights by as much as the clip range.
     """
 
     name: ClassVar[str] = "ddim"
-    steps: int = Field(50, ge=1, le=1000, description="Denoising steps, T.")
-    eta: float = Field(1.0, ge=0, le=1, description="Strength of the noise; 1 is ancestral.")
-    group: PositiveInt = Field(1, description="Rows that each drawn prompt gets.")
-    share_noise: bool = Field(False, description="Rows of a group start from the same noise.")
+    steps: int = Field(default=50, ge=1, le=1000, description="Denoising steps, T.")
+    eta: float = Field(
+        default=1.0, ge=0, le=1, description="Strength of the noise; 1 is ancestral."
+    )
+    group: PositiveInt = Field(default=1, description="Rows that each drawn prompt gets.")
+    share_noise: bool = Field(
+        default=False, description="Rows of a group start from the same noise."
+    )
 
     @property
     def gives(self) -> frozenset[str]:
@@ -74,9 +78,11 @@ class Ode(Sampler):
     """
 
     name: ClassVar[str] = "ode"
-    steps: int = Field(50, ge=1, le=1000, description="Denoising steps, T.")
-    group: PositiveInt = Field(1, description="Rows that each drawn prompt gets.")
-    share_noise: bool = Field(False, description="Rows of a group start from the same noise.")
+    steps: int = Field(default=50, ge=1, le=1000, description="Denoising steps, T.")
+    group: PositiveInt = Field(default=1, description="Rows that each drawn prompt gets.")
+    share_noise: bool = Field(
+        default=False, description="Rows of a group start from the same noise."
+    )
 
     @property
     def gives(self) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -33,14 +34,18 @@ class Pairs(UpdateScheduler):
     name: ClassVar[str] = "pairs"
     arity: ClassVar[int] = 2
     order: Literal["steps-shuffled", "steps-in-order", "trajectories"] = Field(
-        "steps-shuffled", description="Which steps of a pair share an optimizer step."
+        default="steps-shuffled", description="Which steps of a pair share an optimizer step."
     )
-    per_update: NonNegativeInt = Field(0, description="Pairs per optimizer step; 0: all of them.")
-    skip_last: NonNegativeInt = Field(0, description="Last denoising steps left out of training.")
+    per_update: NonNegativeInt = Field(
+        default=0, description="Pairs per optimizer step; 0: all of them."
+    )
+    skip_last: NonNegativeInt = Field(
+        default=0, description="Last denoising steps left out of training."
+    )
     fraction: float = Field(
-        1.0, gt=0, le=1, description="Share of the remaining steps that each pair trains."
+        default=1.0, gt=0, le=1, description="Share of the remaining steps that each pair trains."
     )
-    inner_epochs: PositiveInt = Field(1, description="Passes over the rollout.")
+    inner_epochs: PositiveInt = Field(default=1, description="Passes over the rollout.")
 
     @property
     def commits_once(self) -> bool:
@@ -81,13 +86,15 @@ class RowsFirst(UpdateScheduler):
     name: ClassVar[str] = "rows-first"
     arity: ClassVar[int] = 1
     rows_per_update: NonNegativeInt = Field(
-        0, description="Rows per optimizer step; 0: all of them."
+        default=0, description="Rows per optimizer step; 0: all of them."
     )
-    skip_last: NonNegativeInt = Field(0, description="Last denoising steps left out of training.")
+    skip_last: NonNegativeInt = Field(
+        default=0, description="Last denoising steps left out of training."
+    )
     fraction: float = Field(
-        1.0, gt=0, le=1, description="Share of the remaining steps that each row trains."
+        default=1.0, gt=0, le=1, description="Share of the remaining steps that each row trains."
     )
-    inner_epochs: PositiveInt = Field(1, description="Passes over the rollout.")
+    inner_epochs: PositiveInt = Field(default=1, description="Passes over the rollout.")
 
     @property
     def commits_once(self) -> bool:
@@ -154,7 +161,7 @@ def _parts(count: int, size: int) -> list[slice]:
     """Return the fewest slices of at most `size` that cover `count`, as even as possible."""
     number = -(-count // size) if size else 1
     edges = [count * i // number for i in range(number + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 @hookimpl

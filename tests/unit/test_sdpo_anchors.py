@@ -1,0 +1,145 @@
+"""The dense reward, apart from the published numbers in the parity tests."""
+
+import pytest
+import torch
+from diffrl_sdpo.anchors import Anchors, by_position, by_similarity, similarities
+
+from diffrl.builtin.samplers import Ddim
+from diffrl.stages import Judge
+from diffrl.testing.toy import TEXT, ToyPolicy
+
+
+class Recorder(Judge):
+    """Scores a latent by its mean, and keeps each call."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x0, prompts, step):
+        self.calls.append((x0, prompts, step))
+        return x0.flatten(1).mean(1)
+
+
+def rollout(steps):
+    sampler = Ddim(steps=steps, group=2, share_noise=True)
+    return sampler(ToyPolicy(), TEXT, torch.Generator().manual_seed(0))
+
+
+def ask(anchors, steps):
+    drawn, judge = rollout(steps), Recorder()
+    return drawn, anchors(drawn, judge).value, judge
+
+
+def own_scores(drawn):
+    return drawn.path.x0_hat.flatten(2).mean(2)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20])
+def test_one_call_scores_at_most_three_pictures_of_a_row(steps):
+    drawn, value, judge = ask(Anchors(), steps)
+    ((x0, prompts, step),) = judge.calls
+    assert value.shape == (8, steps) and value.isfinite().all()
+    assert len(x0) == len(prompts) == len(step) <= 8 * Anchors().queries(steps)
+    torch.testing.assert_close(value[:, [0, -1]], own_scores(drawn)[:, [0, -1]])
+
+
+def test_a_single_step_takes_one_query_and_gives_its_score():
+    drawn, value, judge = ask(Anchors(), 1)
+    assert len(judge.calls[0][0]) == 8 and Anchors().queries(1) == 1
+    assert torch.equal(value, own_scores(drawn))
+
+
+def test_pictures_reach_the_judge_with_their_own_prompt_and_step():
+    drawn, _, judge = ask(Anchors(), 6)
+    x0, prompts, step = judge.calls[0]
+    for one, text, k in zip(x0, prompts.text, step.tolist(), strict=True):
+        same = (drawn.path.x0_hat[:, k] == one).flatten(1).all(1).nonzero().flatten()
+        assert text in {drawn.prompts.text[row] for row in same.tolist()}
+
+
+def test_no_picture_is_scored_twice():
+    _, _, judge = ask(Anchors(anchor="fixed", fixed_step=0), 6)
+    assert len(judge.calls[0][0]) == 2 * 8
+
+
+def test_queried_steps_keep_their_scores_and_the_anchor_wins():
+    score = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]])
+    at = torch.tensor([[0, 2, 3], [0, 0, 3], [0, 3, 3]])
+    got = by_similarity(score, torch.rand(3, 3, 4), at)
+    assert got[0, [0, 2, 3]].tolist() == [1, 2, 3]
+    assert got[1, [0, 3]].tolist() == [5, 6]
+    assert got[2, [0, 3]].tolist() == [7, 8]
+
+
+def test_equal_scores_spread_to_that_score():
+    got = by_similarity(
+        torch.full((4, 3), 2.5), torch.rand(4, 3, 9), torch.tensor([[0, 4, 8]]).expand(4, -1)
+    )
+    torch.testing.assert_close(got, torch.full((4, 9), 2.5))
+
+
+def test_similarity_survives_a_zero_latent():
+    x0_hat = torch.zeros(1, 3, 4, 2, 2)
+    assert similarities(x0_hat, torch.tensor([[0, 2]])).eq(0).all()
+
+
+def test_the_lowest_step_wins_a_tie():
+    drawn = rollout(5)
+    x0_hat = torch.ones_like(drawn.path.x0_hat)
+    assert Anchors()._anchor(x0_hat).eq(0).all()
+    assert Anchors(anchor_range="interior")._anchor(x0_hat).eq(1).all()
+
+
+def test_the_adaptive_anchor_is_least_similar_to_both_ends():
+    axes = torch.eye(4).reshape(4, 4, 1, 1)
+    path = torch.stack([axes[0], axes[0] + axes[1], axes[2], axes[1] + axes[0], axes[1]])
+    assert Anchors()._anchor(path[None]).tolist() == [2]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9])
+@pytest.mark.parametrize("anchor", ["adaptive", "random", "fixed"])
+def test_interior_anchors_leave_out_both_ends(steps, anchor):
+    x0_hat = rollout(steps).path.x0_hat
+    found = Anchors(anchor=anchor, anchor_range="interior")._anchor(x0_hat)
+    assert found.shape == (8,) and (0 <= found).all() and (found < steps).all()
+    if steps > 2:
+        assert (found > 0).all() and (found < steps - 1).all()
+
+
+def test_random_anchors_follow_from_the_rollout():
+    first, again = (ask(Anchors(anchor="random"), 30)[1] for _ in range(2))
+    assert torch.equal(first, again)
+    assert len(set(Anchors(anchor="random")._anchor(rollout(30).path.x0_hat).tolist())) > 1
+
+
+def test_a_fixed_anchor_beyond_the_last_step_is_the_last():
+    assert Anchors(anchor="fixed")._anchor(rollout(4).path.x0_hat).tolist() == [3] * 8
+
+
+@pytest.mark.parametrize(("query", "count"), [("first-last", 2), ("last", 1), ("every", 6)])
+def test_other_queries(query, count):
+    drawn, value, judge = ask(Anchors(query=query), 6)
+    assert len(judge.calls[0][0]) == 8 * count == 8 * Anchors(query=query).queries(6)
+    own = own_scores(drawn)
+    torch.testing.assert_close(value[:, -1], own[:, -1])
+    if query == "every":
+        torch.testing.assert_close(value, own)
+    if query == "last":
+        assert torch.equal(value, value[:, -1:].expand(-1, 6))
+
+
+def test_scores_can_be_spread_by_position():
+    score, at = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[0, 2, 4]])
+    assert by_position(score, at, 5).tolist() == [[1, 2, 3, 2.5, 2]]
+    score, at = torch.tensor([[1.0, 1.0, 3.0]]), torch.tensor([[0, 0, 4]])
+    assert by_position(score, at, 5).tolist() == [[1, 1.5, 2, 2.5, 3]]
+    _, value, _ = ask(Anchors(query="first-last", spread="linear"), 3)
+    torch.testing.assert_close(value[:, 1], value[:, [0, 2]].mean(1))
+    assert ask(Anchors(spread="linear"), 1)[1].shape == (8, 1)
+
+
+def test_the_rollout_is_not_changed():
+    drawn = rollout(5)
+    before = drawn.path.x0_hat.clone()
+    Anchors()(drawn, Recorder())
+    assert torch.equal(drawn.path.x0_hat, before)
