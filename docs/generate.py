@@ -1,0 +1,86 @@
+"""Write the generated parts of the docs and the README.
+
+A generated part lies between `<!-- name:begin -->` and `<!-- name:end -->`. It is derived from the
+code, the presets and the benchmark results of this checkout, and from first-party plugins only, so
+that it does not depend on what else is installed.
+
+Usage: python docs/generate.py           rewrites what is stale
+       python docs/generate.py --check   exits with 1 if something is
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from generators.commands import cli
+from generators.fields import components, presets, recipe_sdpo, rewards, sections
+from generators.hooks import hooks
+from generators.python_api import run, train
+from generators.results import results
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "docs" / "examples" / "diffrl_rwr"
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite stale pages, or with --check only name them."""
+    stale = [page for page in PAGES if render(page) != (ROOT / page).read_text("utf-8")]
+    for page in stale:
+        print(f"{page} is {'stale; run python docs/generate.py' if arguments else 'rewritten'}")
+        if not arguments:
+            (ROOT / page).write_text(render(page), "utf-8")
+    return 1 if stale and arguments else 0
+
+
+def render(page: str) -> str:
+    """Return a page with its generated parts fresh."""
+    text = (ROOT / page).read_text("utf-8")
+    for name, make in PAGES[page].items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise SystemExit(f"{page} lacks the markers {begin} … {end}")
+        text = f"{before}{begin}\n\n{make().strip()}\n\n{end}{after}"
+    return text
+
+
+def plugin_code() -> str:
+    """Return the example plugin's module."""
+    return f"```python\n{(EXAMPLE / 'diffrl_rwr.py').read_text('utf-8')}```"
+
+
+def plugin_test() -> str:
+    """Return the example plugin's tests."""
+    return f"```python\n{(EXAMPLE / 'test_diffrl_rwr.py').read_text('utf-8')}```"
+
+
+def plugin_package() -> str:
+    """Return the example plugin's pyproject."""
+    return f"```toml\n{(EXAMPLE / 'pyproject.toml').read_text('utf-8')}```"
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"results": results},
+    "docs/cli.md": {"cli": cli},
+    "docs/hooks.md": {"hooks": hooks},
+    "docs/python.md": {"train": train, "run": run},
+    "docs/settings.md": {
+        "sections": sections,
+        "presets": presets,
+        "components": components,
+        "rewards": rewards,
+    },
+    "docs/write-a-plugin.md": {
+        "plugin-code": plugin_code,
+        "plugin-package": plugin_package,
+        "plugin-test": plugin_test,
+    },
+    "docs/algorithms/sdpo.md": {"recipe-sdpo": recipe_sdpo, "results": results},
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

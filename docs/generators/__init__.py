@@ -1,0 +1,1 @@
+"""The sources of the generated parts of the docs, one module a subject."""
