@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+VOCABULARY, CLIP_VOCABULARY = 514, 49408
+
 
 def save_tiny_pipeline(folder: Path, width: int = 32, seed: int = 0, **scheduler: Any) -> Path:
     """Write a random StableDiffusionPipeline with SD-Turbo's schedule and structure.
@@ -58,7 +60,7 @@ def save_tiny_pipeline(folder: Path, width: int = 32, seed: int = 0, **scheduler
     StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(_text_config(width)),
-        tokenizer=_tokenizer(folder),
+        tokenizer=letters_tokenizer(folder),
         unet=unet,
         scheduler=EulerDiscreteScheduler(**{**turbo, **scheduler}),
         safety_checker=None,
@@ -88,7 +90,7 @@ def save_tiny_clip(folder: Path, size: int = 16, seed: int = 0) -> Path:
         projection_dim=16,
     )
     CLIPModel(config).save_pretrained(folder)
-    _tokenizer(folder).save_pretrained(folder)
+    letters_tokenizer(folder).save_pretrained(folder)
     CLIPImageProcessor(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}
     ).save_pretrained(folder)
@@ -99,7 +101,7 @@ def _text_config(width: int) -> Any:
     from transformers import CLIPTextConfig
 
     return CLIPTextConfig(
-        vocab_size=514,
+        vocab_size=VOCABULARY,
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=1,
@@ -112,7 +114,7 @@ def _text_config(width: int) -> Any:
     )
 
 
-def _tokenizer(folder: Path) -> Any:
+def letters_tokenizer(folder: Path, length: int = 16) -> Any:
     """Return a CLIP tokenizer that knows single bytes only, so that any text has tokens."""
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -123,7 +125,7 @@ def _tokenizer(folder: Path) -> Any:
     source.mkdir(parents=True, exist_ok=True)
     (source / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
     (source / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer.from_pretrained(source, model_max_length=16)
+    tokenizer = CLIPTokenizer.from_pretrained(source, model_max_length=length)
     for file in source.iterdir():
         file.unlink()
     source.rmdir()
