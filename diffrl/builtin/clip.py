@@ -51,9 +51,7 @@ class ClipScorer:
                 device,
             )
         except (OSError, ValueError) as error:
-            raise unreachable(
-                "CLIP", ref, "--set rewards.<name>.checkpoint=FOLDER", error
-            ) from None
+            raise unreachable("CLIP", ref, "--reward-checkpoint NAME=FOLDER", error) from None
 
     def preprocess(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
         """Return pictures in [0, 1] as the vision tower expects them."""

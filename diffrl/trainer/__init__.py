@@ -15,9 +15,11 @@ from diffrl.settings import Settings
 from diffrl.settings.resolve import dump, resolve
 from diffrl.trainer import checkpoint
 from diffrl.trainer.evaluate import evaluate
-from diffrl.trainer.folder import SETTINGS, create, default_folder
+from diffrl.trainer.folder import SETTINGS, create, default_folder, write
+from diffrl.trainer.live import LiveView, live_view
 from diffrl.trainer.loop import Batches, train_epoch
 from diffrl.trainer.metrics import summarise
+from diffrl.trainer.observers import FolderObserver
 from diffrl.trainer.run import Run
 from diffrl.trainer.session import Session, build, preflight
 from diffrl.types import Rewards, Rollout
@@ -90,12 +92,16 @@ def run(
             session.epoch, session.memory, session.progress = checkpoint.load(
                 start, session.policy, session.ranks, session.rng
             )
+            if session.ranks.is_main:
+                write(folder / SETTINGS, dump(settings))
         session.ranks.accelerator.wait_for_everyone()
         _epochs(session)
     finally:
         session.ranks.accelerator.end_training()
         for observer in observers:
             registry().unregister(observer)
+            if isinstance(observer, LiveView):
+                observer.close()
     return Run(folder)
 
 
@@ -103,12 +109,8 @@ def _observers(session: Session, live: bool) -> list[object]:
     """Register the run's own observers: files always, a live view where asked for."""
     if not session.ranks.is_main:
         return []
-    from diffrl.trainer.observers import FolderObserver
-
     observers: list[object] = [FolderObserver(session.ranks.accelerator)]
     if live:
-        from diffrl.trainer.live import live_view
-
         observers.append(live_view())
     for observer in observers:
         registry().register(observer)
