@@ -38,7 +38,7 @@ class EpochDone:
 
     epoch: int
     epochs: int
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, int | float]
 
 
 @dataclass(frozen=True)

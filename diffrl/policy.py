@@ -124,8 +124,14 @@ class UNetPolicy:
     def noise(
         self, x0: Float[Tensor, "m k *latent"], t: Float[Tensor, "m k s"]
     ) -> tuple[Float[Tensor, "m k s *latent"], Float[Tensor, "m k s *latent"]]:
-        """Return `x0` noised to `t` with fresh noise, and the network output that would undo it."""
-        fresh = self.normal(t.shape, self.noise_rng)
+        """Return `x0` noised to `t` with fresh noise, and the network output that would undo it.
+
+        Rows of a tuple share their noise, so that a loss on pairs compares them alone.
+        Source: Wallace et al., Diffusion-DPO, arXiv:2311.12908.
+        """
+        m, k, s = t.shape
+        fresh = self.normal((m, 1, s), self.noise_rng)
+        fresh = fresh.expand(m, k, *fresh.shape[2:])
         a = self._table[t.long()][..., None, None, None]
         x0 = x0[:, :, None].expand_as(fresh)
         noised = a.sqrt() * x0 + (1 - a).sqrt() * fresh

@@ -72,7 +72,10 @@ class Policy(Protocol):
     def noise(
         self, x0: Float[Tensor, "m k *latent"], t: Float[Tensor, "m k s"]
     ) -> tuple[Float[Tensor, "m k s *latent"], Float[Tensor, "m k s *latent"]]:
-        """Return `x0` noised to `t` with fresh noise, and the network output that would undo it."""
+        """Return `x0` noised to `t`, and the network output that would undo it.
+
+        The noise is fresh, and the same for all rows of a tuple.
+        """
         ...
 
     def replay(self, batch: Batch) -> Float[Tensor, "m k *latent"]:
@@ -145,7 +148,7 @@ class RewardPredictor(Component):
         raise NotImplementedError
 
     def queries(self, steps: int) -> int:
-        """Return how many pictures per row the judge scores."""
+        """Return how many pictures per row the judge scores at most."""
         raise NotImplementedError
 
 
@@ -183,7 +186,10 @@ class UpdateScheduler(Component):
         raise NotImplementedError
 
     def behind(self, epoch: int) -> float:
-        """Return the decay with which `old` follows `live` after this epoch; 0 copies."""
+        """Return the decay with which `old` follows `live` after this epoch; 0 copies.
+
+        The first epoch is number 1.
+        """
         return 0.0
 
     def trained(self, steps: int) -> int:

@@ -6,6 +6,7 @@ Source of the sizes: the `config.json` files of stabilityai/sd-turbo and yuvalki
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,12 +15,9 @@ from diffrl.testing.tiny import CLIP_VOCABULARY, letters_tokenizer
 
 def save_sd_turbo(folder: Path) -> Path:
     """Write a StableDiffusionPipeline of SD-Turbo's sizes: UNet 865 million weights, in fp16."""
-    from diffusers import (
-        AutoencoderKL,
-        EulerDiscreteScheduler,
-        StableDiffusionPipeline,
-        UNet2DConditionModel,
-    )
+    import diffusers
+
+    parts: Any = diffusers  # its annotations claim tuples of one block and no optional parts
     from transformers import CLIPTextConfig, CLIPTextModel
 
     text = CLIPTextConfig(
@@ -31,20 +29,20 @@ def save_sd_turbo(folder: Path) -> Path:
         hidden_act="gelu",
         projection_dim=512,
     )
-    unet = UNet2DConditionModel(
+    unet = parts.UNet2DConditionModel(
         sample_size=64,
         cross_attention_dim=1024,
-        attention_head_dim=(5, 10, 20, 20),  # pyright: ignore[reportArgumentType]
+        attention_head_dim=(5, 10, 20, 20),
         use_linear_projection=True,
     )
-    vae = AutoencoderKL(
+    vae = parts.AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=2,
         sample_size=768,
     )
-    scheduler = EulerDiscreteScheduler(
+    scheduler = parts.EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -52,14 +50,14 @@ def save_sd_turbo(folder: Path) -> Path:
         steps_offset=1,
         prediction_type="epsilon",
     )
-    StableDiffusionPipeline(
+    parts.StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(text),
         tokenizer=letters_tokenizer(folder, length=77),
         unet=unet,
         scheduler=scheduler,
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     ).to(dtype=torch.float16).save_pretrained(folder)
     return folder

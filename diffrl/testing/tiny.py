@@ -23,16 +23,13 @@ def save_tiny_pipeline(folder: Path, width: int = 32, seed: int = 0, **scheduler
         seed: of the weights.
         scheduler: changes to SD-Turbo's scheduler settings.
     """
-    from diffusers import (
-        AutoencoderKL,
-        EulerDiscreteScheduler,
-        StableDiffusionPipeline,
-        UNet2DConditionModel,
-    )
+    import diffusers
+
+    parts: Any = diffusers  # its annotations claim tuples of one block and no optional parts
     from transformers import CLIPTextModel
 
     torch.manual_seed(seed)
-    unet = UNet2DConditionModel(
+    unet = parts.UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
         layers_per_block=1,
@@ -42,7 +39,7 @@ def save_tiny_pipeline(folder: Path, width: int = 32, seed: int = 0, **scheduler
         attention_head_dim=8,
         norm_num_groups=4,
     )
-    vae = AutoencoderKL(
+    vae = parts.AutoencoderKL(
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -57,12 +54,12 @@ def save_tiny_pipeline(folder: Path, width: int = 32, seed: int = 0, **scheduler
         "steps_offset": 1,
         "prediction_type": "epsilon",
     }
-    StableDiffusionPipeline(
+    parts.StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(_text_config(width)),
         tokenizer=letters_tokenizer(folder),
         unet=unet,
-        scheduler=EulerDiscreteScheduler(**{**turbo, **scheduler}),
+        scheduler=parts.EulerDiscreteScheduler(**{**turbo, **scheduler}),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -28,7 +28,7 @@ class LiveView:
     def __init__(self, console: Console, table: bool) -> None:
         self._console, self._table = console, table
         self._live: Live | None = None
-        self._lines: list[Mapping[str, float]] = []
+        self._lines: list[Mapping[str, int | float]] = []
         self._began = time.perf_counter()
         self._from = 0
         self._settings: Any = None
@@ -126,7 +126,7 @@ def _weighed(w: Any) -> str:
     return w.reward.name if w.weight == 1 else f"{w.reward.name}:{w.weight:g}"
 
 
-def figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+def figures(metrics: Mapping[str, int | float]) -> list[tuple[str, str]]:
     """Return the figures of an epoch that a person wants to watch, as label and text."""
     out = []
     if "samples" in metrics:

@@ -1,0 +1,129 @@
+"""What holds for every reward predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffrl.stages import RewardPredictor
+from diffrl.tensors import Float, Int, Tensor
+from diffrl.testing.contracts.component import ComponentContract
+from diffrl.testing.contracts.same import differences, untouched
+from diffrl.testing.toy import ToyJudge, ToyPolicy, walk
+from diffrl.types import Path, Prompts, Rewards, Rollout
+
+
+class CountingJudge(ToyJudge):
+    """The toy judge, counting the pictures that it scores."""
+
+    def __init__(self) -> None:
+        self.pictures = 0
+
+    def __call__(
+        self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b"]:
+        """Return a score per row; `grad` counts too, as it scores once."""
+        self.pictures += len(x0)
+        return super().__call__(x0, prompts, step)
+
+
+class RewardPredictorContract(ComponentContract):
+    """Tests of a reward predictor; the subclass supplies `component`."""
+
+    @pytest.fixture
+    def rollout(self, component: RewardPredictor, policy: ToyPolicy) -> Rollout:
+        """Five steps of eight rows, holding `x0` and what the predictor says it needs."""
+        return only(component.needs, full_rollout(policy, steps=5))
+
+    def test_every_row_gets_a_finite_reward_at_every_step(
+        self, component: RewardPredictor, rollout: Rollout, judge: ToyJudge
+    ) -> None:
+        """From a rollout with no more than it needs."""
+        rewards = component(rollout, judge)
+        assert rewards.value.shape == (len(rollout), len(rollout.times))
+        assert rewards.value.isfinite().all()
+        assert not rewards.value.requires_grad
+
+    def test_same_rollout_same_rewards(
+        self, component: RewardPredictor, rollout: Rollout, judge: ToyJudge
+    ) -> None:
+        """A reward predictor has no randomness."""
+        assert not differences(component(rollout, judge), component(rollout, judge))
+
+    def test_rollout_is_left_alone(
+        self, component: RewardPredictor, rollout: Rollout, judge: ToyJudge
+    ) -> None:
+        """Rewards are new tensors."""
+        with untouched(rollout=rollout):
+            component(rollout, judge)
+
+    def test_queries_bounds_the_pictures_judged_per_row(
+        self, component: RewardPredictor, policy: ToyPolicy
+    ) -> None:
+        """Never more than it says; fewer only where two queries name one picture."""
+        for steps in (4, 5, 20):
+            rollout, judge = full_rollout(policy, steps), CountingJudge()
+            component(only(component.needs, rollout), judge)
+            most = component.queries(steps) * len(rollout)
+            assert most / 2 <= judge.pictures <= most
+
+    def test_gradient_is_there_if_it_is_given(
+        self, component: RewardPredictor, rollout: Rollout, judge: ToyJudge
+    ) -> None:
+        """The fit check relies on `gives`."""
+        grad = component(rollout, judge).grad
+        assert (grad is not None) == ("grad" in component.gives)
+        assert grad is None or grad.shape == rollout.x0.shape
+
+    def test_rows_do_not_influence_each_other(
+        self, component: RewardPredictor, rollout: Rollout, judge: ToyJudge
+    ) -> None:
+        """Rows may be scored in chunks and in any order."""
+        order = torch.randperm(len(rollout), generator=torch.Generator().manual_seed(1))[:5]
+        whole, part = component(rollout, judge), component(pick(rollout, order), judge)
+        assert torch.allclose(part.value, whole.value[order], atol=1e-5)
+        assert part.grad is None or torch.allclose(part.grad, _grad(whole)[order], atol=1e-5)
+
+
+def full_rollout(policy: ToyPolicy, steps: int, group: int = 2, eta: float = 1.0) -> Rollout:
+    """Return a rollout of the toy world with everything that a later stage may ask for."""
+    rng = torch.Generator().manual_seed(0)
+    prompts = policy.prompts(ComponentContract.text, group)
+    rollout = walk(policy, policy.ddim(steps, eta), prompts, policy.timesteps(steps), rng)
+    return replace(rollout, labels=torch.randn(len(prompts), generator=rng))
+
+
+def only(needs: frozenset[str], rollout: Rollout) -> Rollout:
+    """Return a rollout without what is not needed; an unneeded log_prob becomes NaN."""
+    path = rollout.path
+    if path is not None:
+        path = replace(path, x0_hat=path.x0_hat if "x0_hat" in needs else None)
+        if "log_prob" not in needs:
+            path = replace(path, log_prob=torch.full_like(path.log_prob, torch.nan))
+    keep = needs & {"path", "x0_hat", "log_prob"}
+    return replace(
+        rollout, path=path if keep else None, labels=rollout.labels if "labels" in needs else None
+    )
+
+
+def pick(rollout: Rollout, rows: Int[Tensor, "c"]) -> Rollout:
+    """Return some rows of a rollout, in the given order."""
+    path, take = rollout.path, _taker(rows)
+    if path is not None:
+        x0_hat = None if path.x0_hat is None else take(path.x0_hat)
+        path = Path(path.kernel, take(path.log_prob), take(path.x), x0_hat)
+    labels = None if rollout.labels is None else take(rollout.labels)
+    prompts = rollout.prompts.pick(rows.tolist())
+    return Rollout(prompts, rollout.times, take(rollout.x0), path, labels)
+
+
+def _taker(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: tensor[rows]
+
+
+def _grad(rewards: Rewards) -> Tensor:
+    assert rewards.grad is not None
+    return rewards.grad

@@ -1,0 +1,128 @@
+"""What holds for every sampler."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffrl.stages import Sampler
+from diffrl.testing.contracts.component import ComponentContract
+from diffrl.testing.contracts.same import differences, untouched, weights_of
+from diffrl.testing.toy import ToyPolicy
+from diffrl.types import Advantages, Minibatch, Rollout, concat, gather
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Return a generator of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+class SamplerContract(ComponentContract):
+    """Tests of a sampler; the subclass supplies `component`."""
+
+    @pytest.fixture
+    def rollout(self, component: Sampler, policy: ToyPolicy) -> Rollout:
+        """What the sampler draws for four prompts."""
+        return component(policy, self.text, seeded(0))
+
+    def test_every_prompt_gets_a_group_of_neighbours(
+        self, component: Sampler, rollout: Rollout
+    ) -> None:
+        """Rows of a group share their text, and groups do not mix."""
+        size = component.group
+        assert len(rollout) == len(self.text) * size
+        assert rollout.prompts.text == tuple(t for t in self.text for _ in range(size))
+        numbers = rollout.prompts.group.reshape(len(self.text), size)
+        assert (numbers == numbers[:, :1]).all()
+        assert len(set(numbers[:, 0].tolist())) == len(self.text)
+
+    def test_shapes_agree_with_rows_and_steps(self, component: Sampler, rollout: Rollout) -> None:
+        """Every tensor has n rows, and paths have T steps."""
+        rows, steps = len(rollout), component.steps
+        assert rollout.times.shape == (steps,)
+        assert rollout.x0.shape[0] == rows
+        assert rollout.x0.isfinite().all()
+        if rollout.path:
+            assert rollout.path.log_prob.shape == (rows, steps)
+            assert rollout.path.x.shape == (rows, steps + 1, *rollout.x0.shape[1:])
+
+    def test_times_go_from_noisy_to_clean(self, rollout: Rollout) -> None:
+        """Step 0 is the noisiest."""
+        assert (rollout.times.diff() < 0).all()
+
+    def test_what_it_gives_is_there(self, component: Sampler, rollout: Rollout) -> None:
+        """The fit check relies on `gives`."""
+        path = rollout.path
+        have = {
+            "x0": True,
+            "path": path is not None,
+            "x0_hat": path is not None and path.x0_hat is not None,
+            "log_prob": path is not None and bool(path.log_prob.isfinite().all()),
+            "labels": rollout.labels is not None,
+        }
+        assert component.gives <= have.keys(), "a sampler gives these words only"
+        missing = sorted(what for what in component.gives if not have[what])
+        assert not missing, f"claimed but not given: {', '.join(missing)}"
+
+    def test_same_seed_same_rows(self, component: Sampler, policy: ToyPolicy) -> None:
+        """All randomness comes from `rng`."""
+        first = component(policy, self.text, seeded(3))
+        assert not differences(first, component(policy, self.text, seeded(3)))
+
+    def test_it_keeps_no_graph(self, rollout: Rollout) -> None:
+        """Sampling must not hold activations."""
+        path = rollout.path
+        tensors = [rollout.x0, *((path.x, path.log_prob, path.x0_hat) if path else ())]
+        assert not any(x.requires_grad for x in tensors if x is not None)
+
+    def test_policy_and_global_generator_are_left_alone(
+        self, component: Sampler, policy: ToyPolicy
+    ) -> None:
+        """Sampling changes nothing but `rng`."""
+        with untouched(weights=weights_of(policy)):
+            component(policy, self.text, seeded(0))
+
+    def test_path_ends_at_x0(self, component: Sampler, rollout: Rollout) -> None:
+        """Replay returns the path's end as x0."""
+        if "path" not in component.gives:
+            pytest.skip("keeps no path")
+        assert rollout.path is not None
+        assert torch.equal(rollout.path.x[:, -1], rollout.x0)
+
+    def test_log_prob_is_the_same_at_training_time(
+        self, component: Sampler, policy: ToyPolicy, rollout: Rollout
+    ) -> None:
+        """At unchanged weights the log-ratio is 0 and the ratio 1."""
+        if "log_prob" not in component.gives:
+            pytest.skip("gives no log_prob")
+        batch = gather(rollout, _zeros(rollout), _everything(rollout))
+        again = policy.log_prob(batch).detach()
+        assert batch.log_prob is not None
+        assert torch.allclose(again, batch.log_prob, rtol=0, atol=1e-5)
+
+    def test_replay_returns_the_stored_x0(
+        self, component: Sampler, policy: ToyPolicy, rollout: Rollout
+    ) -> None:
+        """Replay through the whole path changes no value."""
+        if "path" not in component.gives:
+            pytest.skip("keeps no path")
+        batch = gather(rollout, _zeros(rollout), _everything(rollout))
+        assert torch.allclose(policy.replay(batch), batch.x0, atol=1e-5)
+
+    def test_chunks_can_be_joined(self, component: Sampler, policy: ToyPolicy) -> None:
+        """The trainer samples in chunks and joins them."""
+        rng = seeded(0)
+        halves = [component(policy, self.text[i : i + 2], rng) for i in (0, 2)]
+        whole = concat(halves)
+        assert whole.prompts.text == tuple(t for t in self.text for _ in range(component.group))
+        assert len(whole.prompts.group.unique()) == len(self.text)
+        assert torch.equal(whole.times, halves[0].times)
+
+
+def _zeros(rollout: Rollout) -> Advantages:
+    return Advantages(torch.zeros(len(rollout), len(rollout.times)))
+
+
+def _everything(rollout: Rollout) -> Minibatch:
+    rows = torch.arange(len(rollout))[:, None]
+    return Minibatch(rows, torch.arange(len(rollout.times)).expand(len(rollout), -1))

@@ -1,0 +1,93 @@
+"""Every installed component passes the suite of its kind."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diffrl.registry import registry
+from diffrl.testing.contracts import (
+    AdvantageEstimatorContract,
+    LossContract,
+    RewardContract,
+    RewardPredictorContract,
+    SamplerContract,
+    UpdateSchedulerContract,
+)
+from diffrl.testing.tiny import save_tiny_clip
+
+
+def installed(kind):
+    """Return the classes of a kind, for parametrizing."""
+    entries = registry().components(kind)
+    return [pytest.param(entry.value, id=name) for name, entry in entries.items()]
+
+
+class TestSamplers(SamplerContract):
+    @pytest.fixture(params=installed("sampler"))
+    def component(self, request):
+        return request.param()
+
+
+class TestRewardPredictors(RewardPredictorContract):
+    @pytest.fixture(params=installed("reward_predictor"))
+    def component(self, request):
+        return request.param()
+
+
+class TestAdvantageEstimators(AdvantageEstimatorContract):
+    @pytest.fixture(params=installed("advantage_estimator"))
+    def component(self, request):
+        return request.param()
+
+
+class TestUpdateSchedulers(UpdateSchedulerContract):
+    @pytest.fixture(params=installed("update_scheduler"))
+    def component(self, request):
+        return request.param()
+
+
+class TestLosses(LossContract):
+    @pytest.fixture(params=installed("loss"))
+    def component(self, request):
+        return request.param()
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    clip, head = str(save_tiny_clip(folder / "clip")), folder / "head.safetensors"
+    save_file({"layers.0.weight": torch.ones(1, 16), "layers.0.bias": torch.ones(1)}, head)
+    return {
+        "pickscore": {"checkpoint": clip},
+        "aesthetic": {"checkpoint": str(head), "clip": clip},
+    }
+
+
+class TestRewards(RewardContract):
+    """Where weights are not bundled, the real classes load random ones of toy size."""
+
+    @pytest.fixture(params=installed("reward"))
+    def component(self, request, tiny_weights):
+        return request.param(**tiny_weights.get(request.param.name, {}))
+
+
+@pytest.mark.parametrize("recipe", installed("algorithm"))
+def test_stages_of_recipes_are_registered(recipe):
+    for slot, stage in recipe.stages.items():
+        assert registry().get(slot, stage.name).value is type(stage)
+
+
+@pytest.mark.parametrize("kind", registry().kinds)
+def test_every_kind_has_members(kind):
+    """Otherwise its suite above would pass by running nothing."""
+    assert installed(kind)
+
+
+def test_nothing_is_broken_or_claimed_twice():
+    assert not registry().broken
+    assert not registry().duplicates()
+
+
+@pytest.mark.parametrize("recipe", installed("algorithm"))
+def test_installed_recipes_fit_together(recipe):
+    assert recipe.problems() == []

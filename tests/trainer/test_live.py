@@ -1,0 +1,55 @@
+import io
+from dataclasses import replace
+
+from rich.console import Console
+
+from diffrl.events import EpochDone, RunDone, RunStarted
+from diffrl.trainer.live import LiveView, live_view
+
+
+def watch(run, table, width=160):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=table, width=width)
+    view = LiveView(console, table)
+    view.diffrl_run_started(RunStarted(run.folder, run.settings, 0))
+    for metrics in run.metrics:
+        view.diffrl_update_done(EpochDone(metrics["epoch"], 4, metrics))
+    view.diffrl_run_done(RunDone(run.folder, 4))
+    return out.getvalue()
+
+
+def test_a_log_gets_one_line_per_epoch_and_the_result(tiny_run):
+    text = watch(tiny_run, table=False)
+    lines = [line for line in text.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["0/4", "1/4", "2/4", "3/4", "4/4"]
+    assert "\x1b" not in text
+    for figure in ("pickscore", "clipped", "log-prob gap", "grad norm", "samples/s", "left"):
+        assert figure in lines[-1]
+    assert "before" in text
+    assert "before-after.png" in text
+    assert "checkpoints/4" in text
+
+
+def test_a_terminal_gets_a_table_that_draws_in_place(tiny_run):
+    text = watch(tiny_run, table=True)
+    assert "time left" in text
+    assert "\x1b[" in text
+
+
+def test_a_large_gap_is_warned_about(tiny_run):
+    out = io.StringIO()
+    view = LiveView(Console(file=out, width=200), table=False)
+    view.diffrl_run_started(RunStarted(tiny_run.folder, tiny_run.settings, 0))
+    limit = tiny_run.settings.recipe.loss.log_ratio_limit
+    event = EpochDone(1, 4, tiny_run.metrics[1])
+    view.diffrl_update_done(event)
+    assert "tenth of the clip range" not in out.getvalue()
+    view.diffrl_update_done(
+        replace(event, metrics={**event.metrics, "log_prob_gap/max": limit / 5})
+    )
+    assert "tenth of the clip range" in out.getvalue()
+
+
+def test_the_view_fits_where_it_runs():
+    assert not live_view(Console(file=io.StringIO()))._table
+    assert live_view(Console(file=io.StringIO(), force_terminal=True))._table

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from diffrl.judge import RewardError, ScoredBy, WeighedJudge
+from diffrl.types import Prompts
+
+
+def prompts(n):
+    return Prompts(tuple("abcdef"[:n]), torch.arange(n), torch.zeros(n, 1, 1))
+
+
+def brightness(images, text):
+    return images.mean((1, 2, 3))
+
+
+def length(images, text):
+    return torch.tensor([float(len(t)) for t in text])
+
+
+def test_rewards_are_summed_by_weight_and_booked_apart():
+    judge = WeighedJudge(
+        lambda x: x, [ScoredBy("bright", brightness, 2.0), ScoredBy("length", length, -1.0)], 2
+    )
+    x0 = torch.rand(5, 3, 4, 4)
+    total = judge(x0, prompts(5), torch.tensor([0, 0, 3, 3, 3]))
+    assert torch.allclose(total, 2 * x0.mean((1, 2, 3)) - 1)
+    ledger = judge.drain()
+    steps, scores = ledger.columns()
+    assert steps.tolist() == [0, 0, 3, 3, 3]
+    assert torch.allclose(scores["bright"], x0.mean((1, 2, 3)))
+    assert scores["length"].tolist() == [1.0] * 5
+    assert ledger.queries == 5
+    assert judge.drain().queries == 0
+
+
+def test_batch_size_does_not_change_scores():
+    x0 = torch.rand(7, 3, 4, 4)
+    one, many = (
+        WeighedJudge(lambda x: x, [ScoredBy("bright", brightness)], size) for size in (1, 16)
+    )
+    step = torch.zeros(7, dtype=torch.int64)
+    assert torch.allclose(
+        one(x0, prompts(6).pick([0] * 7), step), many(x0, prompts(6).pick([0] * 7), step)
+    )
+
+
+@pytest.mark.parametrize(
+    ("scorer", "message"),
+    [
+        (lambda images, text: torch.zeros(len(images), 2), "gave shape"),
+        (lambda images, text: torch.full((len(images),), torch.nan), "not finite"),
+    ],
+)
+def test_a_reward_that_breaks_its_promise_is_named(scorer, message):
+    judge = WeighedJudge(lambda x: x, [ScoredBy("odd", scorer)])
+    with pytest.raises(RewardError, match=f"'odd' gave.*{message.split()[-1]}"):
+        judge(torch.rand(2, 3, 4, 4), prompts(2), torch.zeros(2, dtype=torch.int64))
+
+
+def test_gradient_is_that_of_the_weighted_sum():
+    judge = WeighedJudge(
+        lambda x: 3 * x, [ScoredBy("bright", brightness, 2.0, differentiable=True)], batch=2
+    )
+    value, grad = judge.grad(torch.rand(3, 3, 2, 2), prompts(3))
+    assert value.shape == (3,)
+    assert torch.allclose(grad, torch.full_like(grad, 2 * 3 / 12))
+
+
+def test_a_reward_without_gradient_is_refused():
+    judge = WeighedJudge(lambda x: x, [ScoredBy("blind", brightness)])
+    with pytest.raises(RewardError, match="blind: not differentiable"):
+        judge.grad(torch.rand(1, 3, 2, 2), prompts(1))
