@@ -9,6 +9,17 @@ import torch
 from diffrl.tensors import Float, Tensor
 
 
+def fit_attention(unet: Any) -> None:
+    """Choose the attention that trains fastest where the UNet is.
+
+    On a CPU the backward pass of the fused kernel costs more than it saves; elsewhere it stays.
+    """
+    if next(unet.parameters()).device.type == "cpu":
+        from diffusers.models.attention_processor import AttnProcessor
+
+        unet.set_attn_processor(AttnProcessor())
+
+
 def ddim_schedule(config: Any) -> Any:
     """Return a DDIM scheduler with another scheduler's noise table and spacing."""
     from diffusers import DDIMScheduler

@@ -18,7 +18,7 @@ from diffrl.adapters import attach_lora, train_all
 from diffrl.builtin.models import check_model
 from diffrl.errors import DiffrlError, PromptsError, SettingsError
 from diffrl.judge import ScoredBy, WeighedJudge
-from diffrl.pipeline import ddim_schedule, decoder, encoder
+from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention
 from diffrl.policy import UNetPolicy
 from diffrl.registry import registry
 from diffrl.settings import Settings
@@ -159,6 +159,7 @@ def build_policy(settings: Settings, ranks: Ranks, pipeline: Any, seed: int) -> 
         attach_lora(unet, adapter.rank, adapter.alpha, settings.train.seed)
     else:
         train_all(unet)
+    fit_attention(unet)
     device = next(unet.parameters()).device
     adamw = torch.optim.AdamW(
         [p for p in unet.parameters() if p.requires_grad],
