@@ -24,6 +24,7 @@ from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.folder import check_free
+from diffrl.trainer.heap import reuse_freed_memory
 from diffrl.trainer.ranks import Ranks, accelerator, check_device
 from diffrl.types import Memory
 
@@ -109,6 +110,8 @@ def build(settings: Settings, folder: Path, prompts: tuple[tuple[str, ...], ...]
     quiet()
     model, train = settings.model, settings.train
     made = accelerator(model.device, model.precision, str(folder))
+    if made.device.type == "cpu":
+        reuse_freed_memory()
     ranks = Ranks(made, settings.optimizer.max_grad_norm)
     seed = train.seed + made.process_index
     random.seed(seed)
