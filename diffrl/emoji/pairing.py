@@ -9,10 +9,10 @@ look at the caption, hence carries over to captions never seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from diffrl.emoji.render import Layout, render_layout
@@ -42,7 +42,7 @@ def layouts(noise: Tensor) -> list[Layout]:
 
 
 @torch.no_grad()
-def paired(vae: AutoencoderKL, scenes: Sequence[Scene], noise: Tensor) -> Tensor:
+def paired(vae: Any, scenes: Sequence[Scene], noise: Tensor) -> Tensor:
     """Scaled latents [b, 4, 16, 16] of the picture that each noise stands for."""
     drawn = [render_layout(*pair) for pair in zip(scenes, layouts(noise), strict=True)]
     x = torch.from_numpy(np.stack(drawn)).to(DEVICE).permute(0, 3, 1, 2).float() / 127.5 - 1

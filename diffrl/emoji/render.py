@@ -107,7 +107,7 @@ def _sprite(animal: str, size: int, color: str | None) -> np.ndarray:
 
 def _tinted(rgb: np.ndarray, color: str) -> np.ndarray:
     """Its light and shade in one color: dark stays dark, light turns to the color's light tint."""
-    luma = 0.25 + 0.75 * (rgb @ np.float32([0.299, 0.587, 0.114]) / 255)[..., None]
-    tint = np.float32(_RGB[color])
+    luma = 0.25 + 0.75 * (rgb @ np.asarray([0.299, 0.587, 0.114], np.float32) / 255)[..., None]
+    tint = np.asarray(_RGB[color], np.float32)
     dark, light = tint * luma * 1.6, tint + (255 - tint) * (luma - 0.625) * 1.2
     return np.where(luma < 0.625, dark, light)

@@ -117,7 +117,8 @@ def parse(text: str) -> Scene:
             raise CaptionError(f"{text!r}: {word!r} is no word of the emoji world")
     if not 1 <= len(animals) <= 2 or len(colors) > 1 or len(counts) > 1:
         raise CaptionError(f"{text!r} is no caption of the emoji world, such as {UNSEEN[0]!r}")
-    return Scene(tuple(animals), *colors or [None], place, *counts or [1])
+    color, count = next(iter(colors), None), next(iter(counts), 1)
+    return Scene(tuple(animals), color, place, count)
 
 
 _SINGULAR = {form: name for name in ANIMALS for form in (name, plural(name))}
