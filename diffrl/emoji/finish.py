@@ -39,9 +39,18 @@ def finish(out: Path, scale: float = 1.0) -> None:
     ).save_pretrained(folder)
     for part in (folder / "text_encoder", out / "pickscore"):
         load_as_fp32(part)
+    forget_origin(out)
     scores = json.dumps(real_scores(out), indent=2)
     (out / "real_scores.json").write_text(scores + "\n")
     write_checksums(out)
+
+
+def forget_origin(out: Path) -> None:
+    """Takes the folder of the machine that trained them out of the models' configurations."""
+    for path in out.rglob("config.json"):
+        config = json.loads(path.read_text("utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def load_as_fp32(folder: Path) -> None:
