@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from diffrl.tensors import Tensor
-
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -75,8 +73,3 @@ def load_weights(pipeline: Any, folder: Path) -> None:
         pipeline.load_lora_weights(folder, weight_name=LORA_FILE)
         return
     pipeline.unet = type(pipeline.unet).from_pretrained(folder / "unet")
-
-
-def count(parameters: dict[str, Tensor]) -> int:
-    """Return how many numbers are trained."""
-    return sum(p.numel() for p in parameters.values())

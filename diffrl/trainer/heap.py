@@ -12,7 +12,7 @@ def reuse_freed_memory() -> bool:
     """Let freed tensors be reused at once; return whether the C library agreed.
 
     By default glibc maps every allocation above 128 KiB to 32 MiB afresh, and the system clears its
-    pages each time; for the bundled model on two cores that costs about a tenth of a training step.
+    pages each time, which small networks on a CPU notice.
     Source: mallopt(3). Elsewhere than on glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):

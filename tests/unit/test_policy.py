@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffrl.kernels import Ddim, log_density
+from diffrl.kernels import Ddim, log_density, trailing
 from diffrl.policy import UNetPolicy
 from diffrl.types import Batch
 
@@ -138,3 +138,8 @@ def test_full_finetuning_trains_every_weight(pipeline_folder):
     batch = batch_from(policy)
     policy.log_prob(batch).sum().backward()
     assert all(p.grad is not None for p in policy.trained.values())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 8, 12, 50, 1000])
+def test_timesteps_are_the_published_trailing_ones(policy, steps):
+    assert policy.timesteps(steps).tolist() == trailing(steps)
