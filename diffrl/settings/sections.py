@@ -53,7 +53,10 @@ class AdapterSettings(Section):
 class OptimizerSettings(Section):
     """AdamW and the gradient-norm clip."""
 
-    lr: PositiveFloat = Field(3e-4, description="Learning rate, constant.")
+    lr: PositiveFloat = Field(3e-4, description="Learning rate of the first epoch.")
+    lr_decay: PositiveFloat = Field(
+        1.0, le=1, description="Factor on the learning rate after each epoch; 1 keeps it constant."
+    )
     beta1: NonNegativeFloat = Field(0.9, lt=1, description="Decay of the first moment.")
     beta2: NonNegativeFloat = Field(0.999, lt=1, description="Decay of the second moment.")
     eps: PositiveFloat = Field(1e-8, description="Added to the root of the second moment.")

@@ -132,6 +132,8 @@ def _epochs(session: Session) -> None:
 def _one_epoch(session: Session) -> None:
     settings, hook, began = session.settings, registry().hook, time.perf_counter()
     number, total, every = session.epoch + 1, settings.train.epochs, settings.eval.every
+    lr = settings.optimizer.lr * settings.optimizer.lr_decay ** (number - 1)
+    session.ranks.set_learning_rate(lr)
     tally, session.memory = train_epoch(
         settings.recipe,
         session.policy,
@@ -143,7 +145,7 @@ def _one_epoch(session: Session) -> None:
         number,
         Batches(settings.train.sample_batch, settings.train.micro_batch, _observe(session)),
     )
-    metrics = summarise(tally, session.ranks, session.rewards)
+    metrics = {"lr": lr, **summarise(tally, session.ranks, session.rewards)}
     session.epoch = number
     session.progress["samples"] += len(tally.rollout) * session.ranks.count
     if number == total or (every and number % every == 0):

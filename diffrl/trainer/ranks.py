@@ -38,6 +38,11 @@ class Ranks:
         """The prepared optimizer."""
         return self._optimizer
 
+    def set_learning_rate(self, lr: float) -> None:
+        """Use a learning rate from the next optimizer step on."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes files."""

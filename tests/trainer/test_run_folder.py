@@ -40,6 +40,14 @@ def test_metrics_count_samples_and_reward_queries(tiny_run):
     )
 
 
+def test_the_learning_rate_falls_by_its_factor_after_each_epoch(tiny_sets, tmp_path):
+    sets = [*tiny_sets, "optimizer.lr=0.5e-2", "optimizer.lr_decay=0.5"]
+    run = diffrl.train("sdpo", "pickscore", sets=sets, epochs=2, output=tmp_path / "r", live=False)
+    assert [m.get("lr") for m in run.metrics] == [None, 5e-3, 2.5e-3]
+    state = torch.load(run.checkpoints[-1] / "trainer_state.pt", weights_only=True)
+    assert [group["lr"] for group in state["optimizer"]["param_groups"]] == [2.5e-3]
+
+
 def test_a_picture_is_the_same_from_the_trainer_and_from_plain_diffusers(tiny_run, tiny_model):
     from diffusers import StableDiffusionPipeline
 
