@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from generators.commands import cli
-from generators.fields import components, presets, recipe_sdpo, rewards, sections
+from generators.fields import components, presets, recipe, rewards, sections
 from generators.hooks import hooks
 from generators.python_api import run, train
 from generators.results import results
@@ -78,7 +79,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "plugin-package": plugin_package,
         "plugin-test": plugin_test,
     },
-    "docs/algorithms/sdpo.md": {"recipe-sdpo": recipe_sdpo, "results": results},
+    "docs/algorithms/ddpo.md": {"recipe-ddpo": partial(recipe, "ddpo")},
+    "docs/algorithms/sdpo.md": {"recipe-sdpo": partial(recipe, "sdpo"), "results": results},
 }
 
 

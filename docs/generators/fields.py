@@ -47,9 +47,9 @@ def rewards() -> str:
     )
 
 
-def recipe_sdpo() -> str:
-    """Return SDPO's recipe, one row a field."""
-    (recipe,) = (r for r in collect("algorithm") if r.name == "sdpo")
+def recipe(algo: str) -> str:
+    """Return an algorithm's recipe, one row a field."""
+    (recipe,) = (r for r in collect("algorithm") if r.name == algo)
     rows = []
     for slot, stage in recipe.stages.items():
         rows.append((f"`{slot}`", f"**{stage.name}**", describe(type(stage))))

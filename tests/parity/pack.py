@@ -25,6 +25,7 @@ FILES = (
     "sdpo_dense_rewards_returns",
     "stat_trackers",
     "sdpo_loss",
+    "ddpo_loss",
 )
 NOT_FINITE = {"nan", "inf", "-inf"}
 

@@ -3,22 +3,12 @@
 import pytest
 import torch
 from diffrl_sdpo.loss import RewardDifference
+from given import GivenPolicy, close
 from pack import unpack
 
-from diffrl.stages import Policy
 from diffrl.types import Batch
 
 CASES = unpack("sdpo_loss")["cases"]
-
-
-class Stub(Policy):
-    """A policy whose log-densities are given."""
-
-    def __init__(self, log_prob):
-        self.value = log_prob
-
-    def log_prob(self, batch, weights="live"):
-        return self.value
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])
@@ -58,7 +48,7 @@ def evaluate(case, steps):
     loss = RewardDifference(
         clip=case["clip_range"], scale=case["log_scale"], advantage_clip=case["adv_clip_max"]
     )
-    out = loss(Stub(log_prob), batch)
+    out = loss(GivenPolicy(log_prob), batch)
     (grad,) = torch.autograd.grad(out.value, log_prob)
     return out, grad
 
@@ -69,9 +59,3 @@ def numbers(case):
     step = (weight.log() / torch.tensor(0.99).double().log()).round().long()
     close(0.99 ** step.double(), weight)
     return step
-
-
-def close(got, expected, rtol=1e-9, atol=1e-12):
-    torch.testing.assert_close(
-        got.detach(), torch.as_tensor(expected, dtype=torch.float64), rtol=rtol, atol=atol
-    )
