@@ -12,8 +12,9 @@ from torch.func import functional_call
 
 from diffrl.kernels import Ddim, log_density
 from diffrl.stages import Weights
+from diffrl.stepwise import one_step_at_a_time
 from diffrl.tensors import Float, Generator, Tensor
-from diffrl.types import Batch, Prompts
+from diffrl.types import Batch, Prompts, at_step
 
 Encode = Callable[[Sequence[str]], Tensor]
 
@@ -114,7 +115,22 @@ class UNetPolicy:
         return out[0].float()
 
     def log_prob(self, batch: Batch, weights: Weights = "live") -> Float[Tensor, "m k s"]:
-        """Return the log-density of each stored transition, in nats averaged over the latent."""
+        """Return the log-density of each stored transition, in nats averaged over the latent.
+
+        Memory does not grow with s, at the price of one more forward pass where s > 1.
+        """
+        steps = batch.t.shape[2]
+        if steps == 1:
+            return self._log_prob(batch, weights)
+
+        def evaluate(j: int) -> Tensor:
+            return self._log_prob(at_step(batch, j), weights)
+
+        if weights == "live" and torch.is_grad_enabled():
+            return one_step_at_a_time(evaluate, steps, self.device)
+        return torch.cat([evaluate(j) for j in range(steps)], dim=2)
+
+    def _log_prob(self, batch: Batch, weights: Weights) -> Float[Tensor, "m k s"]:
         assert batch.kernel is not None and batch.x is not None and batch.x_next is not None
         guard = nullcontext() if weights == "live" else torch.no_grad()
         with guard:

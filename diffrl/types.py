@@ -170,6 +170,13 @@ def gather(rollout: Rollout, advantages: Advantages, minibatch: Minibatch) -> Ba
     )
 
 
+def at_step(batch: Batch, j: int) -> Batch:
+    """Return the batch with its j-th step alone."""
+    names = ("t", "advantage", "x", "x_next", "log_prob")
+    one = {n: v[:, :, j : j + 1] for n in names if (v := getattr(batch, n)) is not None}
+    return replace(batch, step=batch.step[:, j : j + 1], **one)
+
+
 def concat(rollouts: Sequence[Rollout]) -> Rollout:
     """Return rollouts of equal times as one; groups are renumbered so that they stay apart."""
     if len(rollouts) == 1:
@@ -232,6 +239,7 @@ __all__ = [
     "Rollout",
     "Tensor",
     "Transition",
+    "at_step",
     "concat",
     "gather",
     "last_step",

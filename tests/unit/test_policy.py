@@ -3,7 +3,7 @@ import torch
 
 from diffrl.kernels import Ddim, log_density, trailing
 from diffrl.policy import UNetPolicy
-from diffrl.types import Batch
+from diffrl.types import Batch, at_step
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,22 @@ def test_gradient_reaches_live_weights_only(policy):
     policy.log_prob(batch).sum().backward()
     reached = [n for n, p in policy.trained.items() if p.grad is not None and p.grad.any()]
     assert any("lora_B" in n for n in reached)
+
+
+def test_log_probs_of_many_steps_and_their_gradients_are_those_of_one_step_each(policy):
+    perturb(policy)
+    batch = batch_from(policy)
+    rise = torch.rand(2, 2, 4, generator=torch.Generator().manual_seed(1))
+    together = policy.log_prob(batch)
+    (together * rise).sum().backward()
+    gradients = {n: p.grad.clone() for n, p in policy.trained.items()}
+    for p in policy.trained.values():
+        p.grad = None
+    alone = torch.cat([policy.log_prob(at_step(batch, j)) for j in range(4)], 2)
+    (alone * rise).sum().backward()
+    assert torch.equal(together, alone)
+    for name, p in policy.trained.items():
+        assert torch.allclose(gradients[name], p.grad, rtol=1e-4, atol=1e-7), name
 
 
 def test_base_weights_stay_the_loaded_model(policy, pipeline_folder):
