@@ -80,6 +80,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "plugin-test": plugin_test,
     },
     "docs/algorithms/ddpo.md": {"recipe-ddpo": partial(recipe, "ddpo")},
+    "docs/algorithms/rebel.md": {
+        f"recipe-{name}": partial(recipe, name) for name in ("rebel", "prdp", "prdp-rebel")
+    },
     "docs/algorithms/sdpo.md": {"recipe-sdpo": partial(recipe, "sdpo"), "results": results},
 }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, pairwise
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -22,8 +22,12 @@ class Pairs(UpdateScheduler):
     The outer loop runs over the columns of the permuted steps and the inner loop over the pairs, so
     that the pairs of one optimizer step are at different denoising steps.
 
-    `steps-in-order` leaves the steps unpermuted. `trajectories` hands over all steps of its pairs
-    at once: one optimizer step for each set of pairs.
+    `steps-in-order` leaves the steps unpermuted. `steps-accumulated` lets each set of pairs go
+    through all its steps, one after the other, before the optimizer steps. `trajectories` hands
+    over all steps of its pairs at once, for losses on whole trajectories.
+
+    In a group, rows 0 and 1 are a pair, 2 and 3 are one, and so on; with `choose=all` every two
+    rows are.
 
     Source: SDPO, arXiv:2411.11727, "step-shuffled gradient updates"; ZiyiZhang27/sdpo
     scripts/train_sdpo.py.
@@ -33,8 +37,11 @@ class Pairs(UpdateScheduler):
 
     name: ClassVar[str] = "pairs"
     arity: ClassVar[int] = 2
-    order: Literal["steps-shuffled", "steps-in-order", "trajectories"] = Field(
+    order: Literal["steps-shuffled", "steps-in-order", "steps-accumulated", "trajectories"] = Field(
         default="steps-shuffled", description="Which steps of a pair share an optimizer step."
+    )
+    choose: Literal["neighbours", "all"] = Field(
+        default="neighbours", description="Which two rows of a group are compared."
     )
     per_update: NonNegativeInt = Field(
         default=0, description="Pairs per optimizer step; 0: all of them."
@@ -50,7 +57,8 @@ class Pairs(UpdateScheduler):
     @property
     def commits_once(self) -> bool:
         """Whether an epoch makes one optimizer step, so that all gradients are on-policy."""
-        return self.order == "trajectories" and self.per_update == 0 and self.inner_epochs == 1
+        whole = self.order in ("steps-accumulated", "trajectories")
+        return whole and self.per_update == 0 and self.inner_epochs == 1
 
     def trained(self, steps: int) -> int:
         """Return how many of T steps are trained."""
@@ -59,14 +67,17 @@ class Pairs(UpdateScheduler):
     def __call__(
         self, prompts: Prompts, advantages: Advantages, rng: Generator
     ) -> Iterator[Minibatch]:
-        """Yield the epoch's minibatches, in order; each one is an optimizer step."""
+        """Yield the epoch's minibatches, in order."""
         total = advantages.value.shape[1]
-        pairs = neighbours(prompts.group, self.arity)
+        pairs = (neighbours if self.choose == "neighbours" else combined)(prompts.group, self.arity)
         for _ in range(self.inner_epochs):
             rows = pairs[_permutation(len(pairs), rng)]
             shuffled = self.order != "steps-in-order"
             steps = _columns(len(pairs), total - self.skip_last, rng if shuffled else None)
             steps = steps[:, : self.trained(total)]
+            if self.order == "steps-accumulated":
+                yield from _accumulated(rows, steps, self.per_update)
+                continue
             wide = steps.shape[1] if self.order == "trajectories" else 1
             for columns in steps.split(wide, dim=1):
                 for part in _parts(len(rows), self.per_update):
@@ -110,13 +121,10 @@ class RowsFirst(UpdateScheduler):
     ) -> Iterator[Minibatch]:
         """Yield the epoch's minibatches, in order; the last of its rows commits."""
         total = advantages.value.shape[1]
-        count = self.trained(total)
         for _ in range(self.inner_epochs):
             rows = _permutation(len(prompts), rng)[:, None]
             steps = _columns(len(prompts), total - self.skip_last, rng)
-            for part in _parts(len(rows), self.rows_per_update):
-                for j in range(count):
-                    yield Minibatch(rows[part], steps[part, j : j + 1], j == count - 1, 1 / count)
+            yield from _accumulated(rows, steps[:, : self.trained(total)], self.rows_per_update)
 
 
 def neighbours(group: Int[Tensor, "n"], arity: int) -> Int[Tensor, "m k"]:
@@ -129,17 +137,48 @@ def neighbours(group: Int[Tensor, "n"], arity: int) -> Int[Tensor, "m k"]:
     """
     import torch
 
+    found = [
+        rows[i : i + arity]
+        for rows in _members(group)
+        for i in range(0, len(rows) - arity + 1, arity)
+    ]
+    _check_any(found, arity)
+    return torch.tensor(found)
+
+
+def combined(group: Int[Tensor, "n"], arity: int) -> Int[Tensor, "m k"]:
+    """Return all sets of `arity` rows of one group.
+
+    Raises:
+        FitError: no group has as many rows.
+    """
+    import torch
+
+    found = [chosen for rows in _members(group) for chosen in combinations(rows, arity)]
+    _check_any(found, arity)
+    return torch.tensor(found)
+
+
+def _members(group: Int[Tensor, "n"]) -> Iterable[list[int]]:
     members: dict[int, list[int]] = {}
     for row, number in enumerate(group.tolist()):
         members.setdefault(number, []).append(row)
-    found = [
-        rows[i : i + arity]
-        for rows in members.values()
-        for i in range(0, len(rows) - arity + 1, arity)
-    ]
+    return members.values()
+
+
+def _check_any(found: Sequence[object], arity: int) -> None:
     if not found:
         raise FitError([f"no group has {arity} rows to compare; raise sampler.group"])
-    return torch.tensor(found)
+
+
+def _accumulated(
+    rows: Int[Tensor, "m k"], steps: Int[Tensor, "m s"], per_update: int
+) -> Iterator[Minibatch]:
+    """Yield one step of a set of tuples at a time; the last of the set commits."""
+    count = steps.shape[1]
+    for part in _parts(len(rows), per_update):
+        for j in range(count):
+            yield Minibatch(rows[part], steps[part, j : j + 1], j == count - 1, 1 / count)
 
 
 def _permutation(count: int, rng: Generator) -> Int[Tensor, "m"]:

@@ -23,7 +23,7 @@ class ClippedRatio(Loss):
     Metrics: `clip_fraction` of rows and steps with |r - 1| > clip; `approx_kl`, half the mean
     squared log-ratio; `log_ratio_abs_max`.
 
-    Source: DDPO, arXiv:2305.13301, eq. 5 with the clipping of PPO, arXiv:1707.06347, eq. 7;
+    Source: DDPO, arXiv:2305.13301, with the clipping of PPO, arXiv:1707.06347, eq. 7;
     kvablack/ddpo-pytorch scripts/train.py.
     """
 

@@ -26,14 +26,19 @@ FILES = (
     "stat_trackers",
     "sdpo_loss",
     "ddpo_loss",
+    "rebel_general_loss",
+    "rebel_rlcm_loss",
+    "prdp",
 )
+PARTS = {"prdp": ("formula_derived", "prdp")}
 NOT_FINITE = {"nan", "inf", "-inf"}
 
 
-def pack(source: Path, into: Path) -> None:
-    """Write one packed file."""
+def pack(source: Path, into: Path, part: str | None = None) -> None:
+    """Write one packed file, of a whole JSON file or of one of its parts."""
     arrays: dict[str, numpy.ndarray] = {}
-    tree = _fold(json.loads(source.read_text()), arrays)
+    content = json.loads(source.read_text())
+    tree = _fold(content if part is None else content[part], arrays)
     text = numpy.frombuffer(json.dumps(tree).encode(), dtype=numpy.uint8)
     numpy.savez_compressed(into, tree=text, **arrays)
 
@@ -89,4 +94,5 @@ def _unfold(value: Any, arrays: dict[str, numpy.ndarray]) -> Any:
 if __name__ == "__main__":
     DATA.mkdir(exist_ok=True)
     for name in FILES:
-        pack(Path(sys.argv[1]) / f"{name}.json", DATA / f"{name}.npz")
+        file, part = PARTS.get(name, (name, None))
+        pack(Path(sys.argv[1]) / f"{file}.json", DATA / f"{name}.npz", part)

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 SCRIPT = """
@@ -15,7 +16,9 @@ torch.set_num_threads(1)
 built = []
 original = trainer.build
 trainer.build = lambda *a: built.append(original(*a)) or built[-1]
-settings = resolve("sdpo", ["pickscore"], sets=sys.argv[2:], flags={"train.epochs": (2, "test")})
+settings = resolve(
+    sys.argv[2], ["pickscore"], sets=sys.argv[3:], flags={"train.epochs": (2, "test")}
+)
 trainer.run(settings, output=Path(sys.argv[1]))
 session = built[0]
 weights = {n: p.detach() for n, p in session.policy.trained.items()}
@@ -24,13 +27,14 @@ torch.save(weights, Path(sys.argv[1]) / f"rank-{rank}.pt")
 """
 
 
-def test_two_processes_stay_in_step_and_share_their_rewards(tiny_sets, tmp_path):
+@pytest.mark.parametrize("algo", ["sdpo", "rebel"])
+def test_two_processes_stay_in_step_and_share_their_rewards(algo, tiny_sets, tmp_path):
     script, folder = tmp_path / "script.py", tmp_path / "run"
     script.write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launch += ["--nproc_per_node", "2"]
     done = subprocess.run(
-        [*launch, str(script), str(folder), "model.device=cpu", *tiny_sets],
+        [*launch, str(script), str(folder), algo, "model.device=cpu", *tiny_sets],
         capture_output=True,
         text=True,
         timeout=240,

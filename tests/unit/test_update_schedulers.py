@@ -28,7 +28,8 @@ def visited(minibatches):
 
 
 def test_every_row_is_trained_once_at_every_step():
-    for scheduler in (Pairs(), Pairs(per_update=3), Pairs(order="trajectories"), RowsFirst()):
+    orders = [Pairs(order=name) for name in ("steps-in-order", "steps-accumulated", "trajectories")]
+    for scheduler in (Pairs(), Pairs(per_update=3), *orders, RowsFirst()):
         seen = visited(order(scheduler))
         assert sorted(seen) == [(row, step) for row in range(8) for step in range(5)]
 
@@ -38,6 +39,22 @@ def test_optimizer_steps_are_steps_times_pairs_over_pairs_per_update(per_update,
     got = order(Pairs(per_update=per_update))
     assert len(got) == 5 * updates
     assert all(mb.commit and mb.weight == 1 for mb in got)
+
+
+def test_accumulated_pairs_finish_their_steps_before_the_optimizer_steps():
+    got = order(Pairs(order="steps-accumulated", per_update=2))
+    assert [mb.commit for mb in got] == 2 * [False, False, False, False, True]
+    assert all(mb.steps.shape == (2, 1) and abs(mb.weight - 1 / 5) < 1e-12 for mb in got)
+    assert all(torch.equal(mb.rows, got[0].rows) for mb in got[:5])
+    assert Pairs(order="steps-accumulated").commits_once
+    assert not Pairs(order="steps-accumulated", per_update=2).commits_once
+
+
+def test_all_pairs_of_each_group_are_compared_once():
+    got = order(Pairs(choose="all"), groups=2, size=4, steps=1)
+    pairs = sorted(tuple(pair) for mb in got for pair in mb.rows.tolist())
+    assert pairs == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3),
+                     (4, 5), (4, 6), (4, 7), (5, 6), (5, 7), (6, 7)]  # fmt: skip
 
 
 def test_an_uneven_split_is_as_even_as_possible():
