@@ -76,17 +76,23 @@ class WeighedJudge:
         self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
     ) -> Float[Tensor, "b"]:
         """Return a score per row; `step` is the denoising step that predicted `x0`."""
+        return self.each(x0, prompts, step).sum(1)
+
+    def each(
+        self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b r"]:
+        """Return the weighed score of each reward; their sum is what a call returns."""
         self._ledger.steps.append(step.detach().cpu())
-        total = x0.new_zeros(len(x0))
+        scores = x0.new_zeros(len(x0), len(self._rewards))
         with torch.no_grad():
             for start in range(0, len(x0), self._batch):
                 at = slice(start, start + self._batch)
                 images = self._decode(x0[at])
-                for reward in self._rewards:
+                for column, reward in enumerate(self._rewards):
                     score = checked(reward, images, prompts.text[at])
                     self._ledger.enter(reward.name, score)
-                    total[at] += reward.weight * score.to(total)
-        return total
+                    scores[at, column] = reward.weight * score.to(scores)
+        return scores
 
     def grad(
         self, x0: Float[Tensor, "b *latent"], prompts: Prompts

@@ -93,6 +93,12 @@ class Judge(Protocol):
         """Return a score per row; `step` is the denoising step that predicted `x0`."""
         ...
 
+    def each(
+        self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b r"]:
+        """Return the weighed score of each reward; their sum is what a call returns."""
+        ...
+
     def grad(
         self, x0: Float[Tensor, "b *latent"], prompts: Prompts
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b *latent"]]:

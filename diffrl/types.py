@@ -85,18 +85,23 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Rewards:
-    """A reward for every step. A terminal reward fills the last column only."""
+    """A reward for every step. A terminal reward fills the last column only.
+
+    `each` holds the weighed scores of the r rewards in use, where every row was scored once.
+    """
 
     value: Float[Tensor, "n T"]
     grad: Float[Tensor, "n *latent"] | None = None
+    each: Float[Tensor, "n r"] | None = None
 
 
 @dataclass(frozen=True)
 class Advantages:
-    """How much better than expected each step was."""
+    """How much better than expected each step was; `grad` and `each` as the rewards had them."""
 
     value: Float[Tensor, "n T"]
     grad: Float[Tensor, "n *latent"] | None = None
+    each: Float[Tensor, "n r"] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ class Batch:
     log_prob: Float[Tensor, "m k s"] | None = None
     grad: Float[Tensor, "m k *latent"] | None = None
     labels: Float[Tensor, "m k"] | None = None
+    each: Float[Tensor, "m k r"] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,7 @@ def gather(rollout: Rollout, advantages: Advantages, minibatch: Minibatch) -> Ba
         log_prob=path.log_prob[at, ks] if path else None,
         grad=None if advantages.grad is None else advantages.grad[rows],
         labels=None if rollout.labels is None else rollout.labels[rows],
+        each=None if advantages.each is None else advantages.each[rows],
     )
 
 

@@ -79,6 +79,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "plugin-package": plugin_package,
         "plugin-test": plugin_test,
     },
+    "docs/algorithms/d3po.md": {"recipe-d3po": partial(recipe, "d3po")},
     "docs/algorithms/ddpo.md": {"recipe-ddpo": partial(recipe, "ddpo")},
     "docs/algorithms/rebel.md": {
         f"recipe-{name}": partial(recipe, name) for name in ("rebel", "prdp", "prdp-rebel")

@@ -67,7 +67,7 @@ class Returns(AdvantageEstimator):
             scored = value
         else:
             scored = self._score(value, value)
-        return Advantages(scored, rewards.grad), memory
+        return Advantages(scored, rewards.grad, rewards.each), memory
 
     def _score(
         self, value: Float[Tensor, "n T"], usual: Float[Tensor, "c T"]

@@ -44,7 +44,8 @@ class Terminal(RewardPredictor):
             assert rollout.path is not None and rollout.path.x0_hat is not None
             x0 = rollout.path.x0_hat[:, -1]
         step = torch.full((len(rollout),), steps - 1)
-        return Rewards(last_step(judge(x0, rollout.prompts, step), steps))
+        each = judge.each(x0, rollout.prompts, step)
+        return Rewards(last_step(each.sum(1), steps), each=each)
 
 
 @hookimpl

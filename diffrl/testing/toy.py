@@ -164,6 +164,12 @@ class ToyJudge:
         wanted = torch.stack([target(text) for text in prompts.text]).to(x0)
         return -(x0.flatten(1) - wanted).square().mean(1)
 
+    def each(
+        self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b r"]:
+        """Return the score as the only column."""
+        return self(x0, prompts, step)[:, None]
+
     def grad(
         self, x0: Float[Tensor, "b *latent"], prompts: Prompts
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b *latent"]]:

@@ -87,7 +87,8 @@ class Ranks:
         assert isinstance(value, torch.Tensor)
         out, memory = estimator(Rewards(value), together, memory)
         own = slice(rank * n, (rank + 1) * n)
-        return Advantages(out.value[own].to(rewards.value.device), rewards.grad), memory
+        mine = out.value[own].to(rewards.value.device)
+        return Advantages(mine, rewards.grad, rewards.each), memory
 
     def everyones(self, items: Sequence[Any]) -> list[Any]:
         """Return the items of all processes, in order of rank."""

@@ -26,6 +26,7 @@ FILES = (
     "stat_trackers",
     "sdpo_loss",
     "ddpo_loss",
+    "d3po_loss",
     "rebel_general_loss",
     "rebel_rlcm_loss",
     "prdp",

@@ -24,6 +24,8 @@ def test_rewards_are_summed_by_weight_and_booked_apart():
     x0 = torch.rand(5, 3, 4, 4)
     total = judge(x0, prompts(5), torch.tensor([0, 0, 3, 3, 3]))
     assert torch.allclose(total, 2 * x0.mean((1, 2, 3)) - 1)
+    each = WeighedJudge(lambda x: x, judge._rewards, 2).each(x0, prompts(5), torch.arange(5))
+    assert torch.allclose(each, torch.stack([2 * x0.mean((1, 2, 3)), -torch.ones(5)], 1))
     ledger = judge.drain()
     steps, scores = ledger.columns()
     assert steps.tolist() == [0, 0, 3, 3, 3]

@@ -11,9 +11,9 @@ from diffrl.testing.toy import TEXT, ToyPolicy
 class Recorder(Judge):
     """Scores a latent by its mean and keeps what it was asked."""
 
-    def __call__(self, x0, prompts, step):
+    def each(self, x0, prompts, step):
         self.asked = (x0, prompts, step)
-        return x0.flatten(1).mean(1)
+        return torch.stack([x0.flatten(1).mean(1) + 1, -torch.ones(len(x0))], 1)
 
 
 def test_the_score_fills_the_last_column_only():
@@ -21,8 +21,11 @@ def test_the_score_fills_the_last_column_only():
         rollout = Ddim(steps=steps)(ToyPolicy(), TEXT, torch.Generator())
         for decode, x0 in (("final", rollout.x0), ("predicted", rollout.path.x0_hat[:, -1])):
             judge = Recorder()
-            value = Terminal(decode=decode)(rollout, judge).value
-            assert torch.equal(value[:, -1], x0.flatten(1).mean(1))
+            rewards = Terminal(decode=decode)(rollout, judge)
+            value = rewards.value
+            assert torch.allclose(value[:, -1], x0.flatten(1).mean(1), atol=1e-6)
+            assert torch.equal(rewards.each[:, 0], x0.flatten(1).mean(1) + 1)
+            assert rewards.each[:, 1].eq(-1).all()
             assert value.shape == (4, steps) and value[:, :-1].eq(0).all()
             assert torch.equal(judge.asked[0], x0)
             assert judge.asked[2].tolist() == [steps - 1] * 4
