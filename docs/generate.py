@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from generators.commands import cli
-from generators.fields import components, presets, recipe, rewards, sections
+from generators.fields import components, presets, recipe, recipes, rewards, sections
 from generators.hooks import hooks
 from generators.python_api import run, train
 from generators.results import results
@@ -79,6 +79,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "plugin-package": plugin_package,
         "plugin-test": plugin_test,
     },
+    "docs/algorithms/index.md": {"recipes": recipes},
     "docs/algorithms/d3po.md": {"recipe-d3po": partial(recipe, "d3po")},
     "docs/algorithms/ddpo.md": {"recipe-ddpo": partial(recipe, "ddpo")},
     "docs/algorithms/rebel.md": {

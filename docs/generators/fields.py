@@ -58,6 +58,25 @@ def recipe(algo: str) -> str:
     return table(("setting", "value", "meaning"), rows)
 
 
+def recipes() -> str:
+    """Return every first-party recipe, one row each, one column a stage."""
+    from diffrl.stages import STAGES
+
+    found = collect("algorithm")
+    head = ("algorithm", "source", *(slot.replace("_", " ") for slot in STAGES))
+    rows = [
+        (f"`{r.name}`", r.source, *(in_brief(stage) for stage in r.stages.values())) for r in found
+    ]
+    return table(head, rows)
+
+
+def in_brief(stage: Any) -> str:
+    """Return a stage's name and the fields that its recipe sets."""
+    own = [f for f in type(stage).model_fields if f in stage.model_fields_set]
+    shown = (f"`{f}={value(getattr(stage, f)).strip('`')}`" for f in own)
+    return " ".join([f"**{stage.name}**", *shown])
+
+
 def presets() -> str:
     """Return what each preset is, and what it sets, one column a preset."""
     from diffrl import presets
