@@ -20,11 +20,13 @@ class Returns(AdvantageEstimator):
     `prompt-step` takes mean and population std over the newest `buffer` returns of the prompt at
     that step, the present ones included; while it has fewer than `min_count` of them, over this
     epoch's returns of that step, whatever their prompt. `prompt` pools the steps of the same rows;
-    with gamma = 1 and a terminal reward that is DDPO. `step` uses this epoch's column, `batch` all
-    of this epoch, `none` gives the returns themselves.
+    with gamma = 1 and a terminal reward that is DDPO. `group` uses the returns of that step in the
+    row's group, `step` this epoch's column, `batch` all of this epoch, `none` gives the returns
+    themselves.
 
     Source: SDPO, arXiv:2411.11727; ZiyiZhang27/sdpo scripts/train_sdpo.py and stat_tracking.py;
-    DDPO, kvablack/ddpo-pytorch stat_tracking.py; `batch` is both trainers without a tracker.
+    DDPO, kvablack/ddpo-pytorch stat_tracking.py; `batch` is both trainers without a tracker;
+    `group` is Flow-GRPO, arXiv:2505.05470, yifan123/flow_grpo, with a group's own deviation.
     Differs: the memory is a value; the inputs are never changed.
     """
 
@@ -32,7 +34,7 @@ class Returns(AdvantageEstimator):
     gamma: float = Field(
         default=0.99, le=1, description="Discount; 0 or less: rewards as they are."
     )
-    per: Literal["prompt-step", "prompt", "step", "batch", "none"] = Field(
+    per: Literal["prompt-step", "prompt", "group", "step", "batch", "none"] = Field(
         default="prompt-step", description="Which returns an advantage is compared with."
     )
     buffer: PositiveInt = Field(
@@ -44,7 +46,7 @@ class Returns(AdvantageEstimator):
     )
     epsilon: NonNegativeFloat | None = Field(
         default=None,
-        description="Added to the standard deviation; default 1e-6, and 1e-8 per batch.",
+        description="Added to the standard deviation; default 1e-6, 1e-8 per batch, 1e-4 per group.",
     )
 
     def problems(self) -> list[str]:
@@ -65,6 +67,11 @@ class Returns(AdvantageEstimator):
             scored, memory = self._tracked(value, prompts, memory)
         elif self.per == "none":
             scored = value
+        elif self.per == "group":
+            scored = value.clone()
+            for number in prompts.group.unique():
+                rows = prompts.group == number
+                scored[rows] = self._score(value[rows], value[rows])
         else:
             scored = self._score(value, value)
         return Advantages(scored, rewards.grad, rewards.each), memory
@@ -73,10 +80,10 @@ class Returns(AdvantageEstimator):
         self, value: Float[Tensor, "n T"], usual: Float[Tensor, "c T"]
     ) -> Float[Tensor, "n T"]:
         """Return z-scores of `value` by the statistics of `usual`."""
-        over = 0 if self.per in ("prompt-step", "step") else (0, 1)
+        over = 0 if self.per in ("prompt-step", "step", "group") else (0, 1)
         epsilon = self.epsilon
         if epsilon is None:
-            epsilon = 1e-8 if self.per == "batch" else 1e-6
+            epsilon = {"batch": 1e-8, "group": 1e-4}.get(self.per, 1e-6)
         mean = usual.mean(over, keepdim=True)
         return (value - mean) / (usual.std(over, correction=0, keepdim=True) + epsilon)
 

@@ -54,6 +54,21 @@ def test_advantages_per_prompt_equal_three_published_updates_of_ddpo(case):
             close(got.value[:, k], update["advantages"])
 
 
+@pytest.mark.parametrize(
+    "case",
+    [c for c in TRACKERS["flow_grpo_group"] if not c["global_std"]],
+    ids=lambda c: c["name"],
+)
+def test_advantages_per_group_equal_those_of_flow_grpo(case):
+    reward = torch.tensor(case["rewards"]).double()
+    number = {text: i for i, text in enumerate(dict.fromkeys(case["prompts"]))}
+    group = torch.tensor([number[text] for text in case["prompts"]])
+    together = Prompts(tuple(case["prompts"]), group, torch.zeros(len(group), 1))
+    got, memory = Returns(gamma=0, per="group")(Rewards(reward), together, Memory())
+    close(got.value, case["advantages"])
+    assert not memory.history
+
+
 def prompts(text):
     return Prompts(tuple(text), torch.arange(len(text)), torch.zeros(len(text), 1))
 
