@@ -46,7 +46,7 @@ class Returns(AdvantageEstimator):
     )
     epsilon: NonNegativeFloat | None = Field(
         default=None,
-        description="Added to the standard deviation; default 1e-6, 1e-8 per batch, 1e-4 per group.",
+        description="Added to the standard deviation; default 1e-6; batch: 1e-8, group: 1e-4.",
     )
 
     def problems(self) -> list[str]:
