@@ -52,7 +52,7 @@ class Ddim:
         t = torch.as_tensor(t, device=x.device).long()
         before = (t - len(table) // self.steps).clamp(0, len(table) - 1)
         a, a_next = _like(table[t], x), _like(table[before], x)
-        x0_hat, e = self._clean(output, x, a)
+        x0_hat, e = _clean(self.prediction, output, x, a)
         if self.clip is not None:
             x0_hat = x0_hat.clamp(-self.clip, self.clip)
             if self.rederive:
@@ -61,12 +61,63 @@ class Ddim:
         mean = a_next.sqrt() * x0_hat + (1 - a_next - std**2).sqrt() * e
         return Transition(mean, std, x0_hat)
 
-    def _clean(self, output: Tensor, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        if self.prediction == "epsilon":
-            return (x - (1 - a).sqrt() * output) / a.sqrt(), output
-        if self.prediction == "sample":
-            return output, (x - a.sqrt() * output) / (1 - a).sqrt()
-        return a.sqrt() * x - (1 - a).sqrt() * output, a.sqrt() * output + (1 - a).sqrt() * x
+
+@dataclass(frozen=True)
+class Lcm:
+    """The multistep step of a latent consistency model from `t` to the next of its timesteps.
+
+        f = c_out x0_hat + c_skip x,  c_skip = s² / (u² + s²),  c_out = u / sqrt(u² + s²)
+        mean = sqrt(a') f,  sigma = sqrt(1 - a'),  u = 10 t,  s = 0.5
+
+    with a' = bar-alpha of the next timestep, and of `t` itself at the last: f is noised again to
+    the level it came from. The predicted clean state is f. With one step f itself would be the
+    sample, without noise, so that it has no density.
+
+    Args:
+        alphas_cumprod: the schedule's table, float32, one entry per training timestep.
+        steps: T.
+        prediction: what the network's output means.
+        original: timesteps that the model was distilled on, evenly spaced.
+
+    Source: Luo et al., LCM, arXiv:2310.04378; Owen-Oertell/rlcm, its scheduler with log-prob.
+    """
+
+    alphas_cumprod: Float[Tensor, "train"]
+    steps: int
+    prediction: Prediction = "epsilon"
+    original: int = 50
+
+    @property
+    def times(self) -> list[int]:
+        """The timesteps, noisiest first: every stride-th of the original ones, from the last."""
+        spacing, stride = len(self.alphas_cumprod) // self.original, self.original // self.steps
+        known = [spacing * j - 1 for j in range(self.original, 0, -1)]
+        return known[::stride][: self.steps]
+
+    def transition(
+        self, output: Float[Tensor, "*r"], t: Tensor, x: Float[Tensor, "*r"]
+    ) -> Transition:
+        """Return the Gaussian of the next state; `t` has as many axes as `x` has leading rows."""
+        table = self.alphas_cumprod.to(x.device)
+        t = torch.as_tensor(t, device=x.device).long()
+        times = torch.tensor(self.times, device=x.device)
+        at = (t[..., None] - times).abs().argmin(-1)
+        after = times[(at + 1).clamp(max=self.steps - 1)]
+        a, a_next = _like(table[t], x), _like(table[after], x)
+        x0_hat, _ = _clean(self.prediction, output, x, a)
+        scaled = 10.0 * t.float()  # float32 whatever x is, as published
+        norm = scaled**2 + 0.25
+        f = _like(scaled / norm.sqrt(), x) * x0_hat + _like(0.25 / norm, x) * x
+        return Transition(a_next.sqrt() * f, (1 - a_next).sqrt(), f)
+
+
+def _clean(prediction: Prediction, output: Tensor, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the clean state and the noise that a network's output means."""
+    if prediction == "epsilon":
+        return (x - (1 - a).sqrt() * output) / a.sqrt(), output
+    if prediction == "sample":
+        return output, (x - a.sqrt() * output) / (1 - a).sqrt()
+    return a.sqrt() * x - (1 - a).sqrt() * output, a.sqrt() * output + (1 - a).sqrt() * x
 
 
 def log_density(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from diffrl.kernels import Ddim, log_density
+from diffrl.kernels import Ddim, Lcm, log_density
 from diffrl.stages import Weights
 from diffrl.stepwise import one_step_at_a_time
 from diffrl.tensors import Float, Generator, Tensor
@@ -31,7 +32,8 @@ class UNetPolicy:
         encode: prompts to conditions, shape `b tokens width`.
         scheduler: a diffusers scheduler: noise table, spacing of timesteps, prediction type.
         size: side of the pictures divided by the VAE's factor: the latent's height and width.
-        guidance: classifier-free guidance scale; 1 or less is off.
+        guidance: classifier-free guidance scale; 1 or less is off. A network distilled with
+            guidance (`time_cond_proj_dim`) is told the scale instead of being called twice.
         seed: of the noise that losses ask for.
     """
 
@@ -56,6 +58,8 @@ class UNetPolicy:
         self.trained: dict[str, nn.Parameter] = trained
         self._base = _copy(trained)
         self._old = self._base
+        width = unet.config.time_cond_proj_dim
+        self._embedded = None if width is None else embedded_scale(guidance, width).to(self.device)
 
     def prompts(self, text: Sequence[str], group: int = 1) -> Prompts:
         """Return every text `group` times, side by side, with its condition."""
@@ -87,6 +91,10 @@ class UNetPolicy:
         clip = float(config.clip_sample_range) if config.clip_sample else None
         return Ddim(self._table, steps, eta, config.prediction_type, clip)
 
+    def lcm(self, steps: int) -> Lcm:
+        """Return the kernel of a latent consistency model for a number of steps."""
+        return Lcm(self._table, steps, self._scheduler.config.prediction_type)
+
     def predict(
         self,
         x: Float[Tensor, "*rows c h w"],
@@ -97,7 +105,7 @@ class UNetPolicy:
         """Return the network's output; `cond` broadcasts over trailing axes of `rows`."""
         rows, flat = x.shape[:-3], x.flatten(0, -4)
         cond, times = _spread(cond, rows), t.flatten()
-        if self._guidance <= 1:
+        if self._guidance <= 1 or self._embedded is not None:
             return self._forward(flat, times, cond, weights).reshape(x.shape)
         blank = self._conditions([""]).expand_as(cond)
         doubled = self._forward(
@@ -107,11 +115,14 @@ class UNetPolicy:
         return (without + self._guidance * (with_text - without)).reshape(x.shape)
 
     def _forward(self, x: Tensor, t: Tensor, cond: Tensor, weights: Weights) -> Tensor:
+        options: dict[str, Any] = {"return_dict": False}
+        if self._embedded is not None:
+            options["timestep_cond"] = self._embedded.expand(len(x), -1)
         if weights == "live":
-            return self._call(x, t, cond, return_dict=False)[0].float()
+            return self._call(x, t, cond, **options)[0].float()
         kept = self._old if weights == "old" else self._base
         with torch.no_grad():
-            out = functional_call(self._unet, kept, (x, t, cond), {"return_dict": False})
+            out = functional_call(self._unet, kept, (x, t, cond), options)
         return out[0].float()
 
     def log_prob(self, batch: Batch, weights: Weights = "live") -> Float[Tensor, "m k s"]:
@@ -180,6 +191,19 @@ class UNetPolicy:
     def set_old(self, weights: dict[str, Tensor]) -> None:
         """Restore the `old` weights of a checkpoint."""
         self._old = {n: weights[n].to(p.device) for n, p in self.trained.items()}
+
+
+def embedded_scale(guidance: float, width: int) -> Float[Tensor, "1 width"]:
+    """Return the sinusoidal embedding of a guidance scale, as LCMs are given it.
+
+    Source: Luo et al., LCM, arXiv:2310.04378; diffusers `get_guidance_scale_embedding` of
+    1000 (guidance - 1).
+    """
+    half = width // 2
+    rate = torch.exp(torch.arange(half) * -(math.log(10000.0) / (half - 1)))
+    angle = 1000.0 * (guidance - 1) * rate
+    waves = torch.cat([angle.sin(), angle.cos()])
+    return torch.nn.functional.pad(waves, (0, width - 2 * half))[None]
 
 
 def _copy(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -9,11 +9,12 @@ logger; randomness comes from the `rng` it is handed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from diffrl.tensors import Float, Generator, Int, Tensor
+from diffrl.protocols import Judge, Policy, Weights
+from diffrl.tensors import Float, Generator, Tensor
 from diffrl.types import (
     Advantages,
     Batch,
@@ -25,86 +26,6 @@ from diffrl.types import (
     Rollout,
 )
 
-if TYPE_CHECKING:
-    from diffrl.kernels import Ddim
-
-Weights = Literal["live", "old", "base"]
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """The diffusion model being trained, as stages see it.
-
-    `weights` names a set of weights: `live` is being trained, `old` follows it at the pace of the
-    update scheduler's `behind`, `base` is the model as it was loaded. Gradient reaches `live` only.
-    """
-
-    def prompts(self, text: Sequence[str], group: int = 1) -> Prompts:
-        """Return every text `group` times, side by side, with its condition."""
-        ...
-
-    def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
-        """Return standard normal noise of shape `(*shape, *latent)`."""
-        ...
-
-    def timesteps(self, steps: int) -> Float[Tensor, "T"]:
-        """Return the training timesteps of a number of denoising steps, noisiest first."""
-        ...
-
-    def ddim(self, steps: int, eta: float) -> Ddim:
-        """Return the DDIM kernel of this model's noise schedule for a number of steps."""
-        ...
-
-    def predict(
-        self,
-        x: Float[Tensor, "*rows c h w"],
-        t: Float[Tensor, "*rows"],
-        cond: Float[Tensor, "..."],
-        weights: Weights = "live",
-    ) -> Float[Tensor, "*rows c h w"]:
-        """Return the network's output; `cond` broadcasts over trailing axes of `rows`."""
-        ...
-
-    def log_prob(self, batch: Batch, weights: Weights = "live") -> Float[Tensor, "m k s"]:
-        """Return the log-density of each stored transition, in nats averaged over the latent."""
-        ...
-
-    def noise(
-        self, x0: Float[Tensor, "m k *latent"], t: Float[Tensor, "m k s"]
-    ) -> tuple[Float[Tensor, "m k s *latent"], Float[Tensor, "m k s *latent"]]:
-        """Return `x0` noised to `t`, and the network output that would undo it.
-
-        The noise is fresh, and the same for all rows of a tuple.
-        """
-        ...
-
-    def replay(self, batch: Batch) -> Float[Tensor, "m k *latent"]:
-        """Return the stored `x0`, carrying gradient through the batch's final s steps."""
-        ...
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """The weighted sum of the rewards in use, applied to the decoded latent."""
-
-    def __call__(
-        self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
-    ) -> Float[Tensor, "b"]:
-        """Return a score per row; `step` is the denoising step that predicted `x0`."""
-        ...
-
-    def each(
-        self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
-    ) -> Float[Tensor, "b r"]:
-        """Return the weighed score of each reward; their sum is what a call returns."""
-        ...
-
-    def grad(
-        self, x0: Float[Tensor, "b *latent"], prompts: Prompts
-    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b *latent"]]:
-        """Return scores and their gradients; refused where a reward is not differentiable."""
-        ...
-
 
 class Component(BaseModel):
     """A named, frozen bundle of hyperparameters.
@@ -113,12 +34,14 @@ class Component(BaseModel):
         name: what settings call it, in kebab-case.
         needs: what earlier stages must give: `x0`, `x0_hat`, `path`, `log_prob`, `grad`, `labels`,
             `old` and `base` (extra sets of weights, always available).
+        kept: fields whose values in the recipe stay when a setting swaps the component for another.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    kept: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def gives(self) -> frozenset[str]:
@@ -129,14 +52,21 @@ class Component(BaseModel):
         """Return what pydantic cannot say field by field, one line each."""
         return []
 
+    def group_problems(self, group: int) -> list[str]:
+        """Return what keeps it from working with groups of that many rows, one line each."""
+        return []
+
 
 class Sampler(Component):
     """Produces rows of denoised latents for prompts.
 
     Attributes:
         steps: T, the number of denoising steps.
-        group: how many rows each drawn prompt gets.
+        group: how many rows each drawn prompt gets. It belongs to the algorithm, so another
+            sampler keeps it, as it does `share_noise`.
     """
+
+    kept: ClassVar[frozenset[str]] = frozenset({"group", "share_noise"})
 
     steps: int
     group: int
@@ -144,6 +74,16 @@ class Sampler(Component):
     def __call__(self, policy: Policy, text: Sequence[str], rng: Generator) -> Rollout:
         """Return `len(text) * group` rows; rows of a group are neighbours."""
         raise NotImplementedError
+
+    def for_evaluation(self, steps: int, eta: float) -> Sampler:
+        """Return the sampler of evaluations: one row per prompt, another number of steps.
+
+        `eta` replaces the field of that name, if there is one. A sampler that reads data instead of
+        drawing returns one that draws.
+        """
+        changes = {"steps": steps, "group": 1, "eta": eta}
+        own = {k: v for k, v in changes.items() if k in type(self).model_fields}
+        return self.model_copy(update=own)
 
 
 class RewardPredictor(Component):
@@ -176,6 +116,7 @@ class UpdateScheduler(Component):
     Attributes:
         arity: k, rows per tuple.
         commits_once: whether an epoch has a single optimizer step (stays on-policy).
+        whole_trajectories: whether each minibatch holds all steps of its rows.
     """
 
     arity: ClassVar[int]
@@ -184,6 +125,20 @@ class UpdateScheduler(Component):
     def commits_once(self) -> bool:
         """Whether an epoch makes one optimizer step, so that all gradients are on-policy."""
         return False
+
+    @property
+    def whole_trajectories(self) -> bool:
+        """Whether each minibatch holds all steps of its rows, but for the last that are skipped."""
+        return False
+
+    def group_problems(self, group: int) -> list[str]:
+        """Return what keeps it from working with groups of that many rows, one line each."""
+        if group >= self.arity:
+            return []
+        return [
+            f"update scheduler {self.name!r} needs groups of at least {self.arity} rows, but "
+            f"sampler.group is {group}"
+        ]
 
     def __call__(
         self, prompts: Prompts, advantages: Advantages, rng: Generator
@@ -209,10 +164,12 @@ class Loss(Component):
     Attributes:
         arity: k, rows per tuple that it compares.
         on_policy: whether it is wrong after the first optimizer step of an epoch.
+        whole_trajectories: whether it adds up the steps of a row, and so must see all of them.
     """
 
     arity: ClassVar[int] = 1
     on_policy: ClassVar[bool] = False
+    whole_trajectories: ClassVar[bool] = False
 
     @property
     def log_ratio_limit(self) -> float | None:
@@ -238,6 +195,10 @@ class Reward(Component):
     scale: ClassVar[float] = 1.0
     differentiable: ClassVar[bool] = False
 
+    def unfit(self, prompts: Sequence[str]) -> str | None:
+        """Return why it cannot score these prompts, if so; asked before any weights load."""
+        return None
+
     def load(self, device: str) -> Scorer:
         """Return the scorer: pictures in [0, 1] and prompts to raw scores of shape `b`."""
         raise NotImplementedError
@@ -250,3 +211,18 @@ STAGES: dict[str, type[Component]] = {
     "update_scheduler": UpdateScheduler,
     "loss": Loss,
 }
+
+__all__ = [
+    "STAGES",
+    "AdvantageEstimator",
+    "Component",
+    "Judge",
+    "Loss",
+    "Policy",
+    "Reward",
+    "RewardPredictor",
+    "Sampler",
+    "Scorer",
+    "UpdateScheduler",
+    "Weights",
+]

@@ -1,4 +1,4 @@
-"""Samplers that walk the DDIM kernel of the policy's own noise schedule."""
+"""Samplers that walk a kernel on the policy's own noise schedule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from diffrl.hookspecs import hookimpl
 from diffrl.stages import Policy, Sampler
 from diffrl.tensors import Float, Generator, Tensor
-from diffrl.types import Path, Prompts, Rollout
+from diffrl.types import Kernel, Path, Prompts, Rollout
 
 
 class Ddim(Sampler):
@@ -52,21 +52,57 @@ class Ddim(Sampler):
         """Return `len(text) * group` rows; rows of a group are neighbours."""
         import torch
 
-        from diffrl.kernels import log_density
-
         kernel, times = policy.ddim(self.steps, self.eta), policy.timesteps(self.steps)
-        x0_hat, log_prob = [], []
         with torch.no_grad():
             prompts, first = _start(policy, text, self.group, self.share_noise, rng)
-            x, rows = [first], len(prompts)
-            for time in times:
-                t = time.expand(rows)
-                step = kernel.transition(policy.predict(x[-1], t, prompts.cond), t, x[-1])
-                x.append(step.mean + step.std * policy.normal((rows,), rng))
-                x0_hat.append(step.x0_hat)
-                log_prob.append(log_density(x[-1], step))
-            path = Path(kernel, torch.stack(log_prob, 1), torch.stack(x, 1), torch.stack(x0_hat, 1))
-        return Rollout(prompts, times, x[-1], path)
+            path = _walk(policy, kernel, prompts, first, times, rng)
+        return Rollout(prompts, times, path.x[:, -1], path)
+
+
+class Lcm(Sampler):
+    """Samples a latent consistency model in several steps, and keeps the log-density of each.
+
+        x_{k+1} = sqrt(a') f(x_k) + sqrt(1 - a') z,  z ~ N(0, 1);  kernel: `diffrl.kernels.Lcm`
+
+    The picture is f of the last step, so score it with `reward_predictor.decode=predicted`; the
+    last noise is drawn for its density alone. The final latent is that noisy state.
+
+    Source: Oertell et al., RLCM, arXiv:2404.03673; Owen-Oertell/rlcm.
+    Differs: one step is refused. It draws no noise, so the policy is deterministic and its
+    published log-prob, the density around another point, estimates no policy gradient.
+    """
+
+    name: ClassVar[str] = "lcm"
+    steps: int = Field(default=8, ge=1, le=50, description="Denoising steps, T.")
+    group: PositiveInt = Field(default=1, description="Rows that each drawn prompt gets.")
+    share_noise: bool = Field(
+        default=False, description="Rows of a group start from the same noise."
+    )
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What later stages can read because of this one."""
+        return frozenset({"x0", "path", "x0_hat", "log_prob"})
+
+    def problems(self) -> list[str]:
+        """Return what pydantic cannot say field by field, one line each."""
+        if self.steps > 1:
+            return []
+        return [
+            "sampler 'lcm' with sampler.steps=1 draws no noise, so its steps have no density; "
+            "take 2 steps or more"
+        ]
+
+    def __call__(self, policy: Policy, text: Sequence[str], rng: Generator) -> Rollout:
+        """Return `len(text) * group` rows; rows of a group are neighbours."""
+        import torch
+
+        kernel = policy.lcm(self.steps)
+        with torch.no_grad():
+            prompts, first = _start(policy, text, self.group, self.share_noise, rng)
+            times = torch.tensor(kernel.times, dtype=torch.float32, device=first.device)
+            path = _walk(policy, kernel, prompts, first, times, rng)
+        return Rollout(prompts, times, path.x[:, -1], path)
 
 
 class Ode(Sampler):
@@ -116,7 +152,30 @@ def _start(
     return prompts, noise.to(torch.promote_types(noise.dtype, torch.float32))
 
 
+def _walk(
+    policy: Policy,
+    kernel: Kernel,
+    prompts: Prompts,
+    first: Float[Tensor, "n *latent"],
+    times: Float[Tensor, "T"],
+    rng: Generator,
+) -> Path:
+    """Return the path of drawn steps from `first`, with both states and the log-density of each."""
+    import torch
+
+    from diffrl.kernels import log_density
+
+    x, x0_hat, log_prob, rows = [first], [], [], len(prompts)
+    for time in times:
+        t = time.expand(rows)
+        step = kernel.transition(policy.predict(x[-1], t, prompts.cond), t, x[-1])
+        x.append(step.mean + step.std * policy.normal((rows,), rng))
+        x0_hat.append(step.x0_hat)
+        log_prob.append(log_density(x[-1], step))
+    return Path(kernel, torch.stack(log_prob, 1), torch.stack(x, 1), torch.stack(x0_hat, 1))
+
+
 @hookimpl
 def diffrl_samplers() -> list[type[Sampler]]:
     """Return the core's samplers."""
-    return [Ddim, Ode]
+    return [Ddim, Lcm, Ode]

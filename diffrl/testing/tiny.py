@@ -14,13 +14,16 @@ import torch
 VOCABULARY, CLIP_VOCABULARY = 514, 49408
 
 
-def save_tiny_pipeline(folder: Path, width: int = 32, seed: int = 0, **scheduler: Any) -> Path:
+def save_tiny_pipeline(
+    folder: Path, width: int = 32, seed: int = 0, embedded: int | None = None, **scheduler: Any
+) -> Path:
     """Write a random StableDiffusionPipeline with SD-Turbo's schedule and structure.
 
     Args:
         folder: where to.
         width: of the text encoder and of cross-attention.
         seed: of the weights.
+        embedded: width of an embedding of the guidance scale, as LCMs take one.
         scheduler: changes to SD-Turbo's scheduler settings.
     """
     import diffusers
@@ -31,6 +34,7 @@ def save_tiny_pipeline(folder: Path, width: int = 32, seed: int = 0, **scheduler
     torch.manual_seed(seed)
     unet = parts.UNet2DConditionModel(
         sample_size=8,
+        time_cond_proj_dim=embedded,
         block_out_channels=(16, 32),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from diffrl.errors import FitError
-from diffrl.kernels import Ddim, log_density, trailing
+from diffrl.kernels import Ddim, Lcm, log_density, trailing
 from diffrl.stages import Policy, Weights
+from diffrl.stepwise import one_step_at_a_time
 from diffrl.tensors import Float, Generator, Int, Tensor
 from diffrl.testing.network import SPREAD, Prediction, ToyNet, alphas_cumprod, output, scales
-from diffrl.types import Batch, Kernel, Path, Prompts, Rollout
+from diffrl.types import Batch, Kernel, Path, Prompts, Rollout, at_step
 
 LATENT = (2, 2, 2)
 TEXT = ("fox", "whale", "cow", "horse")
@@ -97,6 +98,16 @@ class ToyPolicy(Policy):
             raise FitError(["a flow has no DDIM step; take a flow sampler"])
         return Ddim(alphas_cumprod(), steps, eta, self.prediction)
 
+    def lcm(self, steps: int) -> Lcm:
+        """Return the kernel of a latent consistency model on the toy's noise schedule.
+
+        Raises:
+            FitError: the network is a flow.
+        """
+        if self.prediction == "flow":
+            raise FitError(["a flow has no LCM step; take a flow sampler"])
+        return Lcm(alphas_cumprod(), steps, self.prediction)
+
     def predict(
         self,
         x: Float[Tensor, "*rows c h w"],
@@ -113,6 +124,14 @@ class ToyPolicy(Policy):
 
     def log_prob(self, batch: Batch, weights: Weights = "live") -> Float[Tensor, "m k s"]:
         """Return the log-density of each stored transition, in nats averaged over the latent."""
+        steps = batch.t.shape[2]
+        if steps == 1 or weights != "live" or not torch.is_grad_enabled():
+            return self._log_prob(batch, weights)
+        return one_step_at_a_time(
+            lambda j: self._log_prob(at_step(batch, j), weights), steps, batch.t.device
+        )
+
+    def _log_prob(self, batch: Batch, weights: Weights) -> Float[Tensor, "m k s"]:
         kernel, x, x_next = _path(batch)
         out = self.predict(x, batch.t, batch.cond, weights)
         return log_density(x_next, kernel.transition(out, batch.t, x))
@@ -171,12 +190,12 @@ class ToyJudge:
         return self(x0, prompts, step)[:, None]
 
     def grad(
-        self, x0: Float[Tensor, "b *latent"], prompts: Prompts
+        self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b *latent"]]:
         """Return scores and their gradients."""
         with torch.enable_grad():
             x = x0.detach().requires_grad_()
-            score = self(x, prompts, torch.zeros(len(x), dtype=torch.long))
+            score = self(x, prompts, step)
             (grad,) = torch.autograd.grad(score.sum(), x)
         return score.detach(), grad
 

@@ -10,6 +10,7 @@ import torch
 from diffrl.judge import Decode, ScoredBy, checked
 from diffrl.policy import UNetPolicy
 from diffrl.settings import EvalSettings
+from diffrl.stages import Sampler
 from diffrl.tensors import Float, Generator, Tensor
 
 
@@ -24,6 +25,7 @@ class Evaluation:
 
 def evaluate(
     policy: UNetPolicy,
+    sampler: Sampler,
     decode: Decode,
     rewards: Sequence[ScoredBy],
     prompts: Sequence[str],
@@ -32,7 +34,8 @@ def evaluate(
 ) -> Evaluation:
     """Draw `settings.images` pictures per number of steps, always with the same noise.
 
-    The picture is the clean state that the last step predicts: what is left out is its noise.
+    The recipe's own sampler draws, with the number of steps and eta of the evaluation. The picture
+    is the clean state that the last step predicts: what is left out is its noise.
     """
     text = [prompts[i % len(prompts)] for i in range(settings.images)]
     scores: dict[str, float] = {}
@@ -40,11 +43,12 @@ def evaluate(
     with torch.no_grad():
         for steps in settings.steps:
             rng = torch.Generator().manual_seed(settings.seed)
+            drawing = sampler.for_evaluation(steps, settings.eta)
             columns: dict[str, list[Tensor]] = {r.name: [] for r in rewards}
             pictures = []
             for start in range(0, len(text), batch):
                 part = text[start : start + batch]
-                images = decode(draw(policy, part, steps, settings.eta, rng))
+                images = decode(draw(policy, drawing, part, rng))
                 for reward in rewards:
                     columns[reward.name].append(checked(reward, images, part).cpu() * reward.scale)
                 pictures.append(images[: max(0, settings.shown - start)].float().cpu())
@@ -55,15 +59,10 @@ def evaluate(
 
 
 def draw(
-    policy: UNetPolicy, text: Sequence[str], steps: int, eta: float, rng: Generator
+    policy: UNetPolicy, sampler: Sampler, text: Sequence[str], rng: Generator
 ) -> Float[Tensor, "b *latent"]:
-    """Return the clean latents that the last of `steps` stochastic DDIM steps predicts."""
-    prompts, kernel = policy.prompts(text), policy.ddim(steps, eta)
-    x = policy.normal((len(text),), rng)
-    x0_hat = x
-    for t in policy.timesteps(steps):
-        at = t.expand(len(text))
-        step = kernel.transition(policy.predict(x, at, prompts.cond), at, x)
-        x = step.mean + step.std * policy.normal((len(text),), rng)
-        x0_hat = step.x0_hat
-    return x0_hat
+    """Return the clean latents that the sampler's last step predicts."""
+    rollout = sampler(policy, text, rng)
+    if rollout.path is None or rollout.path.x0_hat is None:
+        return rollout.x0
+    return rollout.path.x0_hat[:, -1]

@@ -40,7 +40,7 @@ def test_judge_is_highest_at_the_target_and_its_gradient_points_there():
     step = torch.zeros(len(TEXT), dtype=torch.long)
     assert judge(best, prompts, step).tolist() == [0] * len(TEXT)
     start = torch.stack([centre(t) for t in TEXT]).float().reshape(-1, 2, 2, 2)
-    value, grad = judge.grad(start, prompts)
+    value, grad = judge.grad(start, prompts, torch.zeros(len(start), dtype=torch.long))
     assert torch.allclose(value, torch.tensor(-0.64), atol=1e-5)
     assert torch.allclose(start + 4 * grad, best, atol=1e-5)  # d/dx of a mean over 8 squares
 

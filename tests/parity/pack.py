@@ -30,6 +30,7 @@ FILES = (
     "rebel_general_loss",
     "rebel_rlcm_loss",
     "prdp",
+    "rlcm_lcm_step",
 )
 PARTS = {"prdp": ("formula_derived", "prdp")}
 NOT_FINITE = {"nan", "inf", "-inf"}

@@ -1,5 +1,7 @@
 """An algorithm of throwaway stages, so that settings are tested without the real ones."""
 
+import sys
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
@@ -16,6 +18,8 @@ from diffrl import (
     hookimpl,
 )
 from diffrl.registry import registry
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `peak`, which lies beside the tests
 
 
 class Walk(Sampler):

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from peak import Peak
+from torch.autograd.graph import saved_tensors_hooks
 
 from diffrl.kernels import Ddim, log_density, trailing
-from diffrl.policy import UNetPolicy
+from diffrl.policy import UNetPolicy, embedded_scale
 from diffrl.types import Batch, at_step
 
 
@@ -98,6 +100,38 @@ def test_log_probs_of_many_steps_and_their_gradients_are_those_of_one_step_each(
     assert torch.equal(together, alone)
     for name, p in policy.trained.items():
         assert torch.allclose(gradients[name], p.grad, rtol=1e-4, atol=1e-7), name
+
+
+@pytest.mark.parametrize("width", [16, 17])
+def test_the_embedding_of_a_guidance_scale_is_that_of_diffusers(width):
+    from diffusers import LatentConsistencyModelPipeline as Published
+
+    wanted = Published.get_guidance_scale_embedding(None, torch.tensor([7.0]), width)
+    torch.testing.assert_close(embedded_scale(8.0, width), wanted)
+
+
+def test_a_network_distilled_with_guidance_is_told_the_scale_and_called_once(tmp_path):
+    from diffrl.testing.tiny import save_tiny_pipeline
+
+    folder = save_tiny_pipeline(tmp_path, embedded=16)
+    calls, outputs = [], []
+    for guidance in (1.0, 8.0):
+        policy = make_policy(folder, guidance)
+        batch, call = batch_from(policy), policy._call
+        policy._call = lambda x, t, c, call=call, **o: calls.append(len(x)) or call(x, t, c, **o)
+        outputs.append(policy.predict(batch.x[:, :, 0], batch.t[:, :, 0], batch.cond))
+    assert calls == [4, 4]
+    assert not torch.allclose(*outputs)
+
+
+def test_memory_of_log_probs_does_not_grow_with_the_number_of_steps(policy):
+    kept = []
+    for steps in (4, 16):
+        peak = Peak()
+        with saved_tensors_hooks(peak.keep, peak.give):
+            policy.log_prob(batch_from(policy, steps)).square().sum().backward()
+        kept.append(peak.most)
+    assert kept[1] < 1.2 * kept[0]
 
 
 def test_base_weights_stay_the_loaded_model(policy, pipeline_folder):

@@ -1,7 +1,6 @@
-import weakref
-
 import pytest
 import torch
+from peak import Peak
 from torch.autograd.graph import saved_tensors_hooks
 
 from diffrl.stepwise import one_step_at_a_time
@@ -18,33 +17,13 @@ def loss_of(log_ratio, wanted):
     return (log_ratio.sum(1) - wanted).square().mean()
 
 
-class Peak:
-    """The most bytes that autograd keeps at one time."""
-
-    def __init__(self):
-        self.now = self.most = 0
-
-    def keep(self, tensor):
-        size = tensor.numel() * tensor.element_size()
-        self.now += size
-        self.most = max(self.most, self.now)
-        box = [tensor]
-        holder = type("Holder", (), {})()
-        holder.box = box
-        weakref.finalize(holder, self.drop, size)
-        return holder
-
-    def drop(self, size):
-        self.now -= size
-
-
 def run(steps, stepwise):
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(steps, 5, 16, generator=rng, dtype=torch.float64)
     weight = torch.randn(16, 16, generator=rng, dtype=torch.float64).requires_grad_()
     wanted = torch.randn(5, generator=rng, dtype=torch.float64)
     peak = Peak()
-    with saved_tensors_hooks(peak.keep, lambda holder: holder.box[0]):
+    with saved_tensors_hooks(peak.keep, peak.give):
         if stepwise:
             value = one_step_at_a_time(lambda j: network(x[j], weight), steps, x.device)
         else:

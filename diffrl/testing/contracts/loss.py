@@ -125,7 +125,8 @@ def full_batch(arity: int, policy: ToyPolicy, judge: ToyJudge) -> Batch:
     """Return four tuples of the final three of four steps, with everything a loss may read."""
     rollout = full_rollout(policy, steps=4, group=arity)
     value = torch.randn(len(rollout), 4, generator=torch.Generator().manual_seed(2))
-    advantages = Advantages(value, judge.grad(rollout.x0, rollout.prompts)[1])
+    last = torch.full((len(rollout),), 3)
+    advantages = Advantages(value, judge.grad(rollout.x0, rollout.prompts, last)[1])
     rows = torch.arange(len(rollout)).reshape(4, arity)
     return gather(rollout, advantages, Minibatch(rows, torch.arange(1, 4).expand(4, 3)))
 
