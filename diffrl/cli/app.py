@@ -59,13 +59,17 @@ def train(
     reward: Rewards = None,
     preset: Preset = None,
     model: Annotated[str | None, typer.Option(help="Hub id or folder of the model.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="animals, or a file of prompts.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="animals, unseen, or a file of prompts.")
+    ] = None,
     reward_checkpoint: Annotated[
         list[str] | None, typer.Option(metavar="NAME=REF", help="Weights of a reward; repeatable.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Rounds of sampling and updating.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:<number> or mps.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
     config: Config = None,
     set_: Sets = None,
@@ -126,3 +130,52 @@ def presets(
     from diffrl.cli.tables import preset_lines
 
     typer.echo("\n".join(preset_lines()))
+
+
+@app.command("new-plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="Of the component, in kebab-case.")],
+    kind: Annotated[
+        str, typer.Option(help="loss (with its algorithm), reward, sampler, reward-predictor, …")
+    ] = "loss",
+    output: Annotated[Path, typer.Option(help="Folder to write the package into.")] = Path("."),
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Write a plugin package whose tests pass at once."""
+    from diffrl.cli.new_plugin import new_plugin as write
+
+    folder = write(name, kind, output)
+    typer.echo(f"{folder}: pip install -e {folder} && pytest {folder}")
+
+
+@app.command()
+def ablate(
+    algo: Annotated[str, typer.Option(help="Algorithm: see `diffrl list-plugins`.")],
+    reward: Rewards = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,VALUE", help="A setting and its values; repeatable."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every combination.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    preset: Preset = None,
+    epochs: Annotated[int | None, typer.Option(help="Rounds of each run.")] = None,
+    config: Config = None,
+    set_: Sets = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder; the same one continues an ablation.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Train every combination of values and seeds; write a table and plots."""
+    from datetime import datetime
+
+    from diffrl.cli import ablate as command
+
+    rewards, name = reward or [], "+".join(r.partition(":")[0] for r in reward or [])
+    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    plan = command.Plan(
+        algo, rewards, preset or "emoji", str(config) if config else None, set_ or [], vary or [],
+        seeds, epochs,
+    )  # fmt: skip
+    command.ablate(plan, output or Path("ablations") / f"{algo}-{name}-{stamp}", jobs)

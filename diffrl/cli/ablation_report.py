@@ -1,0 +1,92 @@
+"""The table and the plots of an ablation."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffrl.trainer.folder import read_metrics, write
+
+if TYPE_CHECKING:
+    from diffrl.cli.ablate import Cell
+
+Lines = list[dict[str, Any]]
+
+
+def write_report(folder: Path, cells: Sequence[Cell]) -> str:
+    """Write `table.md`, `table.json` and two plots; return the table."""
+    runs: dict[str, list[Lines]] = {}
+    for cell in cells:
+        runs.setdefault(cell.name, []).append(read_metrics(cell.folder))
+    rows = {name: summary(seeds) for name, seeds in runs.items()}
+    text = table(rows)
+    write(folder / "table.md", text + "\n")
+    write(folder / "table.json", json.dumps(rows, indent=1) + "\n")
+    for axis in ("samples", "seconds"):
+        plot(folder / f"reward-over-{axis}.png", runs, axis)
+    return text
+
+
+def summary(seeds: Sequence[Lines]) -> dict[str, Any]:
+    """Return the scores before and after, seconds and reward queries of one cell, per seed."""
+    scores = [key for key in seeds[0][-1] if key.startswith("eval/")]
+    return {
+        "seeds": len(seeds),
+        "before": {key: [lines[0][key] for lines in seeds] for key in scores},
+        "after": {key: [lines[-1][key] for lines in seeds] for key in scores},
+        "seconds": [lines[-1]["seconds"] for lines in seeds],
+        "reward_queries": [sum(m.get("reward_queries", 0) for m in lines) for lines in seeds],
+    }
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """Return the cells as Markdown: mean ± standard deviation over seeds."""
+    scores = list(next(iter(rows.values()))["after"])
+    columns = [key.removeprefix("eval/").replace("/", " ") for key in scores]
+    head = ["varied", "seeds", *columns, "seconds", "reward queries"]
+    lines = [head, ["---"] * len(head)]
+    for name, row in rows.items():
+        after = [spread(row["after"][key]) for key in scores]
+        costs = [f"{statistics.mean(row[key]):.0f}" for key in ("seconds", "reward_queries")]
+        lines.append([f"`{name}`", str(row["seeds"]), *after, *costs])
+    before = next(iter(rows.values()))["before"]
+    start = [f"{statistics.mean(before[key]):.2f}" for key in scores]
+    lines.append(["before training", "", *start, "", ""])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean ± sample standard deviation; without the latter for one value."""
+    mean = f"{statistics.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def plot(path: Path, runs: dict[str, list[Lines]], axis: str) -> None:
+    """Draw each reward in training over samples or seconds: mean over seeds, band ± deviation."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    every = next(iter(runs.values()))[0][-1]
+    keys = [k for k in every if k.startswith("reward/") and k.endswith("/mean")]
+    figure, axes = pyplot.subplots(len(keys), 1, figsize=(8, 4.5 * len(keys)), squeeze=False)
+    for panel, key in zip(axes[:, 0], keys, strict=True):
+        for name, seeds in runs.items():
+            epochs = range(1, min(len(lines) for lines in seeds))
+            x = [statistics.mean(lines[e][axis] for lines in seeds) for e in epochs]
+            mean = [statistics.mean(lines[e][key] for lines in seeds) for e in epochs]
+            panel.plot(x, mean, label=name)
+            if len(seeds) > 1:
+                band = [statistics.stdev([lines[e][key] for lines in seeds]) for e in epochs]
+                low, high = ([m + s * b for m, b in zip(mean, band, strict=True)] for s in (-1, 1))
+                panel.fill_between(x, low, high, alpha=0.15)
+        panel.set_xlabel(axis)
+        panel.set_ylabel(key.removeprefix("reward/").removesuffix("/mean"))
+        panel.legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

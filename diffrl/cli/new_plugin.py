@@ -1,0 +1,100 @@
+"""What `diffrl new-plugin` does: a package whose tests pass at once."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from keyword import iskeyword
+from pathlib import Path
+from string import Template
+
+from diffrl.errors import PluginError, did_you_mean
+
+USES = {
+    "loss": "diffrl train --algo {name} --reward pickscore",
+    "reward": "diffrl train --algo sdpo --reward {name}",
+    "sampler": "diffrl train --algo ddpo --reward pickscore --set sampler={name}",
+    "reward-predictor": "diffrl train --algo ddpo --reward pickscore --set reward_predictor={name}",
+    "advantage-estimator": (
+        "diffrl train --algo ddpo --reward pickscore --set advantage_estimator={name}"
+    ),
+    "update-scheduler": "diffrl train --algo ddpo --reward pickscore --set update_scheduler={name}",
+}
+"""The kinds that can be written, and the command that uses each."""
+
+
+def new_plugin(name: str, kind: str, parent: Path) -> Path:
+    """Write a plugin package into `parent` and return its folder.
+
+    Args:
+        name: of the component, in kebab-case; the package is `diffrl-NAME`.
+        kind: one of `USES`.
+        parent: folder to write into.
+
+    Raises:
+        PluginError: if the name or kind cannot be used, or something is there already.
+    """
+    if kind not in USES:
+        known = ", ".join(USES)
+        hint = did_you_mean(kind, list(USES))
+        raise PluginError(f"--kind {kind}: expected one of {known}.{hint}")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or iskeyword(name):
+        raise PluginError(f"{name!r} cannot name a plugin: expected kebab-case, such as my-loss")
+    words = values(name.removeprefix("diffrl-"), kind)
+    refuse_taken(words)
+    folder = parent / words["distribution"]
+    if folder.exists():
+        raise PluginError(f"{folder} exists already; choose another name or --output")
+    partial = parent / f".{folder.name}.partial"
+    partial.mkdir(parents=True)
+    contents = {
+        "pyproject.toml": "pyproject",
+        "README.md": "README",
+        f"{words['module']}.py": kind,
+        f"test_{words['module']}.py": "test",
+    }
+    for file, template in contents.items():
+        (partial / file).write_text(filled(template, words), "utf-8")
+    partial.replace(folder)
+    return folder
+
+
+def refuse_taken(words: dict[str, str]) -> None:
+    """Refuse names that diffrl or an installed plugin uses already.
+
+    Raises:
+        PluginError: saying whose name it is.
+    """
+    import diffrl
+    from diffrl.registry import registry
+
+    if words["cls"] in diffrl.__all__:
+        raise PluginError(f"{words['name']!r} is diffrl's own word; choose a more telling name")
+    slot = words["kind"].replace("-", "_")
+    for kind in (slot, "algorithm") if slot == "loss" else (slot,):
+        if owner := registry().components(kind).get(words["name"]):
+            raise PluginError(f"{words['name']!r} is taken by {owner.owner}; choose another name")
+
+
+def values(name: str, kind: str) -> dict[str, str]:
+    """Return what the templates' placeholders stand for."""
+    label = kind.replace("-", " ")
+    camel = "".join(word.capitalize() for word in name.split("-"))
+    return {
+        "name": name,
+        "kind": kind,
+        "label": label,
+        "title": name.replace("-", " ").capitalize(),
+        "cls": camel if kind != "loss" or camel.endswith("Loss") else f"{camel}Loss",
+        "contract": "".join(word.capitalize() for word in kind.split("-")) + "Contract",
+        "distribution": f"diffrl-{name}",
+        "module": f"diffrl_{name.replace('-', '_')}",
+        "entry": name,
+        "use": USES[kind].format(name=name),
+    }
+
+
+def filled(template: str, words: dict[str, str]) -> str:
+    """Return a template with its placeholders filled in."""
+    text = files("diffrl.cli").joinpath("templates", f"{template}.txt").read_text("utf-8")
+    return Template(text).substitute(words)

@@ -1,0 +1,72 @@
+"""`diffrl ablate`: a grid of runs, kept when it is interrupted, in one table."""
+
+import json
+import shutil
+
+import pytest
+
+from diffrl.cli import main
+from diffrl.cli.ablate import varied
+from diffrl.errors import SettingsError
+
+SMALL = (
+    "train.trajectories=4", "sampler.steps=2", "eval.images=2", "eval.shown=1",
+    "eval.steps=[1, 2]", "eval.watch=[]",
+)  # fmt: skip
+
+
+@pytest.fixture
+def ablated(capsys, monkeypatch):
+    """Runs the command; returns its exit code and what it said."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*argv):
+        sets = [word for one in SMALL for word in ("--set", one)]
+        with pytest.raises(SystemExit) as stopped:
+            main(["ablate", "--algo", "sdpo", "--reward", "pickscore", *sets, *argv])
+        out, err = capsys.readouterr()
+        return stopped.value.code, " ".join((out + err).split())
+
+    return run
+
+
+def test_a_grid_is_run_kept_and_tabled(ablated, tmp_path):
+    folder = tmp_path / "grid"
+    argv = ("--vary", "gamma=0.99,0", "--seeds", "2", "--epochs", "1", "--output", str(folder))
+    code, said = ablated(*argv, "--jobs", "2")
+    assert code == 0 and "4 runs, 0 finished before" in said
+    cells = sorted(str(p.relative_to(folder / "runs")) for p in folder.glob("runs/*/seed-??"))
+    assert cells == [f"gamma={g}/seed-{s}" for g in ("0", "0.99") for s in (42, 43)]
+    rows = json.loads((folder / "table.json").read_text())
+    assert list(rows) == ["gamma=0.99", "gamma=0"]
+    for row in rows.values():
+        assert row["seeds"] == 2 and len(row["after"]["eval/pickscore/2-step"]) == 2
+        assert all(q > 0 for q in row["reward_queries"])
+    text = (folder / "table.md").read_text()
+    assert "±" in text and "| before training |" in text
+    for axis in ("samples", "seconds"):
+        assert (folder / f"reward-over-{axis}.png").stat().st_size > 5000
+    kept = (folder / "runs" / "gamma=0" / "seed-42" / "metrics.jsonl").read_bytes()
+    shutil.rmtree(folder / "runs" / "gamma=0.99" / "seed-43")
+    again = ablated(*argv)
+    assert again[0] == 0 and "4 runs, 3 finished before" in again[1]
+    assert (folder / "runs" / "gamma=0" / "seed-42" / "metrics.jsonl").read_bytes() == kept
+    assert json.loads((folder / "table.json").read_text())["gamma=0.99"]["seeds"] == 2
+    code, said = ablated("--vary", "gamma=0.5", "--output", str(folder))
+    assert code == 2 and "holds another ablation" in said
+
+
+def test_all_wrong_cells_are_named_before_the_first_run(ablated, tmp_path):
+    folder = tmp_path / "grid"
+    code, said = ablated("--vary", "anchor=fixed,rnd", "--vary", "gamma=2", "--output", str(folder))
+    assert code == 2 and not folder.exists()
+    for expected in ("anchor=fixed gamma=2: ", "anchor=rnd gamma=2: ", "'rnd': input should be"):
+        assert expected in said
+
+
+def test_values_are_split_at_commas_outside_brackets():
+    assert varied("gamma=0.99, 0.9") == ["gamma=0.99", "gamma=0.9"]
+    assert varied("eval.steps=[1, 2],[4]") == ["eval.steps=[1, 2]", "eval.steps=[4]"]
+    for wrong in ("gamma", "gamma=", "=1", "gamma=1,,2"):
+        with pytest.raises(SettingsError, match="expected KEY=VALUE,VALUE"):
+            varied(wrong)

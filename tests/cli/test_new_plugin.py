@@ -1,0 +1,74 @@
+"""`diffrl new-plugin` writes packages whose tests pass, and refuses what it cannot write."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from diffrl.cli import main
+from diffrl.cli.new_plugin import USES
+
+
+@pytest.fixture
+def written(tmp_path, capsys):
+    """Runs the command; returns its exit code and what it said."""
+
+    def run(*argv):
+        with pytest.raises(SystemExit) as stopped:
+            main(["new-plugin", *argv, "--output", str(tmp_path)])
+        out, err = capsys.readouterr()
+        return stopped.value.code, " ".join((out + err).split())
+
+    return run
+
+
+def test_a_package_of_every_kind_passes_its_own_tests(written, tmp_path):
+    for kind in USES:
+        assert written(f"my-{kind}", "--kind", kind)[0] == 0
+    folders = sorted(tmp_path.iterdir())
+    assert [f.name for f in folders] == sorted(f"diffrl-my-{kind}" for kind in USES)
+    for folder in folders:
+        module = folder.name.replace("-", "_")
+        names = {"pyproject.toml", "README.md", f"{module}.py", f"test_{module}.py"}
+        assert {p.name for p in folder.iterdir()} == names
+    path = os.pathsep.join(map(str, folders))
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "--import-mode=importlib", *map(str, folders)],
+        env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("kind", sorted(USES))
+def test_what_is_written_passes_the_linter(written, tmp_path, kind):
+    ruff = pytest.importorskip("ruff")
+    written(f"my-{kind}", "--kind", kind)
+    options = ["--select", "E,F,I,B,UP,D,ANN,RUF", "--ignore", "D203,D213", "--line-length", "100"]
+    command = [ruff.find_ruff_bin(), "check", "--isolated", *options, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("MyLoss",), "'MyLoss' cannot name a plugin: expected kebab-case, such as my-loss"),
+        (("mine", "--kind", "los"), "--kind los: expected one of loss, reward"),
+        (("loss",), "'loss' is diffrl's own word"),
+        (("sdpo",), "'sdpo' is taken by sdpo (diffrl"),
+        (("ddim", "--kind", "sampler"), "'ddim' is taken by diffrl.builtin.samplers (diffrl"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_in_one_line(written, tmp_path, argv, expected):
+    code, said = written(*argv)
+    assert code == 2 and expected in said and "Traceback" not in said
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_exists_is_left_alone(written, tmp_path):
+    (tmp_path / "diffrl-mine").mkdir()
+    assert "exists already" in written("mine")[1]
+    assert not any((tmp_path / "diffrl-mine").iterdir())
