@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Sampler,
         UpdateScheduler,
     )
-    from diffrl.trainer import Run, train
+    from diffrl.trainer import Run, resume, train
     from diffrl.types import (
         Advantages,
         Batch,
@@ -43,6 +43,7 @@ _HOME = {
     "Recipe": "recipe",
     "Settings": "settings",
     "Run": "trainer",
+    "resume": "trainer",
     "train": "trainer",
     **dict.fromkeys(
         (
@@ -100,6 +101,7 @@ __all__ = [
     "UpdateScheduler",
     "__version__",
     "hookimpl",
+    "resume",
     "train",
 ]
 

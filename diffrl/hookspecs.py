@@ -77,7 +77,7 @@ def diffrl_open_prompts(ref: str) -> Sequence[str] | None:
 
 @hookspec
 def diffrl_run_started(event: RunStarted) -> None:
-    """Watch a run begin, after its first pictures were drawn."""
+    """Watch a run begin, before its first pictures are drawn."""
 
 
 @hookspec

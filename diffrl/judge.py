@@ -95,7 +95,7 @@ class WeighedJudge:
         return scores
 
     def grad(
-        self, x0: Float[Tensor, "b *latent"], prompts: Prompts
+        self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b *latent"]]:
         """Return scores and their gradients; refused where a reward is not differentiable.
 
@@ -104,13 +104,17 @@ class WeighedJudge:
         """
         if blind := [r.name for r in self._rewards if not r.differentiable]:
             raise RewardError(f"no gradient from reward(s) {', '.join(blind)}: not differentiable")
+        self._ledger.steps.append(step.detach().cpu())
         values, grads = [], []
         for start in range(0, len(x0), self._batch):
             at = slice(start, start + self._batch)
             leaf = x0[at].detach().requires_grad_()
             images = self._decode(leaf)
-            scores = [r.weight * checked(r, images, prompts.text[at]) for r in self._rewards]
-            total = torch.stack(scores).sum(0)
+            scores = [checked(r, images, prompts.text[at]) for r in self._rewards]
+            for reward, score in zip(self._rewards, scores, strict=True):
+                self._ledger.enter(reward.name, score)
+            weighed = [r.weight * s for r, s in zip(self._rewards, scores, strict=True)]
+            total = torch.stack(weighed).sum(0)
             grads.append(torch.autograd.grad(total.sum(), leaf)[0])
             values.append(total.detach())
         return torch.cat(values), torch.cat(grads)

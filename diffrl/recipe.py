@@ -73,16 +73,19 @@ class Recipe:
 
     def _arity(self) -> list[str]:
         found = []
-        scheduler, loss, group = self.update_scheduler, self.loss, self.sampler.group
+        scheduler, loss = self.update_scheduler, self.loss
         if scheduler.arity != loss.arity:
             found.append(
                 f"loss {loss.name!r} compares tuples of {loss.arity}, but update scheduler "
                 f"{scheduler.name!r} yields tuples of {scheduler.arity}"
             )
-        if group < scheduler.arity:
+        for stage in self.stages.values():
+            found += stage.group_problems(self.sampler.group)
+        if loss.whole_trajectories and not scheduler.whole_trajectories:
             found.append(
-                f"update scheduler {scheduler.name!r} needs groups of at least {scheduler.arity} "
-                f"rows, but sampler.group is {group}"
+                f"loss {loss.name!r} adds up all steps of a trajectory, but update scheduler "
+                f"{scheduler.name!r} hands over some at a time; set "
+                f"update_scheduler.order=trajectories and fraction=1"
             )
         if loss.on_policy and not scheduler.commits_once:
             found.append(
@@ -96,8 +99,8 @@ class Recipe:
             return []
         return [
             f"update scheduler {self.update_scheduler.name!r} leaves none of the sampler's "
-            f"{self.sampler.steps} step(s) to train; raise sampler.steps or lower "
-            f"update_scheduler.skip_last"
+            f"{self.sampler.steps} step(s) to train; raise sampler.steps, or change "
+            f"update_scheduler.skip_last or fraction"
         ]
 
 

@@ -75,8 +75,7 @@ class Registry:
         self._brought: dict[str, dict[str, list[Entry]]] = {}
         self._broken: list[Broken] = []
         for module in builtins:
-            name = module.rpartition(".")[2]
-            self._load(name, "diffrl", _version(), partial(import_module, module))
+            self._load(module, "diffrl", _version(), partial(import_module, module))
         for point in points:
             package = point.dist.name if point.dist else "?"
             release = point.dist.version if point.dist else "?"
@@ -147,6 +146,8 @@ class Registry:
             PluginError: if a hook is unknown, has the wrong arguments or returns wrong things.
         """
         name = name or f"{type(plugin).__name__}-{id(plugin)}"
+        if self._plugins.has_plugin(name) and package != "local":
+            name = f"{package}:{name}"  # two packages may choose one entry-point name
         if self._plugins.has_plugin(name):
             raise PluginError(f"a plugin called {name!r} is registered already")
         try:

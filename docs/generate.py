@@ -18,7 +18,7 @@ from pathlib import Path
 from generators.commands import cli
 from generators.fields import components, presets, recipe, recipes, rewards, sections
 from generators.hooks import hooks
-from generators.python_api import run, train
+from generators.python_api import resume, run, train
 from generators.results import results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
     "docs/cli.md": {"cli": cli},
     "docs/hooks.md": {"hooks": hooks},
-    "docs/python.md": {"train": train, "run": run},
+    "docs/python.md": {"train": train, "resume": resume, "run": run},
     "docs/settings.md": {
         "sections": sections,
         "presets": presets,

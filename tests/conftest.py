@@ -14,7 +14,8 @@ import torch
 assert not any(name.partition(".")[0] == "diffrl" for name in sys.modules), (
     "diffrl was imported before its annotations could be made live"
 )
-jaxtyping.install_import_hook(["diffrl", "diffrl_sdpo"], "beartype.beartype")
+PLUGINS = ("diffrl_d3po", "diffrl_ddpo", "diffrl_rebel", "diffrl_sdpo")
+jaxtyping.install_import_hook(["diffrl", *PLUGINS], "beartype.beartype")
 torch.set_num_threads(1)
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests need no network, and a missing file fails at once
 

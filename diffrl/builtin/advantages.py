@@ -58,6 +58,12 @@ class Returns(AdvantageEstimator):
             f"{self.buffer} never reaches; raise advantage_estimator.buffer"
         ]
 
+    def group_problems(self, group: int) -> list[str]:
+        """Return what keeps it from working with groups of that many rows, one line each."""
+        if self.per != "group" or group > 1:
+            return []
+        return ["advantage_estimator.per=group compares rows of a group, but sampler.group is 1"]
+
     def __call__(
         self, rewards: Rewards, prompts: Prompts, memory: Memory
     ) -> tuple[Advantages, Memory]:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from diffrl.builtin.models import checkpoint, unreachable
+from diffrl.errors import CheckpointMissing
 from diffrl.tensors import Float, Tensor
 
 
@@ -105,10 +106,20 @@ def linear_head(path: Path, device: str) -> nn.Sequential:
     Args:
         path: safetensors file with `layers.<i>.weight` and `.bias`.
         device: where to put them.
+
+    Raises:
+        CheckpointMissing: if the file is of another format.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    weights = load_file(path, device=device)
+    try:
+        weights = load_file(path, device=device)
+    except SafetensorError as error:
+        raise CheckpointMissing(
+            f"cannot read the aesthetic head {path}: expected a safetensors file with "
+            f"`layers.<i>.weight` and `.bias` ({error})"
+        ) from None
     order = sorted({int(k.split(".")[1]) for k in weights})
     layers = []
     for i in order:

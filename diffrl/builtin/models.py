@@ -33,6 +33,13 @@ def checkpoint(ref: str) -> str:
     return str(places[name])
 
 
+def missing(field: str, ref: str) -> list[str]:
+    """Return one line if a reference is a path, and nothing is there."""
+    if not ref.startswith((".", "/", "~")) or Path(ref).expanduser().exists():
+        return []
+    return [f"{field} = {ref!r}: no such file or folder"]
+
+
 def missing_parts(folder: Path) -> list[str]:
     """Return the parts of a diffusers pipeline folder that are not there."""
     try:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from diffrl.builtin.models import checkpoint
+from diffrl.builtin.models import checkpoint, missing
 from diffrl.errors import CheckpointMissing
 from diffrl.hookspecs import hookimpl
 from diffrl.stages import Reward, Scorer
@@ -27,6 +27,10 @@ class PickScore(Reward):
     checkpoint: str = Field(
         "yuvalkirstain/PickScore_v1", description="Hub id or folder of a CLIPModel and processor."
     )
+
+    def problems(self) -> list[str]:
+        """Return what pydantic cannot say field by field, one line each."""
+        return missing("rewards.pickscore.checkpoint", self.checkpoint)
 
     def load(self, device: str) -> Scorer:
         """Return the scorer on a device, in fp32."""
@@ -47,6 +51,10 @@ class Aesthetic(Reward):
         "aesthetic.safetensors", description="File with the head's `layers.*` weights."
     )
     clip: str = Field("openai/clip-vit-large-patch14", description="The CLIP below the head.")
+
+    def problems(self) -> list[str]:
+        """Return what pydantic cannot say field by field, one line each."""
+        return missing("rewards.aesthetic.clip", self.clip)
 
     def load(self, device: str) -> Scorer:
         """Return the scorer on a device, in fp32."""
@@ -74,6 +82,17 @@ class AnimalAccuracy(Reward):
 
     name: ClassVar[str] = "animal-accuracy"
     scale: ClassVar[float] = 100.0
+
+    def unfit(self, prompts: Sequence[str]) -> str | None:
+        """Return why it cannot score these prompts, if so."""
+        from diffrl.emoji.world import CaptionError, parse
+
+        for prompt in prompts:
+            try:
+                parse(prompt)
+            except CaptionError as error:
+                return str(error)
+        return None
 
     def load(self, device: str) -> Scorer:
         """Return the scorer on a device."""

@@ -60,6 +60,20 @@ class Pairs(UpdateScheduler):
         whole = self.order in ("steps-accumulated", "trajectories")
         return whole and self.per_update == 0 and self.inner_epochs == 1
 
+    @property
+    def whole_trajectories(self) -> bool:
+        """Whether each minibatch holds all steps of its rows, but for the last that are skipped."""
+        return self.order == "trajectories" and self.fraction == 1
+
+    def group_problems(self, group: int) -> list[str]:
+        """Return what keeps it from working with groups of that many rows, one line each."""
+        if self.choose == "all" or group < 2 or group % 2 == 0:
+            return super().group_problems(group)
+        return [
+            f"update scheduler {self.name!r} pairs neighbours, which leaves one row of every group "
+            f"of sampler.group={group} untrained; make it even or set update_scheduler.choose=all"
+        ]
+
     def trained(self, steps: int) -> int:
         """Return how many of T steps are trained."""
         return int((steps - self.skip_last) * self.fraction)

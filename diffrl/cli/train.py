@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def train(request: Request, output: Path | None, resume: Path | None, dry_run: b
     if dry_run:
         typer.echo("\n".join(settings_lines(settings)))
         return
-    typer.echo(preset_line(settings.preset))
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(preset_line(settings.preset))
     from diffrl.trainer import run
 
     run(settings, output=output, resume=resume, live=True)
@@ -101,6 +103,13 @@ def _resumed(request: Request, folder: Path, output: Path | None) -> Settings:
         raise ResumeError(
             f"--reward {', '.join(asked)}: {folder} was run with {', '.join(used)}; leave it out"
         )
+    weights = {w.reward.name: w.weight for w in settings.rewards}
+    for name, colon, weight in (spec.partition(":") for spec in request.rewards):
+        if colon and weight != f"{weights[name]:g}":
+            raise ResumeError(
+                f"--reward {name}:{weight}: {folder} weighs {name} with {weights[name]:g}; to "
+                f"change that use --set rewards.{name}.weight={weight}"
+            )
     if request.preset not in (None, settings.preset):
         raise ResumeError(
             f"--preset {request.preset}: {folder} was run with {settings.preset!r}; leave it out"

@@ -27,6 +27,10 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
         if train.trajectories % sampler.group:
             expected = f"input should be a multiple of sampler.group, which is {sampler.group}"
             found.append(targets["train"].problem("trajectories", expected))
+    for steps in built["eval"].steps if built.get("eval") is not None else ():
+        if steps > SCHEDULE:
+            expected = f"input should be at most {SCHEDULE}, the length of the noise schedule"
+            found.append(targets["eval"].problem("steps", expected))
     watch = built["eval"].watch if built.get("eval") is not None else ()
     known = registry().components("reward")
     for name in (n for n in watch if n not in known):

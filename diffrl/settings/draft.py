@@ -43,6 +43,7 @@ class Draft:
         self.origins: dict[str, str] = {}
         self.targets: dict[str, Target] = {}
         self.weights: dict[str, Target] = {}
+        self.watched: list[str] = []
         for slot, stage in (recipe.stages if recipe else {}).items():
             self._fill(slot, type(stage), f"recipe {recipe.name!r}" if recipe else "")
             given = {name: getattr(stage, name) for name in sorted(stage.model_fields_set)}
@@ -60,6 +61,7 @@ class Draft:
         swaps = {item.key: item for item in items if item.key in STAGES}
         for item in swaps.values():
             self._swap(item)
+        self._watch([item.value for item in items if item.key in ("eval.watch", "watch")])
         for item in items:
             if item.key not in STAGES:
                 self._set(item)
@@ -96,6 +98,7 @@ class Draft:
                 WeightedReward(built[f"rewards.{n}"], weights[f"rewards.{n}"].weight)
                 for n in self.rewards
             ),
+            watched=tuple(built[f"rewards.{n}"] for n in self.watched),
             preset=preset,
             **{name: built[name] for name in SECTIONS},
             origins=self._origins(),
@@ -117,7 +120,7 @@ class Draft:
         self.origins[slot] = origin
 
     def _swap(self, item: Item) -> None:
-        """Put another stage in a slot; the stage that is there already keeps its values."""
+        """Put another stage in a slot; it takes its defaults, but for the fields that it keeps."""
         slot = item.key
         if self.recipe is None:
             return
@@ -130,7 +133,11 @@ class Draft:
             self.problems.append(f"{item.origin}: {error}")
             del self.targets[slot]
             return
+        before = getattr(self.recipe, slot)
         self._fill(slot, stage, item.origin)
+        own = before.model_fields_set & stage.kept & set(stage.model_fields)
+        given = {name: getattr(before, name) for name in sorted(own)}
+        self.targets[slot].start(given, f"recipe {self.recipe.name!r}")
 
     def _set(self, item: Item) -> None:
         first, dot, rest = item.key.partition(".")
@@ -151,7 +158,8 @@ class Draft:
             self.problems.append(f"{item.written}: {name} is a section; set one of {fields}")
             return
         slots = {p: t.model.model_fields for p, t in self.targets.items() if "." not in p}
-        owners = [path for path, fields in slots.items() if name in fields]
+        stages = [path for path in slots if path in STAGES and name in slots[path]]
+        owners = stages or [path for path, fields in slots.items() if name in fields]
         if len(owners) == 1:
             self._put(owners[0], name, item)
         elif owners:
@@ -167,7 +175,7 @@ class Draft:
 
     def _set_reward(self, item: Item, name: str, field: str) -> None:
         path = f"rewards.{name}"
-        if path in self.targets and field == "weight":
+        if path in self.weights and field == "weight":
             self.weights[path].put("weight", item.value, item.origin)
         elif path in self.targets and field:
             self._put(path, field, item)
@@ -176,6 +184,15 @@ class Draft:
         elif not item.soft and self.rewards:
             used = ", ".join(self.rewards)
             self.problems.append(f"{item.written}: reward {name!r} is not in use ({used})")
+
+    def _watch(self, given: Sequence[Any]) -> None:
+        """Make targets of the rewards that are only watched; checks name unknown ones."""
+        names = given[-1] if given and isinstance(given[-1], (list, tuple)) else ()
+        known = registry().components("reward")
+        for name in (n for n in names if n in known and f"rewards.{n}" not in self.targets):
+            path = f"rewards.{name}"
+            self.targets[path] = Target(path, f"reward {name!r}", known[name].value)
+            self.watched.append(name)
 
     def _put(self, path: str, name: str, item: Item) -> None:
         target = self.targets[path]

@@ -47,7 +47,7 @@ def from_preset(
     always = {k: v for k, v in content.items() if k not in {"description", "when"}}
     items = [Item(k, v, f"preset {name}", soft=True) for k, v in flatten(always)]
     when = content.get("when", {})
-    for kind, wanted in [("algo", [algo]), ("reward", rewards)]:
+    for kind, wanted in [("reward", rewards), ("algo", [algo])]:
         for case in wanted:
             origin = f"preset {name}, {kind} {case}"
             for key, value in flatten(when.get(kind, {}).get(case, {})):

@@ -29,12 +29,14 @@ class WeightedReward:
 class Settings:
     """A fully resolved, validated run.
 
+    `watched` are the rewards that evaluations score with beside those that are trained on.
     `origins` maps every `slot.field` to where its value came from, for example
     `"preset emoji"` or `"--set loss.clip=2e-4"`.
     """
 
     recipe: Recipe
     rewards: tuple[WeightedReward, ...]
+    watched: tuple[Reward, ...]
     preset: str
     model: ModelSettings
     adapter: AdapterSettings

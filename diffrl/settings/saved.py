@@ -43,6 +43,9 @@ def tables(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for used in settings.rewards:
         path = f"rewards.{used.reward.name}"
         yield path, f"[{path}]", {"weight": used.weight, **_values(used.reward)}
+    for reward in settings.watched:
+        path = f"rewards.{reward.name}"
+        yield path, f"[{path}]", _values(reward)
     for name in SECTIONS:
         yield name, f"[{name}]", _values(getattr(settings, name))
 
@@ -67,11 +70,11 @@ def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Se
     for name in tabled if isinstance(tabled, dict) else ():
         try:
             found = registry().get("reward", name).value
-            rewards[name] = (found, origins.get(f"rewards.{name}", str(path)))
         except UnknownName as error:
             problems.append(f"{path}: {error}")
-    if isinstance(tabled, dict):
-        content["rewards"] = {name: tabled[name] for name in rewards}
+            continue
+        if "weight" in tabled[name]:  # the others are only watched
+            rewards[name] = (found, origins.get(f"rewards.{name}", str(path)))
     items = [Item(key, value, origins.get(key, str(path))) for key, value in flatten(content)]
     set_items, malformed = from_sets(sets)
     draft = Draft(recipe, rewards).apply([*items, *from_flags(flags or {}), *set_items])

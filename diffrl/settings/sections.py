@@ -29,7 +29,9 @@ class ModelSettings(Section):
 
     ref: str = Field(description="Hub id or folder of a diffusers pipeline, or bundled:pipeline.")
     size: PositiveInt | None = Field(
-        None, description="Side of the pictures in pixels; default: what the model was trained at."
+        None,
+        ge=8,
+        description="Side of the pictures in pixels; default: what the model was trained at.",
     )
     guidance: NonNegativeFloat = Field(
         1.0, description="Classifier-free guidance in sampling and training; 1 or less is off."
@@ -76,22 +78,28 @@ class TrainSettings(Section):
         8, description="Tuples of rows in one backward pass; memory only, same gradient."
     )
     decode_batch: PositiveInt = Field(16, description="Latents decoded and scored in one call.")
-    prompts: str = Field("animals", description="animals, or a file with one prompt a line.")
-    seed: NonNegativeInt = Field(42, description="Of everything random; each rank adds its number.")
+    prompts: str = Field(
+        "animals", description="animals, unseen, or a file with one prompt a line."
+    )
+    seed: NonNegativeInt = Field(
+        42, le=2**31 - 1, description="Of everything random; each rank adds its number."
+    )
 
 
 class EvalSettings(Section):
     """Pictures on fixed seeds at the start, every few epochs and the end."""
 
     every: NonNegativeInt = Field(25, description="Epochs between evaluations; 0: start and end.")
-    steps: tuple[PositiveInt, ...] = Field((1, 2, 4, 8), description="Numbers of denoising steps.")
+    steps: tuple[PositiveInt, ...] = Field(
+        (1, 2, 4, 8), min_length=1, description="Numbers of denoising steps."
+    )
     images: PositiveInt = Field(
         90, description="Pictures per number of steps, prompts in turn, always the same noise."
     )
     shown: PositiveInt = Field(12, description="How many of them the image grids show.")
     watch: tuple[str, ...] = Field((), description="Rewards to score with but not to train on.")
-    eta: PositiveFloat = Field(1.0, description="Noise of the sampler: 1 is ancestral.")
-    seed: NonNegativeInt = Field(1234, description="Of the fixed evaluation noise.")
+    eta: NonNegativeFloat = Field(1.0, le=1, description="Noise of the sampler: 1 is ancestral.")
+    seed: NonNegativeInt = Field(1234, le=2**31 - 1, description="Of the fixed evaluation noise.")
     prompts: str | None = Field(None, description="As train.prompts, which is the default.")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +11,19 @@ import torch
 from diffrl.events import EpochDone, Evaluated, RolloutDone, RunDone, RunStarted
 from diffrl.registry import registry
 from diffrl.settings import Settings
-from diffrl.settings.resolve import dump, resolve
+from diffrl.settings.resolve import dump
 from diffrl.trainer import checkpoint
+from diffrl.trainer.api import resume, train
 from diffrl.trainer.evaluate import evaluate
 from diffrl.trainer.folder import SETTINGS, create, default_folder, write
 from diffrl.trainer.live import LiveView, live_view
 from diffrl.trainer.loop import Batches, train_epoch
 from diffrl.trainer.metrics import summarise
 from diffrl.trainer.observers import FolderObserver
+from diffrl.trainer.ranks import accelerator, agreed
 from diffrl.trainer.run import Run
 from diffrl.trainer.session import Session, build, preflight
 from diffrl.types import Rewards, Rollout
-
-
-def train(
-    algo: str,
-    reward: str | Sequence[str],
-    *,
-    preset: str = "emoji",
-    config: str | Path | Mapping[str, Any] | None = None,
-    sets: Sequence[str] = (),
-    epochs: int | None = None,
-    seed: int | None = None,
-    output: str | Path | None = None,
-    live: bool = True,
-) -> Run:
-    """Train as `diffrl train` does, and return the run.
-
-    Args:
-        algo: name of a recipe, as `diffrl list-plugins` prints it.
-        reward: `name` or `name:weight`, or several of them.
-        preset: what is trained: model, size, batch sizes.
-        config: TOML file or nested mapping with settings.
-        sets: single settings, `"loss.clip=2e-4"`.
-        epochs: shortens or lengthens the preset.
-        seed: of everything random.
-        output: the run's own folder; default `runs/<algo>-<reward>-<date>`.
-        live: show progress while training.
-
-    Raises:
-        DiffrlError: naming everything that is wrong, before any weights load.
-    """
-    flags = {"train.epochs": (epochs, "epochs="), "train.seed": (seed, "seed=")}
-    settings = resolve(
-        algo,
-        [reward] if isinstance(reward, str) else list(reward),
-        preset=preset,
-        config=Path(config) if isinstance(config, str) else config,
-        sets=sets,
-        flags={k: (v, f"{o}{v}") for k, (v, o) in flags.items() if v is not None},
-    )
-    return run(settings, output=None if output is None else Path(output), live=live)
 
 
 def run(
@@ -76,13 +37,15 @@ def run(
     Args:
         settings: resolved.
         output: the run's own folder, which must be free.
-        resume: a run's folder, to go on from its newest checkpoint instead.
+        resume: a run's folder, to go on from its newest checkpoint instead, or from the beginning
+            if it has none yet.
         live: show a table (on a terminal) or lines.
     """
-    prompts = preflight(settings, None if resume else output)
-    folder = resume or output or default_folder(settings)
+    prompts = preflight(settings, None if resume else output, resume)
+    made = accelerator(settings.model.device, settings.model.precision)
+    folder = agreed(resume or output or default_folder(settings), made)
     start = checkpoint.newest(folder) if resume else None
-    session = build(settings, folder, prompts)
+    session = build(settings, made, folder, prompts)
     observers = _observers(session, live)
     try:
         if start is None:
@@ -96,8 +59,9 @@ def run(
                 write(folder / SETTINGS, dump(settings))
         session.ranks.accelerator.wait_for_everyone()
         _epochs(session)
+        session.ranks.accelerator.wait_for_everyone()
     finally:
-        session.ranks.accelerator.end_training()
+        session.ranks.finish()
         for observer in observers:
             registry().unregister(observer)
             if isinstance(observer, LiveView):
@@ -175,6 +139,7 @@ def _evaluate(session: Session) -> dict[str, float]:
     settings = session.settings
     done = evaluate(
         session.policy,
+        settings.recipe.sampler,
         session.decode,
         session.watched,
         session.eval_prompts,
@@ -217,4 +182,4 @@ def _save(session: Session) -> None:
         checkpoint.prune(session.folder, session.settings.checkpoint.keep)
 
 
-__all__ = ["Run", "run", "train"]
+__all__ = ["Run", "resume", "run", "train"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def load(
     except Exception as error:
         cause = " ".join(str(error).split())[:160]
         raise ResumeError(f"the checkpoint {path} cannot be read: {cause}") from None
-    if state.get("format") != FORMAT or set(state["trained"]) != set(policy.trained):
+    if state.get("format") != FORMAT or _shapes(state["trained"]) != _shapes(policy.trained):
         raise ResumeError(f"the checkpoint {path} was written for another model or adapter")
     if len(state["random"]) != ranks.count:
         raise ResumeError(
@@ -96,16 +97,14 @@ def load(
     return state["epoch"], memory, state["progress"]
 
 
-def newest(folder: Path) -> Path:
-    """Return the newest complete checkpoint of a run.
+def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
 
-    Raises:
-        ResumeError: if there is none.
-    """
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint of a run, if it has one yet."""
     found = [p for p in (folder / "checkpoints").glob("*") if p.name.isdigit() and p.is_dir()]
-    if not found:
-        raise ResumeError(f"{folder} holds no checkpoint to continue from")
-    return max(found, key=lambda p: int(p.name))
+    return max(found, key=lambda p: int(p.name), default=None)
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -37,7 +37,7 @@ def check_free(folder: Path) -> None:
     """Refuse a folder that holds another run, or something else.
 
     Raises:
-        RunExists: saying how to continue that run.
+        RunExists: saying how to continue that run, or that nothing can be written there.
     """
     if (folder / SETTINGS).exists():
         raise RunExists(
@@ -46,6 +46,9 @@ def check_free(folder: Path) -> None:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunExists(f"{folder} exists and is not empty; choose another --output")
+    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise RunExists(f"cannot write {folder}: {parent} is no folder that can be written to")
 
 
 def create(folder: Path, settings_text: str) -> None:

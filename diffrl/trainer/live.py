@@ -136,7 +136,9 @@ def figures(metrics: Mapping[str, int | float]) -> list[tuple[str, str]]:
             name = key.split("/")[1]
             first = metrics.get(f"reward/{name}/step_0")
             text = f"{metrics[key]:.2f}±{metrics[f'reward/{name}/std']:.2f}"
-            out.append((name, text if first is None else f"{first:.2f} → {text}"))
+            if first is not None:
+                text = f"{first:.2f}±{metrics[f'reward/{name}/step_0_std']:.2f} → {text}"
+            out.append((name, text))
     labels = {
         "advantage/abs_mean": ("|advantage|", ".2f"),
         "loss/clip_fraction": ("clipped", ".0%"),

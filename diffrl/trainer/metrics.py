@@ -36,25 +36,31 @@ def summarise(tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...]) -> dict
 def reward_metrics(tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...]) -> dict[str, float]:
     """Return mean and std of each reward, at the first and the last step, in its printed unit."""
     last = tally.rewards.value.shape[1] - 1
+    metrics = {"reward_queries": float(sum(ranks.everyones([tally.ledger.queries])))}
+    if not metrics["reward_queries"]:
+        return metrics
     steps, columns = tally.ledger.columns()
-    metrics: dict[str, float] = {}
     for reward in rewards:
         pairs = torch.tensor(
             ranks.everyones(list(zip(steps.tolist(), columns[reward.name].tolist(), strict=True)))
         )
+        own = f"reward/{reward.name}"
         for k in dict.fromkeys((0, last)):
             chosen = pairs[pairs[:, 0] == k, 1] * reward.scale
             if len(chosen):
-                metrics[f"reward/{reward.name}/step_{k}"] = float(chosen.mean())
-        final = pairs[pairs[:, 0] == last, 1] * reward.scale
-        metrics[f"reward/{reward.name}/mean"] = float(final.mean())
-        metrics[f"reward/{reward.name}/std"] = float(final.std(correction=0))
-    metrics["reward_queries"] = float(len(steps) * ranks.count)
+                metrics[f"{own}/step_{k}"] = float(chosen.mean())
+                metrics[f"{own}/step_{k}_std"] = float(chosen.std(correction=0))
+        if f"{own}/step_{last}" in metrics:
+            metrics[f"{own}/mean"] = metrics[f"{own}/step_{last}"]
+            metrics[f"{own}/std"] = metrics[f"{own}/step_{last}_std"]
     return metrics
 
 
 def loss_metrics(tally: Tally) -> dict[str, float]:
-    """Return the weighted mean of what each loss call reported, and the gradient norm."""
+    """Return the weighted mean of what each loss call reported, and the gradient norm.
+
+    In half precision the scaler skips optimizer steps whose gradient overflowed; they do not count.
+    """
     if not tally.losses:
         return {}
     weights = torch.tensor([w for w, _ in tally.losses])
@@ -67,8 +73,10 @@ def loss_metrics(tally: Tally) -> dict[str, float]:
     }
     if tally.grad_norms:
         norms = torch.stack(tally.grad_norms).float().cpu()
-        out["grad_norm"] = float(norms.mean())
-        out["updates"] = float(len(norms))
+        made = norms[norms.isfinite()]
+        out["updates"] = float(len(made))
+        if len(made):
+            out["grad_norm"] = float(made.mean())
     return out
 
 

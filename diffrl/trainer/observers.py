@@ -29,10 +29,8 @@ class FolderObserver:
     def diffrl_run_started(self, event: RunStarted) -> None:
         """Drop what a resumed run will write again, and open the trackers."""
         self._folder = event.folder
-        kept = [m for m in read_metrics(event.folder) if m["epoch"] <= event.epoch]
-        if event.epoch:
-            lines = [json.dumps(m) + "\n" for m in kept]
-            write(event.folder / METRICS, "".join(lines))
+        kept = [m for m in read_metrics(event.folder) if event.epoch and m["epoch"] <= event.epoch]
+        write(event.folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
         options = {"tensorboard": {"purge_step": event.epoch + 1}} if event.epoch else {}
         self._accelerator.init_trackers("tensorboard", init_kwargs=options)
 
@@ -53,7 +51,7 @@ class FolderObserver:
         grid(event.images, event.steps, event.prompts).save(images / f"{event.epoch:05d}.png")
         if event.epoch == 0:
             pixels = (event.images * 255).round().to(torch.uint8)
-            torch.save(pixels, images / "before.pt")
+            torch.save({"steps": list(event.steps), "pixels": pixels}, images / "before.pt")
         self._last = event
 
     @hookimpl(tryfirst=True)
@@ -63,6 +61,13 @@ class FolderObserver:
         last = getattr(self, "_last", None)
         if last is None or last.epoch == 0 or not before.exists():
             return
-        pixels = torch.load(before, weights_only=True).float() / 255
-        picture = before_after(pixels, last.images, last.steps, last.prompts)
-        picture.save(self._folder / "images" / "before-after.png")
+        kept = torch.load(before, weights_only=True)
+        pairs = [
+            (steps, kept["pixels"][kept["steps"].index(steps)].float() / 255, images)
+            for steps, images in zip(last.steps, last.images, strict=True)
+            if steps in kept["steps"]
+        ]
+        if pairs and pairs[0][1].shape == pairs[0][2].shape:
+            steps, old, new = zip(*pairs, strict=True)
+            picture = before_after(torch.stack(old), torch.stack(new), steps, last.prompts)
+            picture.save(self._folder / "images" / "before-after.png")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,6 +91,11 @@ class Ranks:
         mine = out.value[own].to(rewards.value.device)
         return Advantages(mine, rewards.grad, rewards.each), memory
 
+    def finish(self) -> None:
+        """Close the trackers; the processes stay connected for another run."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
     def everyones(self, items: Sequence[Any]) -> list[Any]:
         """Return the items of all processes, in order of rank."""
         if self.count == 1:
@@ -99,8 +105,8 @@ class Ranks:
         return list(gather_object(list(items)))
 
 
-def accelerator(device: str, precision: str, folder: str) -> Accelerator:
-    """Return a fresh Accelerator for a device and a precision.
+def accelerator(device: str, precision: str) -> Accelerator:
+    """Return a fresh Accelerator for a device and a precision; `log_into` gives it a folder.
 
     Raises:
         SettingsError: if there is no such device, or it cannot compute in that precision.
@@ -109,17 +115,38 @@ def accelerator(device: str, precision: str, folder: str) -> Accelerator:
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import ProjectConfiguration
 
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and index:
+        torch.cuda.set_device(int(index))
     if not (PartialState._shared_state and PartialState().num_processes > 1):
         AcceleratorState._reset_state(reset_partial_state=True)
-    made = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision="no" if precision == "fp32" else precision,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=folder, logging_dir=folder),
-    )
-    if device != "auto" and made.device.type != device.split(":")[0]:
+    try:
+        made = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+            log_with="tensorboard",
+            project_config=ProjectConfiguration(logging_dir="."),  # until `log_into`
+        )
+    except ValueError as error:
+        raise SettingsError([f"model.precision = {precision!r}: {error}"]) from None
+    if device != "auto" and made.device.type != kind:
         raise SettingsError([f"model.device = {device!r}: this machine offers {made.device.type}"])
     return made
+
+
+def agreed(folder: Path, made: Accelerator) -> Path:
+    """Return the main process's folder, in every process."""
+    if made.num_processes == 1:
+        return folder
+    from accelerate.utils import broadcast_object_list
+
+    return Path(broadcast_object_list([str(folder)])[0])
+
+
+def log_into(folder: Path, made: Accelerator) -> None:
+    """Let trackers write into a run's folder."""
+    made.project_configuration.project_dir = str(folder)
+    made.project_configuration.logging_dir = str(folder)
 
 
 def check_device(device: str, precision: str) -> list[str]:
@@ -128,7 +155,8 @@ def check_device(device: str, precision: str) -> list[str]:
     kind = device.split(":")[0]
     if kind != "auto" and kind not in have:
         return [f"model.device = {device!r}: expected auto, cpu, cuda or mps"]
-    if kind != "auto" and not have[kind]:
+    index = device.partition(":")[2]
+    if (kind != "auto" and not have[kind]) or (index and int(index) >= torch.cuda.device_count()):
         offers = ", ".join(k for k, there in have.items() if there)
         return [f"model.device = {device!r}: this machine has no such device; it offers {offers}"]
     on_cpu = kind == "cpu" or (kind == "auto" and not have["cuda"] and not have["mps"])

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -22,11 +22,19 @@ from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention
 from diffrl.policy import UNetPolicy
 from diffrl.registry import registry
 from diffrl.settings import Settings
+from diffrl.settings.saved import load
+from diffrl.stages import Reward
 from diffrl.tensors import Float, Generator, Tensor
-from diffrl.trainer.folder import check_free
+from diffrl.trainer.folder import SETTINGS, check_free
 from diffrl.trainer.heap import reuse_freed_memory
-from diffrl.trainer.ranks import Ranks, accelerator, check_device
+from diffrl.trainer.ranks import Ranks, check_device, log_into
 from diffrl.types import Memory
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+FIXED = {"model": ("ref", "size", "guidance"), "adapter": ("kind", "rank", "alpha")}
+"""What a run keeps when it is continued."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,30 +63,64 @@ class Session:
         return decoder(self.pipeline.vae)(x0)
 
 
-def preflight(settings: Settings, folder: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def preflight(
+    settings: Settings, folder: Path | None, resume: Path | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Find everything that can be wrong before weights load; return training and eval prompts.
 
     Args:
         settings: of the run.
-        folder: that must be free, or None for a run that is continued.
+        folder: that must be free, or None.
+        resume: folder of the run that is continued, or None.
 
     Raises:
         DiffrlError: naming all problems at once.
     """
     found: list[str] = [*check_device(settings.model.device, settings.model.precision)]
-    prompts: list[tuple[str, ...]] = []
     refs = (settings.train.prompts, settings.eval.prompts or settings.train.prompts)
+    opened: dict[str, tuple[str, ...]] = {}
     for ref in dict.fromkeys(refs):
         with _collecting(found):
-            prompts.append(open_prompts(ref))
+            opened[ref] = open_prompts(ref)
+    found += _reward_problems(settings, opened, refs[1])
     with _collecting(found):
         check_model(settings.model.ref)
     if folder is not None:
         with _collecting(found):
             check_free(folder)
+    if resume is not None:
+        found += same_model(settings, resume)
     if found:
         raise SettingsError(found)
-    return prompts[0], prompts[-1]
+    return opened[refs[0]], opened[refs[1]]
+
+
+def _reward_problems(
+    settings: Settings, opened: dict[str, tuple[str, ...]], evaluated: str
+) -> list[str]:
+    """Return what keeps rewards from being loaded, or from scoring the prompts."""
+    trained = [w.reward for w in settings.rewards]
+    lines = [line for reward in (*trained, *settings.watched) for line in reward.problems()]
+    cases = [(reward, ref, "") for reward in trained for ref in opened]
+    if evaluated in opened:
+        hint = "; leave it out with --set eval.watch=[]"
+        cases += [(reward, evaluated, hint) for reward in settings.watched]
+    for reward, ref, hint in cases:
+        if why := reward.unfit(opened[ref]):
+            lines.append(f"reward {reward.name!r} cannot score the prompts {ref!r}: {why}{hint}")
+    return lines
+
+
+def same_model(settings: Settings, folder: Path) -> list[str]:
+    """Return what a continued run would change although its weights depend on it."""
+    before = load(folder / SETTINGS)
+    return [
+        f"{section}.{name} = {getattr(getattr(settings, section), name)!r}: the run in {folder} "
+        f"was made with {getattr(getattr(before, section), name)!r}; leave it as it is"
+        for section, names in FIXED.items()
+        for name in names
+        if getattr(getattr(settings, section), name) != getattr(getattr(before, section), name)
+    ]
 
 
 @contextlib.contextmanager
@@ -105,11 +147,13 @@ def open_prompts(ref: str) -> tuple[str, ...]:
     return tuple(prompts)
 
 
-def build(settings: Settings, folder: Path, prompts: tuple[tuple[str, ...], ...]) -> Session:
+def build(
+    settings: Settings, made: Accelerator, folder: Path, prompts: tuple[tuple[str, ...], ...]
+) -> Session:
     """Load the models and put the parts together."""
     quiet()
+    log_into(folder, made)
     model, train = settings.model, settings.train
-    made = accelerator(model.device, model.precision, str(folder))
     if made.device.type == "cpu":
         reuse_freed_memory()
     ranks = Ranks(made, settings.optimizer.max_grad_norm)
@@ -119,16 +163,8 @@ def build(settings: Settings, folder: Path, prompts: tuple[tuple[str, ...], ...]
     torch.manual_seed(seed)
     pipeline = open_pipeline(model.ref, made.device, DTYPES[model.precision])
     policy = build_policy(settings, ranks, pipeline, seed)
-    rewards = tuple(
-        ScoredBy(
-            w.reward.name,
-            w.reward.load(str(made.device)),
-            w.weight,
-            w.reward.scale,
-            w.reward.differentiable,
-        )
-        for w in settings.rewards
-    )
+    rewards = tuple(scored_by(w.reward, str(made.device), w.weight) for w in settings.rewards)
+    watched = tuple(scored_by(reward, str(made.device), 0.0) for reward in settings.watched)
     return Session(
         settings=settings,
         folder=folder,
@@ -137,7 +173,7 @@ def build(settings: Settings, folder: Path, prompts: tuple[tuple[str, ...], ...]
         policy=policy,
         judge=WeighedJudge(decoder(pipeline.vae), rewards, train.decode_batch),
         rewards=rewards,
-        watched=watched(settings, rewards, str(made.device)),
+        watched=rewards + watched,
         prompts=prompts[0],
         eval_prompts=prompts[1],
         rng=torch.Generator().manual_seed(seed),
@@ -185,13 +221,9 @@ def build_policy(settings: Settings, ranks: Ranks, pipeline: Any, seed: int) -> 
     )
 
 
-def watched(settings: Settings, trained: tuple[ScoredBy, ...], device: str) -> tuple[ScoredBy, ...]:
-    """Return the rewards of evaluations: those trained on, then those only watched."""
-    extra = [n for n in settings.eval.watch if n not in {r.name for r in trained}]
-    classes = [registry().get("reward", n).value for n in extra]
-    return trained + tuple(
-        ScoredBy(c.name, c().load(device), 0.0, c.scale, c.differentiable) for c in classes
-    )
+def scored_by(reward: Reward, device: str, weight: float) -> ScoredBy:
+    """Load a reward."""
+    return ScoredBy(reward.name, reward.load(device), weight, reward.scale, reward.differentiable)
 
 
 def quiet() -> None:

@@ -1,4 +1,4 @@
-"""The Python interface: signatures and docstrings of `diffrl.train` and `diffrl.Run`."""
+"""The Python interface: signatures and docstrings of what `diffrl` offers for training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ TRAINER = Path(__file__).resolve().parents[2] / "diffrl" / "trainer"
 
 def train() -> str:
     """Return the interface of `diffrl.train`."""
-    source = (TRAINER / "__init__.py").read_text("utf-8")
-    (function,) = (n for n in ast.parse(source).body if getattr(n, "name", "") == "train")
+    return function_head("train")
+
+
+def resume() -> str:
+    """Return the interface of `diffrl.resume`."""
+    return function_head("resume")
+
+
+def function_head(name: str) -> str:
+    """Return the signature and docstring of one of the functions."""
+    source = (TRAINER / "api.py").read_text("utf-8")
+    (function,) = (n for n in ast.parse(source).body if getattr(n, "name", "") == name)
     assert isinstance(function, ast.FunctionDef)
     return f"```python\n{head(source, function)}\n```"
 

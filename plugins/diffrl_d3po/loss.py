@@ -20,13 +20,14 @@ class StepPreference(Loss):
 
     with p = (1, -1) where row a is preferred, (-1, 1) where row b is, and (0, 0) where neither is:
     the loss is then log 2 and has no gradient. A row is preferred if its advantage is larger. With
-    several rewards it must be at least as good in each of them and better in one. `base` is the
-    model as it was loaded, not the policy that sampled. A ratio outside its range gets no gradient;
-    the bounds on log r are not symmetric.
+    several rewards it must be at least as good in each of them and better in one, if the reward
+    predictor scores each row once (`terminal`); else their weighed sum decides. `base` is the model
+    as it was loaded, not the policy that sampled. A ratio outside its range gets no gradient; the
+    bounds on log r are not symmetric.
 
-    Metrics: `preferred` is the share of pairs with a preference; `accuracy` the share of those that
-    the model already ranks right; `clip_fraction` of ratios outside the range;
-    `base_log_ratio_abs_max`.
+    Metrics: `preferred` is the share of pairs with a preference; `ranked_right` the share of all
+    pairs that have one and whose better row is already likelier, compared with the base;
+    `clip_fraction` of ratios outside the range; `base_log_ratio_abs_max`.
 
     Source: D3PO, arXiv:2311.13231; yk7333/d3po scripts/rm/train_d3po.py.
     """
@@ -47,10 +48,10 @@ class StepPreference(Loss):
         trusted = ratio.clamp(1 - self.clip, 1 + self.clip).log()
         margin = (preference * trusted).sum(1)  # m s
         seen, decided = log_ratio.detach(), preference[:, 0] != 0
-        ranked = ((preference * seen).sum(1) > 0) & decided
+        ranked = (preference * seen).sum(1) > 0
         metrics = {
             "preferred": decided.to(seen).mean(),
-            "accuracy": ranked.to(seen).sum() / decided.to(seen).sum().clamp(min=1),
+            "ranked_right": ranked.to(seen).mean(),
             "clip_fraction": ((ratio.detach() - 1).abs() > self.clip).to(seen).mean(),
             "base_log_ratio_abs_max": seen.abs().max(),
         }

@@ -33,6 +33,7 @@ class RelativeReward(Loss):
     name: ClassVar[str] = "relative-reward"
     needs: ClassVar[frozenset[str]] = frozenset({"path", "log_prob"})
     arity: ClassVar[int] = 2
+    whole_trajectories: ClassVar[bool] = True
     eta: PositiveFloat = Field(default=1.0, description="Divides the log-ratios.")
     clip: NonNegativeFloat = Field(
         default=0.0, description="Bound on each step's log-ratio; 0: unbounded."
@@ -64,7 +65,9 @@ class ProximalRelativeReward(Loss):
         loss = mean of max((r_a - r_b - D)², (r~_a - r~_b - D)²)
 
     R is the advantage of a trajectory; PRDP takes the plain reward, `per=none`. At the optimum the
-    policy maximises R minus beta times its divergence from the base model.
+    policy maximises R minus beta / D times its divergence from the base model, where D is the
+    number of latent elements: log-probs are averaged over them. The paper writes sums, so its beta
+    is this one divided by D.
 
     Metrics: `error_abs_mean` of the regression; `log_ratio_abs_max` and `clip_fraction` of the
     log-ratios to the sampling policy; `base_log_ratio_mean`, of a trajectory to the base model.
@@ -76,11 +79,14 @@ class ProximalRelativeReward(Loss):
     name: ClassVar[str] = "proximal-relative-reward"
     needs: ClassVar[frozenset[str]] = frozenset({"path", "log_prob", "base"})
     arity: ClassVar[int] = 2
+    whole_trajectories: ClassVar[bool] = True
     beta: PositiveFloat = Field(
-        default=1.0, description="Reward per nat that a trajectory moves away from the base model."
+        default=1.0,
+        description="Reward per nat and latent element that a path moves from the base model.",
     )
     clip: PositiveFloat = Field(
-        default=1e-4, description="Nats a step may move from the sampling policy."
+        default=1e-4,
+        description="Nats per latent element that a step may move from the policy that sampled.",
     )
 
     @property

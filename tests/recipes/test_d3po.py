@@ -8,7 +8,7 @@ from diffrl.builtin.update_schedulers import Pairs
 TINY = D3PO.but(
     name="tiny-d3po",
     sampler=Ddim(steps=5, group=8, share_noise=True),
-    update_scheduler=Pairs(per_update=8, skip_last=1),
+    update_scheduler=Pairs(order="steps-accumulated", per_update=4, skip_last=1),
     loss=StepPreference(beta=1.0, clip=0.3),
 )
 

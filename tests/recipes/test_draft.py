@@ -51,7 +51,8 @@ class Gradient(RewardPredictor):
 
     def __call__(self, rollout: Rollout, judge: Judge) -> Rewards:
         """Return rewards of shape `n T`."""
-        score, grad = judge.grad(rollout.x0, rollout.prompts)
+        last = torch.full((len(rollout),), len(rollout.times) - 1)
+        score, grad = judge.grad(rollout.x0, rollout.prompts, last)
         return Rewards(last_step(score, len(rollout.times)), grad)
 
     def queries(self, steps: int) -> int:

@@ -3,19 +3,19 @@
 import pytest
 from diffrl_rebel import PRDP, PRDP_REBEL, REBEL, ProximalRelativeReward, RelativeReward
 
-from diffrl.builtin.advantages import Returns
 from diffrl.builtin.samplers import Ddim
 from diffrl.builtin.update_schedulers import Pairs
 
-TINY = {
-    "sampler": Ddim(steps=5, group=8),
-    "advantage_estimator": Returns(gamma=1.0, per="prompt"),
-    "update_scheduler": Pairs(order="trajectories", per_update=4, skip_last=1),
-}
+ORDER = {"order": "trajectories", "skip_last": 1}
+TINY = {"sampler": Ddim(steps=5, group=8), "update_scheduler": Pairs(**ORDER, per_update=4)}
 RECIPES = [
     REBEL.but(**TINY, loss=RelativeReward(eta=0.1)),
     PRDP_REBEL.but(**TINY, loss=RelativeReward(eta=0.1, clip=0.1)),
-    PRDP.but(**TINY, loss=ProximalRelativeReward(clip=0.1)),
+    PRDP.but(
+        sampler=Ddim(steps=5, group=4),
+        update_scheduler=Pairs(**ORDER, choose="all", per_update=12),
+        loss=ProximalRelativeReward(clip=0.1),
+    ),
 ]
 
 

@@ -5,8 +5,10 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
-from diffrl.errors import ResumeError
+import diffrl
+from diffrl.errors import ResumeError, SettingsError
 from diffrl.settings.resolve import load
 from diffrl.trainer import run, train
 from diffrl.trainer.checkpoint import newest, prune
@@ -79,9 +81,47 @@ def test_a_damaged_checkpoint_is_named(tiny_run, tmp_path):
         run(load(folder / "settings.toml"), resume=folder)
 
 
-def test_a_run_without_checkpoints_cannot_be_resumed(tmp_path):
-    with pytest.raises(ResumeError, match="no checkpoint"):
-        newest(tmp_path)
+@pytest.fixture
+def copied(tiny_run, tmp_path):
+    return shutil.copytree(tiny_run.folder, tmp_path / "run")
+
+
+def test_a_run_without_checkpoints_begins_anew(tiny_run, copied):
+    shutil.rmtree(copied / "checkpoints")
+    (copied / "checkpoints").mkdir()
+    assert newest(copied) is None
+    again = diffrl.resume(copied, epochs=1, live=False)
+    assert untimed(again.metrics) == untimed(tiny_run.metrics[:1]) + untimed(again.metrics[1:])
+    assert again.metrics[1]["loss/value"] == tiny_run.metrics[1]["loss/value"]
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(ResumeError, match=f"cannot resume {tmp_path}: no settings.toml"):
+        diffrl.resume(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["adapter.rank=4", "adapter.alpha=4", "model.size=32"])
+def test_what_the_weights_depend_on_cannot_be_changed(copied, change):
+    before = (copied / "settings.toml").read_text()
+    with pytest.raises(SettingsError, match=rf"{change.split('=')[0]} = .* was made with"):
+        diffrl.resume(copied, sets=[change], epochs=5)
+    assert (copied / "settings.toml").read_text() == before
+
+
+def test_weights_of_another_shape_are_refused(copied):
+    path = copied / "checkpoints" / "4" / "trainer_state.pt"
+    state = torch.load(path, weights_only=True)
+    state["trained"] = {n: w[:1] for n, w in state["trained"].items()}
+    torch.save(state, path)
+    with pytest.raises(ResumeError, match="written for another model or adapter"):
+        diffrl.resume(copied, epochs=5)
+
+
+def test_the_last_comparison_has_the_numbers_of_steps_of_both(copied):
+    more = diffrl.resume(copied, sets=["eval.steps=[2, 3]"], epochs=5, live=False)
+    with Image.open(more.folder / "images" / "before-after.png") as picture:
+        with Image.open(copied / "images" / "00005.png") as alone:
+            assert picture.size == alone.size  # two rows: 2 steps before and after; 2 and 3 alone
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):

@@ -17,30 +17,32 @@ built = []
 original = trainer.build
 trainer.build = lambda *a: built.append(original(*a)) or built[-1]
 settings = resolve(
-    sys.argv[2], ["pickscore"], sets=sys.argv[3:], flags={"train.epochs": (2, "test")}
+    sys.argv[1], ["pickscore"], sets=sys.argv[2:], flags={"train.epochs": (2, "test")}
 )
-trainer.run(settings, output=Path(sys.argv[1]))
+folder = trainer.run(settings).folder
 session = built[0]
 weights = {n: p.detach() for n, p in session.policy.trained.items()}
 rank = session.ranks.accelerator.process_index
-torch.save(weights, Path(sys.argv[1]) / f"rank-{rank}.pt")
+torch.save(weights, folder / f"rank-{rank}.pt")
 """
 
 
 @pytest.mark.parametrize("algo", ["sdpo", "rebel"])
 def test_two_processes_stay_in_step_and_share_their_rewards(algo, tiny_sets, tmp_path):
-    script, folder = tmp_path / "script.py", tmp_path / "run"
+    script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launch += ["--nproc_per_node", "2"]
     done = subprocess.run(
-        [*launch, str(script), str(folder), algo, "model.device=cpu", *tiny_sets],
+        [*launch, str(script), algo, "model.device=cpu", *tiny_sets],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder,) = (tmp_path / "runs").iterdir()  # both processes chose the same
     first, second = (torch.load(folder / f"rank-{r}.pt", weights_only=True) for r in (0, 1))
     for name, weight in first.items():
         assert torch.equal(weight, second[name]), name

@@ -63,7 +63,7 @@ def test_gradient_is_that_of_the_weighted_sum():
     judge = WeighedJudge(
         lambda x: 3 * x, [ScoredBy("bright", brightness, 2.0, differentiable=True)], batch=2
     )
-    value, grad = judge.grad(torch.rand(3, 3, 2, 2), prompts(3))
+    value, grad = judge.grad(torch.rand(3, 3, 2, 2), prompts(3), torch.full((3,), 7))
     assert value.shape == (3,)
     assert torch.allclose(grad, torch.full_like(grad, 2 * 3 / 12))
 
@@ -71,4 +71,4 @@ def test_gradient_is_that_of_the_weighted_sum():
 def test_a_reward_without_gradient_is_refused():
     judge = WeighedJudge(lambda x: x, [ScoredBy("blind", brightness)])
     with pytest.raises(RewardError, match="blind: not differentiable"):
-        judge.grad(torch.rand(1, 3, 2, 2), prompts(1))
+        judge.grad(torch.rand(1, 3, 2, 2), prompts(1), torch.zeros(1, dtype=torch.long))

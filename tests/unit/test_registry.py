@@ -196,7 +196,7 @@ def test_every_builtin_module_loads(fresh, monkeypatch):
     monkeypatch.setenv("DIFFRL_PLUGINS", "")
     found = fresh()
     assert found.broken == ()
-    assert {e.plugin for e in found.components("sampler").values()} == {"samplers"}
+    assert {e.plugin for e in found.components("sampler").values()} == {"diffrl.builtin.samplers"}
     assert len(BUILTINS) == 8
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from diffrl import presets
 from diffrl.errors import SettingsError
-from diffrl.settings.resolve import resolve
+from diffrl.settings.resolve import dump, load, resolve
 from diffrl.settings.toml import parse_value, write_value
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -113,6 +113,32 @@ def test_conditions_in_a_preset_hold_only_for_their_algorithm_and_reward():
     assert (settings.train.epochs, settings.recipe.sampler.steps) == (100, 4)
     assert settings.origins["optimizer.lr"] == "preset emoji, reward try-taste"
     assert settings.origins["loss.clip"] == "preset emoji, algo try-algo"
+
+
+def test_a_watched_reward_takes_the_settings_of_its_name():
+    preset = {
+        "model": {"ref": "m"},
+        "rewards": {"try-taste": {"checkpoint": "there"}},
+        "eval": {"watch": ["try-taste"]},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffrl.presets.read", lambda name: preset)
+        by_preset = resolve("try-algo", ["try-tally"])
+        by_set = resolve("try-algo", ["try-tally"], sets=["rewards.try-taste.checkpoint=elsewhere"])
+        trained = resolve("try-algo", ["try-taste"])
+    assert [r.checkpoint for r in by_preset.watched] == ["there"]
+    assert [r.checkpoint for r in by_set.watched] == ["elsewhere"]
+    assert [r.reward.name for r in by_set.rewards] == ["try-tally"]
+    assert trained.watched == ()
+
+
+def test_watched_rewards_are_saved_apart_from_those_that_are_trained_on(tmp_path):
+    sets = ['eval.watch=["try-taste"]', "rewards.try-taste.checkpoint=elsewhere"]
+    settings = resolve("try-algo", ["try-tally:2"], sets=sets)
+    (tmp_path / "settings.toml").write_text(dump(settings))
+    again = load(tmp_path / "settings.toml")
+    assert (again.watched, again.rewards) == (settings.watched, settings.rewards)
+    assert again.origins["rewards.try-taste.checkpoint"].startswith("--set rewards.try-taste")
 
 
 def with_preset(content):

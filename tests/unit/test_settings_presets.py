@@ -1,12 +1,14 @@
 """The bundled presets hold for what is installed."""
 
 import pytest
+import torch
 
 from diffrl import presets
 from diffrl.registry import registry
 from diffrl.settings.resolve import resolve
 from diffrl.settings.sections import SECTIONS
 from diffrl.stages import STAGES
+from diffrl.types import Advantages, Prompts
 
 
 def test_the_default_preset_comes_first():
@@ -35,6 +37,22 @@ def test_every_stage_field_of_a_preset_belongs_to_an_installed_stage(name):
                 for field in entry.value.model_fields
             }
             assert set(table.get(slot, {})) <= {"name", *known}
+
+
+@pytest.mark.parametrize("reward", ["pickscore", "aesthetic"])
+def test_the_papers_baselines_take_16_pictures_an_update_at_ddpos_learning_rate(reward):
+    for algo in ("ddpo", "d3po", "rebel", "prdp", "prdp-rebel"):
+        settings = resolve(algo, [reward], preset="sd-turbo")
+        recipe, rows = settings.recipe, settings.train.trajectories
+        text = ("a",) * rows
+        group = torch.arange(rows) // recipe.sampler.group
+        epoch = recipe.update_scheduler(
+            Prompts(text, group, torch.zeros(rows, 1)),
+            Advantages(torch.zeros(rows, recipe.sampler.steps)),
+            torch.Generator(),
+        )
+        assert sum(m.commit for m in epoch) == rows / 16, algo
+        assert settings.optimizer.lr == 3e-4
 
 
 @pytest.mark.parametrize(

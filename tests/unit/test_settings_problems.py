@@ -59,7 +59,7 @@ def test_misfits_are_told_beside_wrong_values():
             "--set model.reff=1: section 'model' has no field 'reff'. Did you mean ref?",
         ),
         ("qqqqq=1", "no stage of 'try-algo' has a field 'qqqqq'. `diffrl show try-algo` lists"),
-        ("steps=3", "--set steps=3: 'steps' is ambiguous; write sampler.steps or eval.steps"),
+        ("seed=3", "--set seed=3: 'seed' is ambiguous; write train.seed or eval.seed"),
         ("train=3", "--set train=3: train is a section; set one of train.epochs, "),
         ("loss", "--set loss: expected key=value, for example"),
         ("=3", "--set =3: expected key=value"),

@@ -1,0 +1,111 @@
+"""`diffrl train` as functions: the same settings, the same messages, a `Run` in return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffrl.errors import ResumeError
+from diffrl.settings.layers import Flags
+from diffrl.settings.resolve import load, resolve
+from diffrl.trainer.folder import SETTINGS
+from diffrl.trainer.run import Run
+
+FLAGS = {
+    "model": "model.ref",
+    "prompts": "train.prompts",
+    "epochs": "train.epochs",
+    "seed": "train.seed",
+    "device": "model.device",
+    "precision": "model.precision",
+}
+
+
+def train(
+    algo: str,
+    reward: str | Sequence[str],
+    *,
+    preset: str = "emoji",
+    model: str | Path | None = None,
+    prompts: str | Path | None = None,
+    reward_checkpoint: Mapping[str, str] | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+    epochs: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    output: str | Path | None = None,
+    live: bool = True,
+) -> Run:
+    """Train as `diffrl train` does, and return the run.
+
+    Args:
+        algo: name of a recipe, as `diffrl list-plugins` prints it.
+        reward: `name` or `name:weight`, or several of them.
+        preset: what is trained: model, size, batch sizes.
+        model: hub id or folder of a diffusers pipeline, in place of the preset's.
+        prompts: `animals`, `unseen`, or a file with one prompt a line.
+        reward_checkpoint: weights of rewards by name, in place of the preset's.
+        config: TOML file or nested mapping with settings.
+        sets: single settings, `"loss.clip=2e-4"`.
+        epochs: shortens or lengthens the preset.
+        seed: of everything random.
+        device: auto, cpu, cuda, cuda:<number> or mps.
+        precision: fp32, bf16 or fp16.
+        output: the run's own folder; default `runs/<algo>-<reward>-<date>`.
+        live: show progress while training.
+
+    Raises:
+        DiffrlError: naming everything that is wrong, before any weights load.
+    """
+    from diffrl.trainer import run
+
+    given = {"model": model, "prompts": prompts, "epochs": epochs, "seed": seed}
+    settings = resolve(
+        algo,
+        [reward] if isinstance(reward, str) else list(reward),
+        preset=preset,
+        config=Path(config) if isinstance(config, str) else config,
+        sets=sets,
+        flags=_flags({**given, "device": device, "precision": precision}, reward_checkpoint or {}),
+    )
+    return run(settings, output=None if output is None else Path(output), live=live)
+
+
+def resume(
+    folder: str | Path, *, sets: Sequence[str] = (), epochs: int | None = None, live: bool = True
+) -> Run:
+    """Continue a run as `diffrl train --resume` does, and return it.
+
+    Args:
+        folder: of the run. It goes on from its newest checkpoint, or from the beginning.
+        sets: single settings that change, `"eval.every=5"`.
+        epochs: how many the whole run has.
+        live: show progress while training.
+
+    Raises:
+        DiffrlError: naming everything that is wrong, before any weights load.
+    """
+    from diffrl.trainer import run
+
+    path = Path(folder) / SETTINGS
+    if not path.is_file():
+        raise ResumeError(f"cannot resume {folder}: no {SETTINGS} there; expected a run's folder")
+    return run(load(path, sets, _flags({"epochs": epochs}, {})), resume=Path(folder), live=live)
+
+
+def _flags(given: Mapping[str, Any], checkpoints: Mapping[str, str]) -> Flags:
+    """Return what was given by the setting it stands for, with its origin."""
+    found = {
+        FLAGS[name]: (str(value) if isinstance(value, Path) else value, f"{name}={value}")
+        for name, value in given.items()
+        if value is not None
+    }
+    for name, ref in checkpoints.items():
+        found[f"rewards.{name}.checkpoint"] = (str(ref), f"reward_checkpoint {name}={ref}")
+    return found
+
+
+__all__ = ["FLAGS", "resume", "train"]

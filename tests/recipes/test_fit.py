@@ -1,0 +1,72 @@
+"""Shipped recipes, and changes to them that make no sense."""
+
+import re
+from pathlib import Path
+
+import pytest
+from diffrl_d3po import D3PO
+from diffrl_ddpo import DDPO
+from diffrl_rebel import PRDP, PRDP_REBEL, REBEL
+from diffrl_sdpo import SDPO
+
+from diffrl.builtin.advantages import Returns
+from diffrl.builtin.samplers import Ddim
+from diffrl.builtin.update_schedulers import Pairs
+from diffrl.settings.resolve import resolve
+
+PLUGINS = Path(__file__).parents[2] / "plugins"
+ALL = [D3PO, DDPO, PRDP, PRDP_REBEL, REBEL, SDPO]
+
+
+@pytest.mark.parametrize("recipe", [REBEL, PRDP, PRDP_REBEL], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "scheduler",
+    [Pairs(), Pairs(order="steps-accumulated"), Pairs(order="trajectories", fraction=0.5)],
+)
+def test_losses_on_trajectories_are_not_given_some_of_their_steps(recipe, scheduler):
+    (problem,) = recipe.but(update_scheduler=scheduler).problems()
+    assert "adds up all steps of a trajectory" in problem
+
+
+@pytest.mark.parametrize("recipe", [SDPO, D3PO, REBEL], ids=lambda r: r.name)
+def test_a_group_that_leaves_a_row_over_is_refused(recipe):
+    (problem,) = recipe.but(sampler=Ddim(group=3)).problems()
+    assert "leaves one row of every group of sampler.group=3 untrained" in problem
+    assert recipe.but(sampler=Ddim(group=4)).problems() == []
+
+
+def test_a_group_of_one_makes_no_pair():
+    (problem,) = REBEL.but(sampler=Ddim(group=1)).problems()
+    assert "needs groups of at least 2 rows, but sampler.group is 1" in problem
+
+
+def test_all_pairs_need_no_even_group():
+    assert PRDP.but(sampler=Ddim(group=3)).problems() == []
+
+
+def test_a_row_alone_is_not_compared_with_its_group():
+    (problem,) = DDPO.but(advantage_estimator=Returns(per="group")).problems()
+    assert "compares rows of a group, but sampler.group is 1" in problem
+
+
+def variants():
+    """Return every `key=value` in the tables of the plugins' READMEs, cell by cell."""
+    for readme in sorted(PLUGINS.glob("*/README.md")):
+        algo = readme.parent.name.removeprefix("diffrl_")
+        for line in readme.read_text("utf-8").splitlines():
+            if line.startswith("|") and (sets := re.findall(r"`([\w.]+=[^`]+)`", line)):
+                together = " and " in line.split("|")[2]
+                for some in [sets] if together else [[one] for one in sets]:
+                    yield pytest.param(algo, some, id=f"{algo}-{'-'.join(some)}")
+
+
+@pytest.mark.parametrize(("algo", "sets"), list(variants()))
+def test_variants_in_the_readmes_resolve(algo, sets):
+    recipes = ("rebel", "prdp") if algo == "rebel" else (algo,)
+    failures = []
+    for name in recipes:
+        try:
+            resolve(name, ["pickscore"], sets=sets)
+        except Exception as error:
+            failures.append(str(error))
+    assert len(failures) < len(recipes), failures

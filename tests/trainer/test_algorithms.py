@@ -1,0 +1,62 @@
+"""Every installed algorithm trains through the real trainer."""
+
+import pytest
+import torch
+
+import diffrl
+from diffrl.errors import FitError
+from diffrl.registry import registry
+from diffrl.settings.resolve import resolve
+
+INSTALLED = registry().components("algorithm")
+ALGORITHMS = [name for name, entry in INSTALLED.items() if entry.package == "diffrl"]
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_two_epochs_move_the_weights_and_start_on_policy(algo, tiny_sets, tmp_path):
+    sets = [*tiny_sets, "eval.every=0", "eval.images=2"]
+    run = diffrl.train(algo, "pickscore", sets=sets, epochs=2, output=tmp_path / "run", live=False)
+    for line in run.metrics[1:]:
+        assert line["log_prob_gap/max"] < 1e-5
+        assert line["grad_norm"] > 0 and line["updates"] >= 1
+        assert line["samples"] == 8 * line["epoch"]
+    state = torch.load(run.checkpoints[-1] / "trainer_state.pt", weights_only=True)
+    assert all(w.isfinite().all() for w in state["trained"].values())
+    assert any(w.abs().max() > 0 for n, w in state["trained"].items() if "lora_B" in n)
+
+
+def test_several_rewards_make_pareto_preferences(tiny_sets, tiny_clip, tmp_path):
+    from safetensors.torch import save_file
+
+    head = tmp_path / "head.safetensors"
+    save_file({"layers.0.weight": torch.randn(1, 16), "layers.0.bias": torch.ones(1)}, head)
+    sets = [
+        *(s for s in tiny_sets if "trajectories" not in s),
+        "train.trajectories=32",
+        f"rewards.aesthetic.checkpoint={head}",
+        f"rewards.aesthetic.clip={tiny_clip}",
+    ]
+    rewards = ["pickscore", "aesthetic"]
+    run = diffrl.train("d3po", rewards, sets=sets, epochs=1, output=tmp_path / "run", live=False)
+    assert 0 < run.metrics[-1]["loss/preferred"] < 1
+
+
+@pytest.mark.parametrize("algo", ["sdpo", "ddpo", "rebel"])
+def test_consistency_models_are_trained_by_swapping_the_sampler(algo, tiny_sets, tmp_path):
+    from diffrl.testing.tiny import save_tiny_pipeline
+
+    model = save_tiny_pipeline(tmp_path / "model", embedded=16)
+    sets = [
+        *(s for s in tiny_sets if not s.startswith("model.ref")),
+        f"model.ref={model}", "sampler=lcm", "model.guidance=8", "eval.steps=[1, 4]",
+        *(["reward_predictor.decode=predicted"] if algo != "sdpo" else []),
+    ]  # fmt: skip
+    run = diffrl.train(algo, "pickscore", sets=sets, epochs=2, output=tmp_path / "run", live=False)
+    last = run.metrics[-1]
+    assert last["log_prob_gap/max"] < 1e-5 and last["grad_norm"] > 0
+    assert last["eval/pickscore/1-step"] != run.metrics[0]["eval/pickscore/1-step"]
+
+
+def test_a_consistency_model_of_one_step_is_refused():
+    with pytest.raises(FitError, match="sampler.steps=1 draws no noise"):
+        resolve("ddpo", ["pickscore"], sets=["sampler=lcm", "sampler.steps=1"])

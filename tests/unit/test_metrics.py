@@ -1,0 +1,74 @@
+"""What an epoch's line of metrics says, apart from a run."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffrl.judge import Ledger, ScoredBy
+from diffrl.trainer.loop import Tally
+from diffrl.trainer.metrics import loss_metrics, reward_metrics
+from diffrl.trainer.ranks import Ranks
+from diffrl.types import Advantages, Prompts, Rewards, Rollout
+
+
+class OneProcess(Ranks):
+    count = 1
+
+    def __init__(self):
+        pass
+
+    def everyones(self, items):
+        return list(items)
+
+
+class TwoAlike(OneProcess):
+    count = 2
+
+    def everyones(self, items):
+        return 2 * list(items)
+
+
+REWARD = (ScoredBy("taste", lambda images, text: images, scale=10.0),)
+
+
+def tally(ledger):
+    prompts = Prompts(("a", "b"), torch.arange(2), torch.zeros(2, 1))
+    rollout = Rollout(prompts, torch.tensor([999.0, 749.0, 499.0]), torch.zeros(2, 1))
+    return Tally(Rewards(torch.zeros(2, 3)), Advantages(torch.zeros(2, 3)), rollout, ledger)
+
+
+def ledger():
+    book = Ledger([torch.tensor([0, 2, 2, 0])])
+    book.enter("taste", torch.tensor([1.0, 2.0, 4.0, 3.0]))
+    return book
+
+
+def test_rewards_are_in_their_printed_unit_at_the_first_and_last_step():
+    assert reward_metrics(tally(ledger()), OneProcess(), REWARD) == {
+        "reward_queries": 4,
+        "reward/taste/step_0": 20,
+        "reward/taste/step_0_std": 10,
+        "reward/taste/step_2": 30,
+        "reward/taste/step_2_std": 10,
+        "reward/taste/mean": 30,
+        "reward/taste/std": 10,
+    }
+
+
+def test_queries_of_all_processes_are_counted():
+    assert reward_metrics(tally(ledger()), TwoAlike(), REWARD)["reward_queries"] == 8
+
+
+def test_an_epoch_that_asks_for_no_rewards_has_no_reward_metrics():
+    assert reward_metrics(tally(Ledger()), OneProcess(), REWARD) == {"reward_queries": 0}
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_optimizer_steps_that_overflowed_are_not_counted(bad):
+    norms = [torch.tensor(v) for v in (1.0, bad, 3.0)]
+    losses = [(1.0, {"value": torch.tensor(2.0)})]
+    some = replace(tally(Ledger()), losses=losses, grad_norms=norms)
+    assert loss_metrics(some) == {"loss/value": 2, "grad_norm": 2, "updates": 2}
+    none = replace(some, grad_norms=[torch.tensor(bad)])
+    assert loss_metrics(none) == {"loss/value": 2, "updates": 0}
