@@ -58,5 +58,5 @@ def test_consistency_models_are_trained_by_swapping_the_sampler(algo, tiny_sets,
 
 
 def test_a_consistency_model_of_one_step_is_refused():
-    with pytest.raises(FitError, match="sampler.steps=1 draws no noise"):
+    with pytest.raises(FitError, match=r"sampler\.steps=1 draws no noise"):
         resolve("ddpo", ["pickscore"], sets=["sampler=lcm", "sampler.steps=1"])
