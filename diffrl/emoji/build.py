@@ -21,7 +21,6 @@ STAGES = {
     "clip": "train_clip.train_clip",
     "judge": "train_judge.train_judge",
     "bank": "latents.make_bank",
-    "teacher": "train_unet.train_teacher",
     "student": "train_student.train_student",
     "pickscore": "train_pickscore.train_pickscore",
     "aesthetic": "train_aesthetic.train_aesthetic",

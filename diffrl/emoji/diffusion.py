@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -80,17 +80,5 @@ def denoiser(unet: UNet2DConditionModel, text: Tensor) -> Denoiser:
     def denoise(xt: Tensor, times: Tensor) -> Tensor:
         v = unet(xt, times, encoder_hidden_states=text).sample.float()
         return clean_from_v(xt, v, times)
-
-    return denoise
-
-
-def guided(unet: UNet2DConditionModel, text: Tensor, empty: Sequence[float] | Tensor) -> Denoiser:
-    """As `denoiser`, with classifier-free guidance of weight 2 at times over 250."""
-    plain = denoiser(unet, text)
-    blind = denoiser(unet, torch.as_tensor(empty).expand_as(text))
-
-    def denoise(xt: Tensor, times: Tensor) -> Tensor:
-        x0 = plain(xt, times)
-        return 2 * x0 - blind(xt, times) if int(times[0]) > 250 else x0
 
     return denoise

@@ -1,4 +1,4 @@
-"""A bank of encoded renders, so that the UNet stages never wait for the renderer or the VAE."""
+"""A bank of encoded renders, so that the student never waits for the renderer or the VAE."""
 
 from __future__ import annotations
 
@@ -32,26 +32,12 @@ class Bank:
     first: np.ndarray
     text: Tensor
     share: np.ndarray
-    empty: Tensor
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, Tensor, Tensor]:
         """Scene numbers, one latent of each, and the text states [count, 16, 128]."""
         which = rng.choice(len(self.share), size=count, p=self.share)
         rows = rng.integers(self.first[which], self.first[which + 1])
         return which, self.latents[rows].float(), self.text[which]
-
-    def nearest(self, which: np.ndarray, noise: Tensor) -> Tensor:
-        """For each noise the latent of its scene that points its way most: [b, 4, 16, 16].
-
-        A transport from noise to pictures that is a function of the noise, so that one step
-        can learn it without averaging over positions and backgrounds.
-        """
-        chosen = []
-        for i, eps in zip(which, noise, strict=True):
-            pool = self.latents[self.first[i] : self.first[i + 1]].float().flatten(1)
-            ways = torch.nn.functional.normalize(pool - pool.mean(0), dim=1)
-            chosen.append(pool[(ways @ eps.flatten()).argmax()])
-        return torch.stack(chosen).reshape(noise.shape)
 
 
 def bank_scenes() -> tuple[list[Scene], list[str], list[float]]:
@@ -69,7 +55,7 @@ def bank_scenes() -> tuple[list[Scene], list[str], list[float]]:
 
 @torch.no_grad()
 def make_bank(out: Path, scale: float = 1.0) -> None:
-    """Renders and encodes all the UNet stages train on, into `out/stages/bank.safetensors`."""
+    """Renders and encodes all the student trains on, into `out/stages/bank.safetensors`."""
     vae, rng = load_vae(out), np.random.default_rng(6)
     drawn, texts, share = bank_scenes()
     sizes = [max(2, int(RENDERS[s.kind] * min(1.0, 4 * scale))) for s in drawn]
@@ -85,7 +71,7 @@ def make_bank(out: Path, scale: float = 1.0) -> None:
     kept = {
         "latents": latents.contiguous(),
         "first": torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)])),
-        "text": encode(out, [*texts, ""]),
+        "text": encode(out, texts),
         "share": torch.tensor(share, dtype=torch.float64) / sum(share),
     }
     (out / "stages").mkdir(exist_ok=True)
@@ -96,7 +82,7 @@ def load_bank(out: Path) -> Bank:
     """What `make_bank` wrote."""
     kept = load_file(out / "stages" / "bank.safetensors", device=DEVICE)
     first, share = kept["first"].cpu().numpy(), kept["share"].cpu().numpy()
-    return Bank(kept["latents"], first, kept["text"][:-1], share, kept["text"][-1])
+    return Bank(kept["latents"], first, kept["text"], share)
 
 
 @torch.no_grad()

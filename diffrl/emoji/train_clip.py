@@ -17,7 +17,7 @@ from diffrl.emoji.tokenizer import LENGTH, save_tokenizer
 from diffrl.emoji.training import DEVICE, SceneSource, fit, log, pictures, training_scenes
 from diffrl.emoji.world import ANIMALS, COLORS, COUNTS, PLACES, Scene, article, caption, is_held_out
 
-STEPS = 650
+STEPS = 1000
 GROUPS = 32
 """Scenes per batch; each comes with three that differ from it in one word."""
 

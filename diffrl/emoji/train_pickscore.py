@@ -24,7 +24,7 @@ from diffrl.emoji.train_clip import tokens as tokenize
 from diffrl.emoji.training import DEVICE, fit, log, pictures
 from diffrl.emoji.world import Scene, caption
 
-STEPS = 450
+STEPS = 500
 GROUPS = 24
 SCALE = 25.0
 """Logits per unit of cosine while training; the saved model has PickScore's own 100."""

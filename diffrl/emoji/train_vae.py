@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffrl.emoji.training import DEVICE, SceneSource, fit, log
 
-STEPS = 3000
+STEPS = 2500
 BATCH = 32
 HELD_OUT_SEED = 10_000
 
@@ -33,10 +33,10 @@ def new_vae() -> Any:
 
 
 def train_vae(out: Path, scale: float = 1.0) -> None:
-    """Trains and writes `out/pipeline/vae`: 32 px crops for 80 % of the steps, then full size."""
+    """Trains and writes `out/pipeline/vae`: 32 px crops for 85 % of the steps, then full size."""
     torch.manual_seed(0)
     vae, source, steps = new_vae().to(DEVICE), SceneSource(1), max(2, int(STEPS * scale))
-    crops = int(0.8 * steps)
+    crops = int(0.85 * steps)
 
     def loss(step: int) -> Tensor:
         x = source.pictures(source.scenes(BATCH)) * 2 - 1

@@ -16,7 +16,7 @@ from diffrl.emoji.world import Scene, is_held_out, scenes
 
 log = logging.getLogger("diffrl.emoji")
 
-SHARES = {"bare": 0.30, "color": 0.16, "place": 0.20, "count": 0.16, "pair": 0.18}
+SHARES = {"bare": 0.24, "color": 0.14, "place": 0.18, "count": 0.21, "pair": 0.23}
 """How often each kind of scene is drawn in training."""
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -5,6 +6,8 @@ from diffusers import DDIMScheduler
 from diffrl.emoji import PIPELINE, build, world
 from diffrl.emoji.damage import DAMAGES, damaged
 from diffrl.emoji.diffusion import clean_from_v, hop, new_scheduler, trailing
+from diffrl.emoji.ladder import _quality
+from diffrl.emoji.render import render
 from diffrl.emoji.tokenizer import save_tokenizer, words
 
 
@@ -26,6 +29,19 @@ def test_damage_is_seeded_and_leaves_its_input_alone():
     a, b = (damaged(x, strength, torch.Generator().manual_seed(2), 2) for _ in range(2))
     assert torch.equal(a, b)
     assert torch.equal(x, before)
+
+
+def test_quality_falls_with_blur_but_not_with_where_the_animal_stands():
+    rng = np.random.default_rng(0)
+    sharp = torch.from_numpy(np.stack([render(name, rng) for name in ("lion", "fox", "bee")]))
+    sharp = sharp.permute(0, 3, 1, 2)
+    moved = sharp.roll((2, -3), dims=(2, 3))
+    soft, softer = (
+        torch.nn.functional.avg_pool2d(sharp.float(), k, 1, k // 2).byte() for k in (3, 7)
+    )
+    quality = _quality(torch.stack([softer, soft, moved, sharp], 1))
+    assert quality[:, 2:].allclose(torch.full((3, 2), 0.97))
+    assert (quality.diff(dim=1)[:, :2] > 0.05).all()
 
 
 def test_every_word_of_the_world_is_one_token(tmp_path):
