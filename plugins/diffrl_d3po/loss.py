@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pydantic import Field, PositiveFloat
-from torch.nn.functional import logsigmoid
 
 from diffrl.stages import Loss, Policy
 from diffrl.tensors import Float, Tensor
@@ -42,6 +41,8 @@ class StepPreference(Loss):
 
     def __call__(self, policy: Policy, batch: Batch) -> LossOut:
         """Return the loss of one batch of pairs."""
+        from torch.nn.functional import logsigmoid
+
         log_ratio = policy.log_prob(batch) - policy.log_prob(batch, "base")  # m 2 s
         ratio = log_ratio.exp()
         preference = preferences(batch).to(log_ratio)  # m 2 s

@@ -97,7 +97,7 @@ def test_list_plugins_shows_broken_plugins_and_duplicates_and_goes_on(diffrl, mo
     assert code == 0
     assert "that_is_missing" in out
     assert "ModuleNotFoundError" in out
-    assert "two plugins register a sampler called 'ddim': samplers (diffrl" in out
+    assert "two plugins register a sampler called 'ddim': diffrl.builtin.samplers (diffrl" in out
 
 
 def test_list_plugins_of_an_unknown_kind_is_refused_with_the_nearest(diffrl):
