@@ -96,5 +96,5 @@ def values(name: str, kind: str) -> dict[str, str]:
 
 def filled(template: str, words: dict[str, str]) -> str:
     """Return a template with its placeholders filled in."""
-    text = files("diffrl.cli").joinpath("templates", f"{template}.txt").read_text("utf-8")
+    text = (files("diffrl.cli") / "templates" / f"{template}.txt").read_text("utf-8")
     return Template(text).substitute(words)

@@ -127,7 +127,8 @@ def train_student(out: Path, scale: float = 1.0) -> None:
     torch.manual_seed(9)
     source = Source(load_bank(out), bank_scenes()[0], load_vae(out))
     rng = np.random.default_rng(10)
-    unet = new_unet().to(DEVICE)
+    made: Any = new_unet()
+    unet: UNet2DConditionModel = made.to(DEVICE)
     if DEVICE == "cpu":  # plain attention: in bf16 a step takes a third less time
         unet.set_attn_processor(AttnProcessor())
     chains = start(source, rng, CHAINS)

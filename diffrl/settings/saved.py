@@ -66,12 +66,14 @@ def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Se
     preset = str(content.pop("preset", ""))
     origins = _origins(path.read_text(encoding="utf-8"))
     rewards = {}
-    tabled = content.get("rewards")
-    for name in tabled if isinstance(tabled, dict) else ():
+    given = content.get("rewards")
+    tabled: dict[str, Any] = given if isinstance(given, dict) else {}
+    for name in list(tabled):
         try:
             found = registry().get("reward", name).value
         except UnknownName as error:
             problems.append(f"{path}: {error}")
+            del tabled[name]
             continue
         if "weight" in tabled[name]:  # the others are only watched
             rewards[name] = (found, origins.get(f"rewards.{name}", str(path)))
