@@ -13,18 +13,10 @@ import typer
 from diffrl.cli.tables import preset_line, settings_lines
 from diffrl.errors import ResumeError, SettingsError
 from diffrl.settings import Settings
-from diffrl.settings.layers import Flags
+from diffrl.settings.layers import FLAGS, Flags
 from diffrl.settings.resolve import load, resolve
 
 SETTINGS = "settings.toml"
-FLAGS = {
-    "model": "model.ref",
-    "prompts": "train.prompts",
-    "epochs": "train.epochs",
-    "seed": "train.seed",
-    "device": "model.device",
-    "precision": "model.precision",
-}
 
 
 @dataclass(frozen=True)

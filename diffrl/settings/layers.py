@@ -15,6 +15,16 @@ from diffrl.stages import STAGES
 
 Flags = Mapping[str, tuple[Any, str]]
 
+FLAGS = {
+    "model": "model.ref",
+    "prompts": "train.prompts",
+    "epochs": "train.epochs",
+    "seed": "train.seed",
+    "device": "model.device",
+    "precision": "model.precision",
+}
+"""Options of `diffrl train` and arguments of `diffrl.train`, by the setting they stand for."""
+
 
 @dataclass(frozen=True)
 class Item:

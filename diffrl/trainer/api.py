@@ -7,19 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.errors import ResumeError
-from diffrl.settings.layers import Flags
+from diffrl.settings.layers import FLAGS, Flags
 from diffrl.settings.resolve import load, resolve
 from diffrl.trainer.folder import SETTINGS
 from diffrl.trainer.run import Run
-
-FLAGS = {
-    "model": "model.ref",
-    "prompts": "train.prompts",
-    "epochs": "train.epochs",
-    "seed": "train.seed",
-    "device": "model.device",
-    "precision": "model.precision",
-}
 
 
 def train(
@@ -108,4 +99,4 @@ def _flags(given: Mapping[str, Any], checkpoints: Mapping[str, str]) -> Flags:
     return found
 
 
-__all__ = ["FLAGS", "resume", "train"]
+__all__ = ["resume", "train"]
