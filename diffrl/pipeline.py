@@ -55,3 +55,28 @@ def decoder(vae: Any) -> Any:
         return (vae.decode(latent, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
 
     return decode
+
+
+def latent_encoder(vae: Any, side: int) -> Any:
+    """Return the function from pictures in [0, 1] of any size to latents of pictures of one."""
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+
+    def encode(pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h8 w8"]:
+        fitted = centre_square(pictures, side).to(vae.device, vae.dtype) * 2 - 1
+        with torch.no_grad():
+            mean = vae.encode(fitted).latent_dist.mean.float()
+        return (mean - shift) * vae.config.scaling_factor
+
+    return encode
+
+
+def centre_square(pictures: Float[Tensor, "b 3 h w"], side: int) -> Float[Tensor, "b 3 s s"]:
+    """Return the middle square of pictures, resized."""
+    height, width = pictures.shape[-2:]
+    least = min(height, width)
+    top, left = (height - least) // 2, (width - least) // 2
+    square = pictures[..., top : top + least, left : left + least]
+    if least == side:
+        return square
+    resized = torch.nn.functional.interpolate(square, (side, side), mode="bicubic", antialias=True)
+    return resized.clamp(0, 1)

@@ -30,6 +30,7 @@ class UNetPolicy:
         unet: the bare network; its trained parameters require grad and are in fp32.
         call: the network as the forward pass uses it (prepared for precision and processes).
         encode: prompts to conditions, shape `b tokens width`.
+        to_latent: pictures in [0, 1] of any size to latents, shape `b *latent`.
         scheduler: a diffusers scheduler: noise table, spacing of timesteps, prediction type.
         size: side of the pictures divided by the VAE's factor: the latent's height and width.
         guidance: classifier-free guidance scale; 1 or less is off. A network distilled with
@@ -42,6 +43,7 @@ class UNetPolicy:
         unet: Any,
         call: Callable[..., Any],
         encode: Encode,
+        to_latent: Callable[[Tensor], Tensor],
         scheduler: Any,
         size: int,
         guidance: float = 1.0,
@@ -49,7 +51,7 @@ class UNetPolicy:
     ) -> None:
         self._unet, self._call, self._guidance = unet, call, guidance
         self._encode, self._cond = encode, dict[str, Tensor]()
-        self._scheduler = scheduler
+        self._to_latent, self._scheduler = to_latent, scheduler
         self.device = next(unet.parameters()).device
         self._table = scheduler.alphas_cumprod.to(self.device)
         self._latent = (int(unet.config.in_channels), size, size)
@@ -79,6 +81,10 @@ class UNetPolicy:
     def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
         """Return standard normal noise of shape `(*shape, *latent)`, the same on every device."""
         return torch.randn((*shape, *self._latent), generator=rng).to(self.device)
+
+    def encode(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b *latent"]:
+        """Return the latents of pictures in [0, 1], cropped to a square and resized to fit."""
+        return self._to_latent(pictures)
 
     def timesteps(self, steps: int) -> Float[Tensor, "T"]:
         """Return the training timesteps of a number of denoising steps, noisiest first."""

@@ -34,6 +34,10 @@ class Policy(Protocol):
         """Return the training timesteps of a number of denoising steps, noisiest first."""
         ...
 
+    def encode(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b *latent"]:
+        """Return the latents of pictures in [0, 1], cropped to a square and resized to fit."""
+        ...
+
     def ddim(self, steps: int, eta: float) -> Ddim:
         """Return the DDIM kernel of this model's noise schedule for a number of steps."""
         ...

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from diffrl.errors import FitError
 from diffrl.stages import (
     STAGES,
@@ -47,9 +49,26 @@ class Recipe:
         return {slot: getattr(self, slot) for slot in STAGES}
 
     def problems(self) -> list[str]:
-        """Return everything that keeps these stages from working together, one line each."""
-        found = [line for stage in self.stages.values() for line in stage.problems()]
-        return found + self._missing() + self._arity() + self._steps()
+        """Return everything that keeps these stages from working, one line each."""
+        return self.faults() + self.misfits()
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with single stages, one line each."""
+        others = [stage for stage in self.stages.values() if stage is not self.sampler]
+        if not self.sampler.lengths:
+            return [line for stage in (self.sampler, *others) for line in stage.problems()]
+        found = []
+        for epoch, steps in enumerate(self.sampler.lengths, 1):
+            try:
+                lines = self.sampler.for_epoch(epoch).problems()
+            except ValidationError as error:
+                lines = [error.errors()[0]["msg"]]
+            found += [f"sampler.lengths holds {steps}: {line}" for line in lines]
+        return found + [line for stage in others for line in stage.problems()]
+
+    def misfits(self) -> list[str]:
+        """Return what keeps these stages from working together, one line each."""
+        return self._missing() + self._arity() + self._steps()
 
     def check(self) -> None:
         """Refuse stages that do not fit.
@@ -85,7 +104,7 @@ class Recipe:
             found.append(
                 f"loss {loss.name!r} adds up all steps of a trajectory, but update scheduler "
                 f"{scheduler.name!r} hands over some at a time; set "
-                f"update_scheduler.order=trajectories and fraction=1"
+                f"update_scheduler.order=trajectories and timestep_fraction=1"
             )
         if loss.on_policy and not scheduler.commits_once:
             found.append(
@@ -95,12 +114,14 @@ class Recipe:
         return found
 
     def _steps(self) -> list[str]:
-        if self.update_scheduler.trained(self.sampler.steps) >= 1:
+        fewest = min(self.sampler.lengths or (self.sampler.steps,))
+        if self.update_scheduler.trained(fewest) >= 1:
             return []
+        field = "lengths" if self.sampler.lengths else "steps"
         return [
             f"update scheduler {self.update_scheduler.name!r} leaves none of the sampler's "
-            f"{self.sampler.steps} step(s) to train; raise sampler.steps, or change "
-            f"update_scheduler.skip_last or fraction"
+            f"{fewest} step(s) to train; raise sampler.{field}, or change "
+            f"update_scheduler.skip_last or timestep_fraction"
         ]
 
 

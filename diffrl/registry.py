@@ -25,6 +25,7 @@ BUILTINS = tuple(
     f"diffrl.builtin.{module}"
     for module in (
         "samplers",
+        "stored",
         "reward_predictors",
         "advantages",
         "update_schedulers",

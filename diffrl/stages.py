@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from diffrl.protocols import Judge, Policy, Weights
 from diffrl.tensors import Float, Generator, Tensor
@@ -64,16 +64,36 @@ class Sampler(Component):
         steps: T, the number of denoising steps.
         group: how many rows each drawn prompt gets. It belongs to the algorithm, so another
             sampler keeps it, as it does `share_noise`.
+        lengths: numbers of steps that epochs have in turn, in place of `steps`; empty: always T.
     """
 
     kept: ClassVar[frozenset[str]] = frozenset({"group", "share_noise"})
 
     steps: int
     group: int
+    lengths: tuple[PositiveInt, ...] = Field(
+        default=(), description="Numbers of steps that epochs have in turn, in place of `steps`."
+    )
 
     def __call__(self, policy: Policy, text: Sequence[str], rng: Generator) -> Rollout:
         """Return `len(text) * group` rows; rows of a group are neighbours."""
         raise NotImplementedError
+
+    def prompt_problems(self, prompts: Sequence[str]) -> list[str]:
+        """Return why it cannot sample these prompts, one line each; asked before weights load."""
+        return []
+
+    def for_epoch(self, epoch: int) -> Sampler:
+        """Return the sampler of one epoch, with one number of steps; the first is number 1.
+
+        Raises:
+            ValidationError: of pydantic, if the sampler cannot have that number.
+        """
+        if not self.lengths:
+            return self
+        steps = self.lengths[(epoch - 1) % len(self.lengths)]
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return self.model_validate({**own, "steps": steps, "lengths": ()})
 
     def for_evaluation(self, steps: int, eta: float) -> Sampler:
         """Return the sampler of evaluations: one row per prompt, another number of steps.
@@ -81,7 +101,7 @@ class Sampler(Component):
         `eta` replaces the field of that name, if there is one. A sampler that reads data instead of
         drawing returns one that draws.
         """
-        changes = {"steps": steps, "group": 1, "eta": eta}
+        changes = {"steps": steps, "group": 1, "eta": eta, "lengths": ()}
         own = {k: v for k, v in changes.items() if k in type(self).model_fields}
         return self.model_copy(update=own)
 

@@ -19,7 +19,7 @@ from generators.commands import cli
 from generators.fields import components, presets, recipe, recipes, rewards, sections
 from generators.hooks import hooks
 from generators.python_api import resume, run, train
-from generators.results import results
+from generators.results import results, zoo
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "diffrl_rwr"
@@ -79,7 +79,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "plugin-package": plugin_package,
         "plugin-test": plugin_test,
     },
-    "docs/algorithms/index.md": {"recipes": recipes},
+    "docs/algorithms/index.md": {"recipes": recipes, "zoo": zoo},
     "docs/algorithms/d3po.md": {"recipe-d3po": partial(recipe, "d3po")},
     "docs/algorithms/ddpo.md": {"recipe-ddpo": partial(recipe, "ddpo")},
     "docs/algorithms/rebel.md": {

@@ -6,18 +6,24 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from diffrl import preferences
 from diffrl.errors import PromptsError
 from diffrl.hookspecs import hookimpl
 
 
 @hookimpl(trylast=True)
 def diffrl_open_prompts(ref: str) -> Sequence[str] | None:
-    """Read the bundled `animals` and `unseen` lists, or a text file with one prompt a line."""
+    """Read the bundled `animals` and `unseen` lists, or a file with one prompt a line.
+
+    Of a file of preferences (`.jsonl`) the prompts are taken, each once.
+    """
     if ref in ("animals", "unseen"):
         return _lines(files("diffrl.builtin").joinpath(f"{ref}.txt").read_text("utf-8"))
     path = Path(ref).expanduser()
     if not path.is_file():
         return None
+    if path.suffix == ".jsonl":
+        return list(dict.fromkeys(pair.prompt for pair in preferences.read(path)))
     try:
         prompts = _lines(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:

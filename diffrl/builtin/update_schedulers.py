@@ -49,7 +49,7 @@ class Pairs(UpdateScheduler):
     skip_last: NonNegativeInt = Field(
         default=0, description="Last denoising steps left out of training."
     )
-    fraction: float = Field(
+    timestep_fraction: float = Field(
         default=1.0, gt=0, le=1, description="Share of the remaining steps that each pair trains."
     )
     inner_epochs: PositiveInt = Field(default=1, description="Passes over the rollout.")
@@ -63,7 +63,7 @@ class Pairs(UpdateScheduler):
     @property
     def whole_trajectories(self) -> bool:
         """Whether each minibatch holds all steps of its rows, but for the last that are skipped."""
-        return self.order == "trajectories" and self.fraction == 1
+        return self.order == "trajectories" and self.timestep_fraction == 1
 
     def group_problems(self, group: int) -> list[str]:
         """Return what keeps it from working with groups of that many rows, one line each."""
@@ -75,8 +75,9 @@ class Pairs(UpdateScheduler):
         ]
 
     def trained(self, steps: int) -> int:
-        """Return how many of T steps are trained."""
-        return int((steps - self.skip_last) * self.fraction)
+        """Return how many of T steps are trained: at least one, if any are left."""
+        left = steps - self.skip_last
+        return max(min(left, 1), int(left * self.timestep_fraction))
 
     def __call__(
         self, prompts: Prompts, advantages: Advantages, rng: Generator
@@ -116,7 +117,7 @@ class RowsFirst(UpdateScheduler):
     skip_last: NonNegativeInt = Field(
         default=0, description="Last denoising steps left out of training."
     )
-    fraction: float = Field(
+    timestep_fraction: float = Field(
         default=1.0, gt=0, le=1, description="Share of the remaining steps that each row trains."
     )
     inner_epochs: PositiveInt = Field(default=1, description="Passes over the rollout.")
@@ -127,8 +128,9 @@ class RowsFirst(UpdateScheduler):
         return self.rows_per_update == 0 and self.inner_epochs == 1
 
     def trained(self, steps: int) -> int:
-        """Return how many of T steps are trained."""
-        return int((steps - self.skip_last) * self.fraction)
+        """Return how many of T steps are trained: at least one, if any are left."""
+        left = steps - self.skip_last
+        return max(min(left, 1), int(left * self.timestep_fraction))
 
     def __call__(
         self, prompts: Prompts, advantages: Advantages, rng: Generator

@@ -24,9 +24,9 @@ PLAN, SETTINGS = "ablation.json", "settings.toml"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is varied, and what is common to all runs."""
+    """What is varied, and what is common to all runs; `algo` may be varied too."""
 
-    algo: str
+    algo: str | None
     rewards: list[str]
     preset: str
     config: str | None
@@ -41,6 +41,7 @@ class Cell:
     """One run of the grid."""
 
     sets: tuple[str, ...]
+    algo: str
     seed: int
     folder: Path
     epochs: int
@@ -49,6 +50,11 @@ class Cell:
     def name(self) -> str:
         """What is special about it, without the seed."""
         return " ".join(self.sets) or "as it is"
+
+    @property
+    def settings(self) -> list[str]:
+        """What it varies but for the algorithm."""
+        return split(self.sets)[1]
 
     def finished(self) -> bool:
         """Whether its last epoch is written."""
@@ -84,6 +90,8 @@ def ablate(plan: Plan, folder: Path, jobs: int) -> None:
 def grid(plan: Plan, folder: Path) -> Iterator[Cell]:
     """Yield every combination of values with every seed, all of them resolved first."""
     axes = [varied(text) for text in plan.vary]
+    if (plan.algo is None) != any(axis[0].startswith("algo=") for axis in axes):
+        raise SettingsError(["name algorithms either with --algo or with --vary algo=ONE,OTHER"])
     problems: list[str] = []
     found: list[Cell] = []
     for combination in product(*axes):
@@ -95,7 +103,8 @@ def grid(plan: Plan, folder: Path) -> Iterator[Cell]:
         for number in range(plan.seeds):
             seed = settings.train.seed + number
             place = folder / "runs" / slug(combination) / f"seed-{seed}"
-            found.append(Cell(combination, seed, place, settings.train.epochs))
+            algo = settings.recipe.name
+            found.append(Cell(combination, algo, seed, place, settings.train.epochs))
     if problems:
         raise SettingsError(problems)
     return iter(found)
@@ -114,14 +123,25 @@ def varied(text: str) -> list[str]:
     return [f"{key.strip()}={value}" for value in parts]
 
 
+def split(combination: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the algorithm that a combination names, if it names one, and its settings."""
+    named = [one.removeprefix("algo=") for one in combination if one.startswith("algo=")]
+    return (named[-1] if named else None), [o for o in combination if not o.startswith("algo=")]
+
+
 def resolved(plan: Plan, combination: Sequence[str]) -> Settings:
-    """Return a cell's settings, but for the seed."""
+    """Return a cell's settings, but for the seed.
+
+    Raises:
+        SettingsError: naming everything that is wrong.
+    """
+    algo, own = split(combination)
     flags = (
         {} if plan.epochs is None else {"train.epochs": (plan.epochs, f"--epochs {plan.epochs}")}
     )
     config = None if plan.config is None else Path(plan.config)
-    sets = [*plan.sets, *combination]
-    return resolve(plan.algo, plan.rewards, plan.preset, config, sets, flags)
+    sets = [*plan.sets, *own]
+    return resolve(algo or plan.algo or "", plan.rewards, plan.preset, config, sets, flags)
 
 
 def slug(combination: Sequence[str]) -> str:
@@ -176,10 +196,10 @@ def start(plan: Plan, cell: Cell, jobs: int) -> subprocess.Popen[bytes]:
     if (cell.folder / SETTINGS).exists():
         command += ["--resume", str(cell.folder), "--epochs", str(cell.epochs)]
     else:
-        command += ["--algo", plan.algo, "--preset", plan.preset, "--seed", str(cell.seed)]
+        command += ["--algo", cell.algo, "--preset", plan.preset, "--seed", str(cell.seed)]
         command += ["--output", str(cell.folder), "--epochs", str(cell.epochs)]
         command += [w for reward in plan.rewards for w in ("--reward", reward)]
-        command += [w for one in (*plan.sets, *cell.sets) for w in ("--set", one)]
+        command += [w for one in (*plan.sets, *cell.settings) for w in ("--set", one)]
         command += ["--config", plan.config] if plan.config else []
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {})}

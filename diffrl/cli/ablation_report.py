@@ -66,16 +66,20 @@ def spread(values: Sequence[float]) -> str:
 
 def plot(path: Path, runs: dict[str, list[Lines]], axis: str) -> None:
     """Draw each reward in training over samples or seconds: mean over seeds, band ± deviation."""
+    every = next(iter(runs.values()))[0][-1]
+    keys = [k for k in every if k.startswith("reward/") and k.endswith("/mean")]
+    if not keys:  # learned from data: no picture was scored in training
+        return
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    every = next(iter(runs.values()))[0][-1]
-    keys = [k for k in every if k.startswith("reward/") and k.endswith("/mean")]
     figure, axes = pyplot.subplots(len(keys), 1, figsize=(8, 4.5 * len(keys)), squeeze=False)
     for panel, key in zip(axes[:, 0], keys, strict=True):
         for name, seeds in runs.items():
+            if any(key not in lines[-1] for lines in seeds):
+                continue
             epochs = range(1, min(len(lines) for lines in seeds))
             x = [statistics.mean(lines[e][axis] for lines in seeds) for e in epochs]
             mean = [statistics.mean(lines[e][key] for lines in seeds) for e in epochs]

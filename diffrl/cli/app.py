@@ -62,6 +62,10 @@ def train(
     prompts: Annotated[
         str | None, typer.Option(help="animals, unseen, or a file of prompts.")
     ] = None,
+    preferences: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines of judged pairs to learn from: prompt, images, choice."),
+    ] = None,
     reward_checkpoint: Annotated[
         list[str] | None, typer.Option(metavar="NAME=REF", help="Weights of a reward; repeatable.")
     ] = None,
@@ -85,7 +89,7 @@ def train(
     from diffrl.cli import train as command
 
     named = {"model": model, "prompts": prompts, "epochs": epochs, "seed": seed}
-    named |= {"device": device, "precision": precision}
+    named |= {"device": device, "precision": precision, "preferences": preferences}
     flags = command.flags(named, reward_checkpoint or [])
     request = command.Request(algo, reward or [], preset, config, set_ or [], flags)
     command.train(request, output, resume, dry_run)
@@ -150,11 +154,13 @@ def new_plugin(
 
 @app.command()
 def ablate(
-    algo: Annotated[str, typer.Option(help="Algorithm: see `diffrl list-plugins`.")],
+    algo: Annotated[str | None, typer.Option(help="Algorithm: see `diffrl list-plugins`.")] = None,
     reward: Rewards = None,
     vary: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE,VALUE", help="A setting and its values; repeatable."),
+        typer.Option(
+            metavar="KEY=VALUE,VALUE", help="A setting, or algo, and its values; repeatable."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every combination.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
@@ -178,4 +184,6 @@ def ablate(
         algo, rewards, preset or "emoji", str(config) if config else None, set_ or [], vary or [],
         seeds, epochs,
     )  # fmt: skip
-    command.ablate(plan, output or Path("ablations") / f"{algo}-{name}-{stamp}", jobs)
+    command.ablate(
+        plan, output or Path("ablations") / f"{algo or 'algorithms'}-{name}-{stamp}", jobs
+    )

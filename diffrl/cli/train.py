@@ -13,7 +13,7 @@ import typer
 from diffrl.cli.tables import preset_line, settings_lines
 from diffrl.errors import ResumeError, SettingsError
 from diffrl.settings import Settings
-from diffrl.settings.layers import FLAGS, Flags
+from diffrl.settings.layers import FLAGS, Flags, preferences
 from diffrl.settings.resolve import load, resolve
 
 SETTINGS = "settings.toml"
@@ -37,7 +37,10 @@ def flags(given: Mapping[str, Any], checkpoints: Sequence[str]) -> Flags:
     Raises:
         SettingsError: if a reward checkpoint is not NAME=REF.
     """
-    found = {FLAGS[k]: (v, f"--{k} {v}") for k, v in given.items() if v is not None}
+    plain = {k: v for k, v in given.items() if k in FLAGS and v is not None}
+    stored = given.get("preferences")
+    found = {} if stored is None else preferences(stored, f"--preferences {stored}")
+    found |= {FLAGS[k]: (v, f"--{k} {v}") for k, v in plain.items()}
     for text in checkpoints:
         name, equals, ref = text.partition("=")
         if not (name and equals and ref):

@@ -20,9 +20,10 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
     if (model := built.get("model")) is not None:
         found += _device(targets["model"], model.device, model.precision)
     sampler, train = built.get("sampler"), built.get("train")
-    if sampler is not None and sampler.steps > SCHEDULE:
+    if sampler is not None and max(sampler.lengths, default=sampler.steps) > SCHEDULE:
         expected = f"input should be at most {SCHEDULE}, the length of the noise schedule"
-        found.append(targets["sampler"].problem("steps", expected))
+        field = "lengths" if sampler.lengths else "steps"
+        found.append(targets["sampler"].problem(field, expected))
     if sampler is not None and train is not None and sampler.group >= 1:
         if train.trajectories % sampler.group:
             expected = f"input should be a multiple of sampler.group, which is {sampler.group}"

@@ -26,6 +26,19 @@ class RewardWeight(Section):
     weight: float = Field(1.0, allow_inf_nan=False)
 
 
+def without_lengths(items: Sequence[Item]) -> list[Item]:
+    """Return items without `sampler.lengths` where a later layer asks for `sampler.steps`."""
+    steps = [i for i, item in enumerate(items) if item.key in ("sampler.steps", "steps")]
+    last = max(steps, default=-1)
+    return [
+        item
+        for i, item in enumerate(items)
+        if item.key not in ("sampler.lengths", "lengths")
+        or i > last
+        or item.origin == items[last].origin
+    ]
+
+
 class Draft:
     """Settings while they are put together; collects problems instead of raising.
 
@@ -58,6 +71,7 @@ class Draft:
 
     def apply(self, items: Sequence[Item]) -> Draft:
         """Apply layers, lowest first, and return itself."""
+        items = without_lengths(items)
         swaps = {item.key: item for item in items if item.key in STAGES}
         for item in swaps.values():
             self._swap(item)
@@ -86,7 +100,8 @@ class Draft:
         recipe, fit = None, []
         if self.recipe and len(stages) == len(STAGES):
             recipe = replace(self.recipe, **stages)
-            fit = recipe.problems()
+            self.problems += recipe.faults()
+            fit = recipe.misfits()
         self.problems += checks.problems(self.targets, built)
         if self.problems or recipe is None:
             raise SettingsError([*self.problems, *fit])

@@ -26,6 +26,18 @@ FLAGS = {
 """Options of `diffrl train` and arguments of `diffrl.train`, by the setting they stand for."""
 
 
+def preferences(path: str | Path, origin: str) -> dict[str, tuple[Any, str]]:
+    """Return what `--preferences` stands for: pairs and their prompts come from a file."""
+    ref = str(Path(path).absolute())
+    settings = {
+        "sampler": "stored",
+        "sampler.file": ref,
+        "reward_predictor": "labels",
+        "train.prompts": ref,
+    }
+    return {key: (value, origin) for key, value in settings.items()}
+
+
 @dataclass(frozen=True)
 class Item:
     """One value for one key.

@@ -79,7 +79,8 @@ class TrainSettings(Section):
     )
     decode_batch: PositiveInt = Field(16, description="Latents decoded and scored in one call.")
     prompts: str = Field(
-        "animals", description="animals, unseen, or a file with one prompt a line."
+        "animals",
+        description="animals, unseen, a file with one prompt a line, or a .jsonl of preferences.",
     )
     seed: NonNegativeInt = Field(
         42, le=2**31 - 1, description="Of everything random; each rank adds its number."

@@ -31,7 +31,7 @@ def train(
     rng, memory = torch.Generator().manual_seed(seed), Memory()
     optimizer = torch.optim.Adam(policy.parameters(), learning_rate)
     for epoch in range(1, epochs + 1):
-        rollout = recipe.sampler(policy, text, rng)
+        rollout = recipe.sampler.for_epoch(epoch)(policy, text, rng)
         rewards = recipe.reward_predictor(rollout, judge)
         advantages, memory = recipe.advantage_estimator(rewards, rollout.prompts, memory)
         for minibatch in recipe.update_scheduler(rollout.prompts, advantages, rng):

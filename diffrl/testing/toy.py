@@ -82,6 +82,11 @@ class ToyPolicy(Policy):
         """Return standard normal noise of shape `(*shape, 2, 2, 2)`."""
         return torch.randn(*shape, *LATENT, generator=rng, dtype=self.dtype)
 
+    def encode(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b *latent"]:
+        """Return two channels of the pictures, shrunk to 2 x 2, around 0."""
+        small = torch.nn.functional.adaptive_avg_pool2d(pictures[:, :2], (2, 2))
+        return (2 * small - 1).to(self.dtype)
+
     def timesteps(self, steps: int) -> Float[Tensor, "T"]:
         """Return the times of a number of steps, noisiest first."""
         if self.prediction == "flow":

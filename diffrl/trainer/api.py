@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.errors import ResumeError
+from diffrl.settings import layers
 from diffrl.settings.layers import FLAGS, Flags
 from diffrl.settings.resolve import load, resolve
 from diffrl.trainer.folder import SETTINGS
@@ -20,6 +21,7 @@ def train(
     preset: str = "emoji",
     model: str | Path | None = None,
     prompts: str | Path | None = None,
+    preferences: str | Path | None = None,
     reward_checkpoint: Mapping[str, str] | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
@@ -38,6 +40,7 @@ def train(
         preset: what is trained: model, size, batch sizes.
         model: hub id or folder of a diffusers pipeline, in place of the preset's.
         prompts: `animals`, `unseen`, or a file with one prompt a line.
+        preferences: JSON lines of judged pairs to learn from; the reward then only evaluates.
         reward_checkpoint: weights of rewards by name, in place of the preset's.
         config: TOML file or nested mapping with settings.
         sets: single settings, `"loss.clip=2e-4"`.
@@ -54,13 +57,17 @@ def train(
     from diffrl.trainer import run
 
     given = {"model": model, "prompts": prompts, "epochs": epochs, "seed": seed}
+    given |= {"device": device, "precision": precision}
+    stored = {}
+    if preferences is not None:
+        stored = layers.preferences(preferences, f"preferences={preferences}")
     settings = resolve(
         algo,
         [reward] if isinstance(reward, str) else list(reward),
         preset=preset,
         config=Path(config) if isinstance(config, str) else config,
         sets=sets,
-        flags=_flags({**given, "device": device, "precision": precision}, reward_checkpoint or {}),
+        flags={**stored, **_flags(given, reward_checkpoint or {})},
     )
     return run(settings, output=None if output is None else Path(output), live=live)
 

@@ -67,6 +67,7 @@ def train_epoch(
         What happened, and the advantage estimator's memory.
     """
     clock = Clock()
+    recipe = recipe.but(sampler=recipe.sampler.for_epoch(epoch))
     rollout = sample(recipe, policy, text, rng, batches.sample)
     clock.lap("sample")
     rewards = recipe.reward_predictor(rollout, judge)
@@ -92,7 +93,7 @@ def update(
     minibatches = recipe.update_scheduler(rollout.prompts, advantages, rng)
     for piece in cut(minibatches, micro):
         batch = gather(rollout, advantages, piece)
-        if tally.gap is None and batch.log_prob is not None:
+        if tally.gap is None and "log_prob" in recipe.sampler.gives:
             tally.gap = log_prob_gap(policy, batch)
         with ranks.accumulating(piece.commit):
             out = recipe.loss(policy, batch)

@@ -18,7 +18,7 @@ from diffrl.adapters import attach_lora, train_all
 from diffrl.builtin.models import check_model
 from diffrl.errors import DiffrlError, PromptsError, SettingsError
 from diffrl.judge import ScoredBy, WeighedJudge
-from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention
+from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention, latent_encoder
 from diffrl.policy import UNetPolicy
 from diffrl.registry import registry
 from diffrl.settings import Settings
@@ -82,6 +82,7 @@ def preflight(
     for ref in dict.fromkeys(refs):
         with _collecting(found):
             opened[ref] = open_prompts(ref)
+    found += settings.recipe.sampler.prompt_problems(opened.get(refs[0], ()))
     found += _reward_problems(settings, opened, refs[1])
     with _collecting(found):
         check_model(settings.model.ref)
@@ -91,7 +92,7 @@ def preflight(
     if resume is not None:
         found += same_model(settings, resume)
     if found:
-        raise SettingsError(found)
+        raise SettingsError(list(dict.fromkeys(found)))
     return opened[refs[0]], opened[refs[1]]
 
 
@@ -127,6 +128,8 @@ def same_model(settings: Settings, folder: Path) -> list[str]:
 def _collecting(found: list[str]) -> Iterator[None]:
     try:
         yield
+    except SettingsError as error:
+        found += error.problems
     except DiffrlError as error:
         found.append(str(error))
 
@@ -140,7 +143,8 @@ def open_prompts(ref: str) -> tuple[str, ...]:
     prompts = registry().hook.diffrl_open_prompts(ref=ref)
     if prompts is None:
         raise PromptsError(
-            f"no prompts at {ref!r}: expected animals, unseen, or a file with one prompt a line"
+            f"no prompts at {ref!r}: expected animals, unseen, a file with one prompt a line, "
+            f"or a .jsonl of preferences"
         )
     if not prompts:
         raise PromptsError(f"no prompts in {ref!r}: the list is empty")
@@ -214,6 +218,7 @@ def build_policy(settings: Settings, ranks: Ranks, pipeline: Any, seed: int) -> 
         unet=unet,
         call=call,
         encode=encoder(pipeline),
+        to_latent=latent_encoder(pipeline.vae, size),
         scheduler=ddim_schedule(pipeline.scheduler.config),
         size=size // pipeline.vae_scale_factor,
         guidance=settings.model.guidance,

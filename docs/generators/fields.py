@@ -176,5 +176,5 @@ def in_words(annotation: Any) -> str:
 
 
 def default(field: Any) -> str:
-    """Return a field's default, or that the preset must give it."""
-    return "given by the preset" if field.is_required() else value(field.get_default())
+    """Return a field's default, or that it must be given."""
+    return "must be given" if field.is_required() else value(field.get_default())

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from diffrl.cli import main
-from diffrl.cli.ablate import varied
+from diffrl.cli.ablate import Plan, grid, varied
 from diffrl.errors import SettingsError
 
 SMALL = (
@@ -70,3 +70,20 @@ def test_values_are_split_at_commas_outside_brackets():
     for wrong in ("gamma", "gamma=", "=1", "gamma=1,,2"):
         with pytest.raises(SettingsError, match="expected KEY=VALUE,VALUE"):
             varied(wrong)
+
+
+def test_algorithms_can_be_varied(tmp_path):
+    plan = Plan(None, ["pickscore"], "emoji", None, [], ["algo=sdpo,ddpo", "gamma=1,0.9"], 1, 2)
+    cells = list(grid(plan, tmp_path))
+    assert [(cell.algo, cell.settings) for cell in cells] == [
+        ("sdpo", ["gamma=1"]), ("sdpo", ["gamma=0.9"]),
+        ("ddpo", ["gamma=1"]), ("ddpo", ["gamma=0.9"]),
+    ]  # fmt: skip
+    assert cells[0].name == "algo=sdpo gamma=1"
+
+
+@pytest.mark.parametrize(("algo", "vary"), [(None, ["gamma=1"]), ("sdpo", ["algo=sdpo,ddpo"])])
+def test_the_algorithm_is_named_once(tmp_path, algo, vary):
+    plan = Plan(algo, ["pickscore"], "emoji", None, [], vary, 1, 2)
+    with pytest.raises(SettingsError, match="either with --algo or with --vary algo="):
+        grid(plan, tmp_path)

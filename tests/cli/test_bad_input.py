@@ -31,9 +31,7 @@ def refused(capsys, monkeypatch, tmp_path):
 
 
 def test_a_prompts_file_that_is_not_there(refused):
-    expected = (
-        "no prompts at 'mine.txt': expected animals, unseen, or a file with one prompt a line"
-    )
+    expected = "no prompts at 'mine.txt': expected animals, unseen, a file with one prompt a line"
     assert expected in refused("--prompts", "mine.txt")
 
 

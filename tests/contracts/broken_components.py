@@ -121,6 +121,7 @@ class OneSided(Loss):
 
 @broken(
     SamplerContract,
+    "epochs_can_have_lengths_of_their_own",
     "every_prompt_gets_a_group_of_neighbours",
     "shapes_agree_with_rows_and_steps",
     "times_go_from_noisy_to_clean",

@@ -1,5 +1,8 @@
 """Every installed component passes the suite of its kind."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,6 +17,7 @@ from diffrl.testing.contracts import (
     UpdateSchedulerContract,
 )
 from diffrl.testing.tiny import save_tiny_clip
+from diffrl.testing.toy import LATENT
 
 
 def installed(kind):
@@ -22,10 +26,26 @@ def installed(kind):
     return [pytest.param(entry.value, id=name) for name, entry in entries.items()]
 
 
+@pytest.fixture(scope="session")
+def stored_pairs(tmp_path_factory):
+    """Return a file of judged pairs of latents, one for each prompt of the contracts."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for name in ("a.npy", "b.npy"):
+        np.save(folder / name, rng.normal(size=LATENT).astype(np.float32))
+    lines = [
+        json.dumps({"prompt": text, "latents": ["a.npy", "b.npy"], "choice": 0})
+        for text in SamplerContract.text
+    ]
+    (folder / "pairs.jsonl").write_text("\n".join(lines), "utf-8")
+    return folder / "pairs.jsonl"
+
+
 class TestSamplers(SamplerContract):
     @pytest.fixture(params=installed("sampler"))
-    def component(self, request):
-        return request.param()
+    def component(self, request, stored_pairs):
+        given = {"file": str(stored_pairs)} if "file" in request.param.model_fields else {}
+        return request.param(**given)
 
 
 class TestRewardPredictors(RewardPredictorContract):

@@ -5,10 +5,15 @@ eight seeds gains were 0.47 to 0.64 (D3PO 0.42 to 0.52, Diffusion-DPO 0.37 to 0.
 within 0.1 of itself; the tests ask for about half.
 """
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from diffrl.testing.loop import score, train
 from diffrl.testing.toy import TEXT, ToyJudge, ToyPolicy
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `linear_world`, which lies beside the tests
 
 
 @pytest.fixture(scope="session")

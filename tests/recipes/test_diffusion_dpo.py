@@ -55,7 +55,7 @@ class PreferenceData(Sampler):
 
     def __call__(self, policy: Policy, text: Sequence[str], rng: Generator) -> Rollout:
         """Return `len(text) * 2` rows of data."""
-        prompts, times = policy.prompts(text, self.group), torch.arange(999.0, -1, -1)
+        prompts, times = policy.prompts(text, self.group), torch.linspace(999, 0, self.steps)
         noise = policy.normal((len(prompts),), rng)
         x0 = prompts.cond.reshape(noise.shape) + self.spread * noise
         score = ToyJudge()(x0, prompts, torch.zeros(len(x0), dtype=torch.long))

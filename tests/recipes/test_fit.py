@@ -21,7 +21,7 @@ ALL = [D3PO, DDPO, PRDP, PRDP_REBEL, REBEL, SDPO]
 @pytest.mark.parametrize("recipe", [REBEL, PRDP, PRDP_REBEL], ids=lambda r: r.name)
 @pytest.mark.parametrize(
     "scheduler",
-    [Pairs(), Pairs(order="steps-accumulated"), Pairs(order="trajectories", fraction=0.5)],
+    [Pairs(), Pairs(order="steps-accumulated"), Pairs(order="trajectories", timestep_fraction=0.5)],
 )
 def test_losses_on_trajectories_are_not_given_some_of_their_steps(recipe, scheduler):
     (problem,) = recipe.but(update_scheduler=scheduler).problems()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import diffrl
-from diffrl.errors import FitError
+from diffrl.errors import FitError, SettingsError
 from diffrl.registry import registry
 from diffrl.settings.resolve import resolve
 
@@ -57,6 +57,38 @@ def test_consistency_models_are_trained_by_swapping_the_sampler(algo, tiny_sets,
     assert last["eval/pickscore/1-step"] != run.metrics[0]["eval/pickscore/1-step"]
 
 
+@pytest.mark.parametrize("algo", ["sdpo", "ddpo", "rebel"])
+def test_epochs_of_mixed_lengths(algo, tiny_sets, tmp_path):
+    own = [s for s in tiny_sets if not s.startswith("sampler.steps")]
+    sets = [*own, "sampler.lengths=[2, 4]", "eval.every=0", "eval.images=2"]
+    run = diffrl.train(algo, "pickscore", sets=sets, epochs=4, output=tmp_path / "run", live=False)
+    lines = run.metrics[1:]
+    assert all(line["log_prob_gap/max"] < 1e-5 for line in lines)
+    state = torch.load(run.checkpoints[-1] / "trainer_state.pt", weights_only=True)
+    assert {steps for _, steps, _ in state["memory"]} == {2, 4}
+    if algo == "sdpo":  # an optimizer step for each step of the denoising
+        assert [line["updates"] for line in lines] == [1, 3, 1, 3]
+    assert run.settings.recipe.sampler.lengths == (2, 4)
+
+
+def test_every_length_must_leave_something_to_train():
+    sets = ["sampler.lengths=[4, 1]", "update_scheduler.skip_last=1"]
+    with pytest.raises(
+        FitError, match=r"none of the sampler's 1 step\(s\).*raise sampler\.lengths"
+    ):
+        resolve("sdpo", ["pickscore"], sets=sets)
+
+
+def test_every_length_must_suit_the_sampler():
+    sets = ["sampler=lcm", "sampler.lengths=[4, 1]", "update_scheduler.skip_last=0"]
+    with pytest.raises(SettingsError, match=r"sampler\.lengths holds 1: .* draws no noise"):
+        resolve("ddpo", ["pickscore"], sets=sets)
+    with pytest.raises(
+        SettingsError, match=r"sampler\.lengths holds 80: .* less than or equal to 50"
+    ):
+        resolve("ddpo", ["pickscore"], sets=["sampler=lcm", "sampler.lengths=[4, 80]"])
+
+
 def test_a_consistency_model_of_one_step_is_refused():
-    with pytest.raises(FitError, match=r"sampler\.steps=1 draws no noise"):
+    with pytest.raises(SettingsError, match=r"sampler\.steps=1 draws no noise"):
         resolve("ddpo", ["pickscore"], sets=["sampler=lcm", "sampler.steps=1"])

@@ -35,9 +35,9 @@ def test_metrics_count_samples_and_reward_queries(tiny_run):
     last = tiny_run.metrics[-1]
     assert last["samples"] == 32
     assert 16 <= last["reward_queries"] <= 24
-    assert last["updates"] == tiny_run.settings.recipe.update_scheduler.trained(
-        tiny_run.settings.recipe.sampler.steps
-    )
+    recipe = tiny_run.settings.recipe
+    sampler = recipe.sampler.for_epoch(int(last["epoch"]))
+    assert last["updates"] == recipe.update_scheduler.trained(sampler.steps)
 
 
 def test_the_learning_rate_falls_by_its_factor_after_each_epoch(tiny_sets, tmp_path):

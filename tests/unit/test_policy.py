@@ -19,7 +19,7 @@ def make_policy(folder, guidance=1.0, kind="lora"):
     from diffusers import StableDiffusionPipeline
 
     from diffrl.adapters import attach_lora, train_all
-    from diffrl.pipeline import ddim_schedule, encoder
+    from diffrl.pipeline import ddim_schedule, encoder, latent_encoder
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     attach_lora(pipeline.unet, 4, 4.0, seed=0) if kind == "lora" else train_all(pipeline.unet)
@@ -27,6 +27,7 @@ def make_policy(folder, guidance=1.0, kind="lora"):
         unet=pipeline.unet,
         call=pipeline.unet,
         encode=encoder(pipeline),
+        to_latent=latent_encoder(pipeline.vae, 8 * pipeline.vae_scale_factor),
         scheduler=ddim_schedule(pipeline.scheduler.config),
         size=8,
         guidance=guidance,

@@ -196,8 +196,9 @@ def test_every_builtin_module_loads(fresh, monkeypatch):
     monkeypatch.setenv("DIFFRL_PLUGINS", "")
     found = fresh()
     assert found.broken == ()
-    assert {e.plugin for e in found.components("sampler").values()} == {"diffrl.builtin.samplers"}
-    assert len(BUILTINS) == 8
+    owners = {e.plugin for e in found.components("sampler").values()}
+    assert owners == {"diffrl.builtin.samplers", "diffrl.builtin.stored"}
+    assert len(BUILTINS) == 9
 
 
 def test_the_environment_limits_which_plugins_load(fresh, monkeypatch):

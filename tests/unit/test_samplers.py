@@ -78,3 +78,11 @@ def test_steps_are_bounded():
     for wrong in (0, 1001):
         with pytest.raises(ValueError, match="steps"):
             Ddim(steps=wrong)
+
+
+def test_mixed_lengths_take_turns_and_evaluations_have_their_own():
+    sampler = Ddim(steps=50, lengths=(2, 4, 8), group=2)
+    assert [sampler.for_epoch(n).steps for n in range(1, 8)] == [2, 4, 8, 2, 4, 8, 2]
+    assert all(sampler.for_epoch(n).lengths == () for n in (1, 2, 3))
+    assert sampler.for_evaluation(6, 1.0) == Ddim(steps=6, group=1)
+    assert Ddim(steps=5).for_epoch(3) == Ddim(steps=5)

@@ -64,7 +64,7 @@ def test_a_bare_field_reaches_its_only_owner():
 
 
 def test_dashes_and_underscores_are_the_same_in_keys():
-    settings = made("update-scheduler.skip-last=2", "rewards.try-taste.checkpoint=x")
+    settings = made("update-scheduler.skip-last=2", "steps=4", "rewards.try-taste.checkpoint=x")
     assert settings.recipe.update_scheduler.skip_last == 2
     assert settings.rewards[0].reward.checkpoint == "x"
 

@@ -68,3 +68,18 @@ def test_the_sd_turbo_preset_follows_sdpos_table(reward, lr, epochs, pairs):
     )
     assert (settings.adapter.rank, settings.adapter.alpha) == (4, 4.0)
     assert (settings.model.precision, settings.model.size) == ("fp16", 512)
+
+
+@pytest.mark.parametrize(
+    ("sets", "steps", "lengths"),
+    [
+        ((), 4, (4, 2)),
+        (("sampler.steps=5",), 5, ()),
+        (("steps=5",), 5, ()),
+        (("sampler.lengths=[3]",), 4, (3,)),
+        (("sampler.steps=5", "lengths=[3, 2]"), 5, (3, 2)),
+    ],
+)
+def test_a_number_of_steps_takes_the_place_of_a_presets_mixed_lengths(sets, steps, lengths):
+    sampler = resolve("sdpo", ["pickscore"], sets=sets).recipe.sampler
+    assert (sampler.steps, sampler.lengths) == (steps, lengths)

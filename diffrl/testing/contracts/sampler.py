@@ -46,6 +46,15 @@ class SamplerContract(ComponentContract):
             assert rollout.path.log_prob.shape == (rows, steps)
             assert rollout.path.x.shape == (rows, steps + 1, *rollout.x0.shape[1:])
 
+    def test_epochs_can_have_lengths_of_their_own(
+        self, component: Sampler, policy: ToyPolicy
+    ) -> None:
+        """Mixed lengths work with every sampler, or are refused by its own bounds."""
+        mixed = component.model_copy(update={"lengths": (2, 3)})
+        for epoch, steps in enumerate((2, 3, 2), 1):
+            rollout = mixed.for_epoch(epoch)(policy, self.text[:1], seeded(0))
+            assert len(rollout.times) == steps
+
     def test_times_go_from_noisy_to_clean(self, rollout: Rollout) -> None:
         """Step 0 is the noisiest."""
         assert (rollout.times.diff() < 0).all()

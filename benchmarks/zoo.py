@@ -1,0 +1,63 @@
+"""Trains every first-party algorithm on several seeds, with its defaults, and compares them.
+
+    python benchmarks/zoo.py [--seeds 3] [--folder ablations/zoo]
+
+Writes `benchmarks/results/zoo.json` and the curves in `docs/images/`. The runs are those of
+`diffrl ablate --vary algo=…` in the preset `emoji`; the same command continues what was
+interrupted. Nothing else should run on the machine meanwhile, or the seconds are worth nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from default_run import machine
+
+from diffrl.emoji import REAL_SCORES
+from diffrl.trainer.folder import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+ALGORITHMS = ("sdpo", "ddpo", "d3po", "rebel", "prdp", "prdp-rebel")
+
+
+def main() -> None:
+    """Run what is not finished yet, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="of each run; default: the preset's")
+    parser.add_argument("--reward", default="pickscore")
+    parser.add_argument("--folder", type=Path, default=ROOT / "ablations" / "zoo")
+    parser.add_argument("--set", action="append", default=[], help="passed on")
+    options = parser.parse_args()
+    command = ["ablate", "--reward", options.reward, "--vary", f"algo={','.join(ALGORITHMS)}"]
+    command += ["--seeds", str(options.seeds)]
+    command += ["--epochs", str(options.epochs)] if options.epochs else []
+    command += [word for one in options.set for word in ("--set", one)]
+    subprocess.run(
+        [sys.executable, "-m", "diffrl", *command, "--output", str(options.folder)], check=True
+    )
+    real = json.loads(Path(REAL_SCORES).read_text("utf-8"))
+    table = json.loads((options.folder / "table.json").read_text("utf-8"))
+    result = {
+        "command": " ".join(["diffrl", *command]),
+        "machine": machine(),
+        "environment": {k: v for k, v in environment().items() if k != "command"},
+        "reward": options.reward,
+        "real": {name: scores["mean"] for name, scores in real.items()},
+        "algorithms": {name.removeprefix("algo="): row for name, row in table.items()},
+    }
+    path = ROOT / "benchmarks" / "results" / "zoo.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    for axis in ("samples", "seconds"):
+        name = f"reward-over-{axis}.png"
+        shutil.copyfile(options.folder / name, ROOT / "docs" / "images" / f"zoo-{name}")
+    print((options.folder / "table.md").read_text("utf-8"))
+
+
+if __name__ == "__main__":
+    main()
