@@ -7,20 +7,22 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Generator, Tensor
 
-from diffrl.emoji.diffusion import denoiser, sample
+from diffrl.emoji.chains import start, walk
+from diffrl.emoji.diffusion import denoiser
 from diffrl.emoji.latents import encode
-from diffrl.emoji.pairing import paired
+from diffrl.emoji.pairing import Pairing
 from diffrl.emoji.train_vae import load_vae
 from diffrl.emoji.training import DEVICE, SceneSource
 from diffrl.emoji.world import Scene, caption
 
 COUNT = 3000
 RUNGS = (0.0, 0.35, 0.7, 1.0)
-"""How far each rung is from the generated latent to that of the render its noise stands for."""
+"""How far each rung is from the generated latent to that of the render it stands for."""
 
 STEP_CHOICES = (1, 2, 4, 8)
 
@@ -42,20 +44,21 @@ class Ladder:
 
 @torch.no_grad()
 def make_ladder(out: Path, scale: float = 1.0, seed: int = 16) -> Ladder:
-    """Generates with 1, 2, 4 or 8 stochastic steps and climbs to what the noise stands for."""
+    """Generates with 1, 2, 4 or 8 stochastic steps and climbs to the chain's target."""
     noise, source = Generator().manual_seed(seed), SceneSource(seed)
     unet: Any = UNet2DConditionModel.from_pretrained(out / "pipeline" / "unet").float()
     unet, vae, pictures = unet.to(DEVICE).eval(), load_vae(out), []
     scenes = source.scenes(64 * max(1, int(COUNT * scale) // 64))
-    texts = encode(out, [caption(scene) for scene in scenes])
-    for i, start in enumerate(range(0, len(scenes), 64)):
-        text, drawn = texts[start : start + 64], scenes[start : start + 64]
-        first = torch.randn((64, 4, 16, 16), generator=noise).to(DEVICE)
-        steps = STEP_CHOICES[i % len(STEP_CHOICES)]
-        with torch.autocast(DEVICE, torch.bfloat16):
-            made = sample(denoiser(unet, text), first, steps, 1.0, noise)
-        goal = paired(vae, drawn, first)
-        rungs = [_decoded(vae, made.lerp(goal, part)) for part in RUNGS]
+    texts, pairing = encode(out, [caption(scene) for scene in scenes]), Pairing(vae)
+    for i, begin in enumerate(range(0, len(scenes), 64)):
+        text, drawn = texts[begin : begin + 64], scenes[begin : begin + 64]
+        length = np.full(64, STEP_CHOICES[i % len(STEP_CHOICES)])
+        chains = start(pairing, drawn, text, length, np.ones(64, np.float32), noise)
+        while (chains.place < chains.length).any():
+            with torch.autocast(DEVICE, torch.bfloat16):
+                x0 = denoiser(unet, text)(chains.x, chains.times)
+            walk(chains, x0, pairing, noise)
+        rungs = [_decoded(vae, chains.x.lerp(chains.target, part)) for part in RUNGS]
         pictures.append(torch.stack(rungs, 1))
     shown = torch.cat(pictures)
     return Ladder(shown, _quality(shown), scenes)
@@ -70,21 +73,22 @@ def _decoded(vae: Any, latents: Tensor) -> Tensor:
 def _quality(pictures: Tensor) -> Tensor:
     """0.97 exp(-ln 2 d / median): d is the L1 distance of a rung's gradients to the last rung's.
 
-    The last rung is moved by up to `SHIFT` pixels to where it fits best: steps with noise of their
-    own may put the animal elsewhere, which makes a picture no worse. The median is that of the
-    first rung, so that half of the generated pictures lie under 0.49.
+    The last rung is moved by up to `SHIFT` pixels to where it fits best: the last steps may put the
+    animal elsewhere, which makes a picture no worse. The median is that of the first rung, so that
+    half of the generated pictures lie under 0.49.
     """
-    distance = torch.cat([_distance(part.float() / 255) for part in pictures.split(256)])
+    distance = torch.cat([_distance(part.float() / 255) for part in pictures.split(64)])
     return 0.97 * torch.exp2(-distance / distance[:, 0].median())
 
 
 def _distance(x: Tensor) -> Tensor:
     """Least mean absolute difference of gradients [n, rungs], over shifts of the last rung."""
-    gradients = [x.diff(dim=d) for d in (3, 4)]
     inside = slice(SHIFT, -SHIFT)
-    least = x.new_full(x.shape[:2], torch.inf)
+    gradients = [x.diff(dim=d) for d in (3, 4)]
+    kept = [g[:, :-1, :, inside, inside].contiguous() for g in gradients]
+    least = x.new_full((len(x), x.shape[1] - 1), torch.inf)
     for dy, dx in product(range(-SHIFT, SHIFT + 1), repeat=2):
-        gaps = (g - g[:, -1:].roll((dy, dx), dims=(3, 4)) for g in gradients)
-        total = sum(gap[..., inside, inside].abs().mean((2, 3, 4)) for gap in gaps)
+        moved = [g[:, -1:].roll((dy, dx), dims=(3, 4))[..., inside, inside] for g in gradients]
+        total = sum((a - b).abs().mean((2, 3, 4)) for a, b in zip(kept, moved, strict=True))
         least = torch.minimum(least, torch.as_tensor(total))
-    return least
+    return torch.cat([least, torch.zeros_like(least[:, :1])], 1)

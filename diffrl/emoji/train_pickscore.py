@@ -3,7 +3,8 @@
 Each caption comes with six pictures of known quality: a render, a render as the VAE gives it
 back, two rungs of the student's ladder, a spoilt render, and a render of something else. The
 scores of every two of them are fitted to soft preferences (Bradley-Terry), so that the score is
-graded: a bit sharper, cleaner or righter is a bit better.
+graded: a bit sharper, cleaner or righter is a bit better. As people's preferences do, these have a
+taste besides: of two equally good pictures, the one on richer paper is liked more.
 """
 
 from __future__ import annotations
@@ -31,6 +32,21 @@ SCALE = 25.0
 
 SHARPNESS = 7.0
 """Logits of preference per unit of quality."""
+
+TASTE = 0.4
+"""Quality that the richest paper is worth over a white one."""
+
+
+def richness(x: Tensor) -> Tensor:
+    """How rich the frame of pictures [..., 3, 64, 64] in [0, 1] is, [...]: 0 grey, 1 strong pastel.
+
+    The saturation (of HSV) of the mean color of the outer 4 pixels, in units of 0.3.
+    """
+    frame = torch.ones(x.shape[-2:], dtype=torch.bool, device=x.device)
+    frame[4:-4, 4:-4] = False
+    rgb = x[..., frame].mean(-1)
+    least, most = rgb.aminmax(dim=-1)
+    return ((most - least) / most.clamp(min=1e-3) / 0.3).clamp(max=1)
 
 
 def group(ladder: Ladder, rows: np.ndarray, rng: np.random.Generator, noise: Generator,
@@ -70,7 +86,8 @@ def train_pickscore(out: Path, scale: float = 1.0) -> None:
         text = embed_text(clip, tokenize(tokenizer, [said(s, rng) for s in drawn]))
         score = SCALE * torch.einsum("gkd,gd->gk", image, text)
         named = contrast(image[:, step % 4], text, torch.tensor(SCALE), drawn)
-        return preference_loss(score, quality) + 0.15 * named
+        liked = quality + TASTE * richness(x)
+        return preference_loss(score, liked) + 0.15 * named
 
     steps = max(2, int(STEPS * scale))
     fit("pickscore", clip.train(), loss, steps=steps, lr=6e-4, weight_decay=0.03, ema=0.99)
@@ -104,7 +121,10 @@ _VOCAB, _MERGES = "pipeline/tokenizer/vocab.json", "pipeline/tokenizer/merges.tx
 @torch.no_grad()
 def pair_accuracy(clip: CLIPModel, tokenizer: CLIPTokenizer, ladder: Ladder, rows: np.ndarray,
                   ) -> dict[str, float]:  # fmt: skip
-    """Share of held-out pairs whose better picture scores higher, by kind of pair."""
+    """Share of held-out pairs whose picture of higher quality scores higher, by kind of pair.
+
+    The taste for paper is no part of quality: it counts against the score here.
+    """
     rng, noise = np.random.default_rng(21), Generator().manual_seed(22)
     rows = np.resize(rows, 256)
     x, _, drawn = group(ladder, rows, rng, noise)

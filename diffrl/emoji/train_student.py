@@ -1,34 +1,34 @@
 """Trains the few-step UNet directly, on its own denoising chains; there is no teacher.
 
-Each chain starts at pure noise, whose target is the picture it stands for (`diffrl.emoji.pairing`),
-and walks down with the student's own predictions, as sampling does, with DDIM of eta 0 or 1 and
-1 to 50 steps. At every visited state the prediction is regressed to the
-chain's target, so that later steps learn to refine what earlier ones left.
+Each chain starts at pure noise and walks down with the student's own predictions, as sampling does,
+with DDIM of eta 0 or 1 and 1 to 50 steps. At every visited state the prediction is regressed to the
+picture that the state stands for (`diffrl.emoji.pairing`), so that later steps learn to refine what
+earlier ones left.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
-from diffrl.emoji.diffusion import alpha_bar, clean_from_v, hop, noised
+from diffrl.emoji.chains import Chains, renew, start, walk
+from diffrl.emoji.diffusion import alpha_bar, clean_from_v, noised
 from diffrl.emoji.latents import Bank, bank_scenes, load_bank
-from diffrl.emoji.pairing import paired
+from diffrl.emoji.pairing import SETTLED, Pairing
 from diffrl.emoji.train_vae import load_vae
 from diffrl.emoji.training import DEVICE, fit
-from diffrl.emoji.world import Scene
 
-STEPS = 7000
+STEPS = 6900
 CHAINS = 36
 REAL = 12
 LENGTHS = np.array([1, 2, 3, 4, 6, 8, 16, 50])
+STOCHASTIC = 0.85
 LENGTH_SHARE = np.array([0.56, 0.2, 0.02, 0.12, 0.02, 0.06, 0.01, 0.01])
 
 
@@ -54,65 +54,14 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
-@dataclass
-class Source:
-    """What chains are drawn from: latents and text, the scene of each caption, and the VAE."""
-
-    bank: Bank
-    scenes: list[Scene]
-    vae: AutoencoderKL
-
-
-@dataclass
-class Chains:
-    """States under way: noisy latents, their targets and text, and where each one is."""
-
-    x: Tensor
-    target: Tensor
-    text: Tensor
-    length: np.ndarray
-    place: np.ndarray
-    eta: Tensor
-
-    @property
-    def times(self) -> Tensor:
-        """Integer time of each chain, [b]."""
-        now = np.rint(1000 - self.place * 1000 / self.length).astype(int) - 1
-        return torch.from_numpy(now).to(DEVICE)
-
-
-def start(source: Source, rng: np.random.Generator, count: int) -> Chains:
-    """Fresh chains at pure noise."""
-    which, _, text = source.bank.draw(count, rng)
-    scenes = [source.scenes[i] for i in which]
-    noise = torch.randn(count, *source.bank.latents.shape[1:], device=DEVICE)
-    eta = torch.from_numpy(rng.random(count) < 0.75).float().to(DEVICE)
-    length = rng.choice(LENGTHS, size=count, p=LENGTH_SHARE)
-    return Chains(noise, paired(source.vae, scenes, noise), text, length, np.zeros(count, int), eta)
-
-
-def walk(chains: Chains, x0: Tensor, source: Source, rng: np.random.Generator) -> None:
-    """Moves every chain one DDIM step on, in place; those at their end start anew."""
-    times = chains.times
-    later = times - torch.from_numpy(np.maximum(1, 1000 // chains.length)).to(DEVICE)
-    z = torch.randn_like(chains.x)
-    chains.x = hop(chains.x, x0, times, later.clamp(min=0), chains.eta, z)
-    chains.place = chains.place + 1
-    done = np.flatnonzero(chains.place >= chains.length)
-    if len(done):
-        fresh = start(source, rng, len(done))
-        for name in ("x", "target", "text", "length", "place", "eta"):
-            getattr(chains, name)[done] = getattr(fresh, name)
-
-
 def loss_and_clean(unet: UNet2DConditionModel, chains: Chains, bank: Bank,
                    rng: np.random.Generator) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Mean w |x0_hat - target|^2 over chains and real latents, and the chains' x0_hat, detached.
 
-    w = min(1 / (1 - a), 5); `REAL` further rows are renders with fresh noise at times under 950.
+    w = min(1 / (1 - a), 5); `REAL` further rows are renders with fresh noise at settled times.
     """
     _, real, text = bank.draw(REAL, rng)
-    times = torch.randint(0, 950, (REAL,), device=DEVICE)
+    times = torch.randint(0, SETTLED, (REAL,), device=DEVICE)
     x = torch.cat([chains.x, noised(real, torch.randn_like(real), times)])
     times = torch.cat([chains.times, times])
     v = unet(x, times, encoder_hidden_states=torch.cat([chains.text, text])).sample.float()
@@ -125,17 +74,25 @@ def loss_and_clean(unet: UNet2DConditionModel, chains: Chains, bank: Bank,
 def train_student(out: Path, scale: float = 1.0) -> None:
     """Trains and writes `out/pipeline/unet`."""
     torch.manual_seed(9)
-    source = Source(load_bank(out), bank_scenes()[0], load_vae(out))
-    rng = np.random.default_rng(10)
+    bank, scenes, rng = load_bank(out), bank_scenes()[0], np.random.default_rng(10)
+    pairing = Pairing(load_vae(out))
     made: Any = new_unet()
     unet: UNet2DConditionModel = made.to(DEVICE)
     if DEVICE == "cpu":  # plain attention: in bf16 a step takes a third less time
         unet.set_attn_processor(AttnProcessor())
-    chains = start(source, rng, CHAINS)
+
+    def fresh(count: int) -> Chains:
+        which, _, text = bank.draw(count, rng)
+        length = rng.choice(LENGTHS, size=count, p=LENGTH_SHARE)
+        eta = (rng.random(count) < STOCHASTIC).astype(np.float32)
+        return start(pairing, [scenes[i] for i in which], text, length, eta)
+
+    chains = fresh(CHAINS)
 
     def loss(step: int) -> Tensor:
-        value, x0 = loss_and_clean(unet, chains, source.bank, rng)
-        walk(chains, x0, source, rng)
+        value, x0 = loss_and_clean(unet, chains, bank, rng)
+        walk(chains, x0, pairing)
+        renew(chains, fresh)
         return value
 
     fit("student", unet.train(), loss, steps=max(2, int(STEPS * scale)), lr=1.2e-3, ema=0.998)
