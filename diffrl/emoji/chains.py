@@ -19,7 +19,7 @@ SHAPE = (4, 16, 16)
 
 @dataclass
 class Chains:
-    """States `x`, their `target` latents, the target's layout `z` [b, 5], text [b, 16, 128].
+    """States `x`, their `target` latents, the target's layout `z` [b, 5] and `scene`, its `text`.
 
     `place` counts the steps taken of `length`; `eta` is DDIM's.
     """
@@ -62,11 +62,11 @@ def walk(chains: Chains, x0: Tensor, pairing: Pairing, noise: torch.Generator | 
     fresh = torch.randn(chains.x.shape, generator=noise).to(DEVICE)
     chains.x = hop(chains.x, x0, times, later, chains.eta, fresh)
     chains.place = chains.place + 1
-    open_ = (later >= SETTLED).nonzero()[:, 0]
-    if len(open_):
-        z = pairing.read(chains.x[open_], later[open_], chains.z[open_])
-        chains.z[open_] = z
-        chains.target[open_] = pairing.encoded(list(chains.scene[open_.cpu().numpy()]), z)
+    unsettled = (later >= SETTLED).nonzero()[:, 0]
+    if len(unsettled):
+        z = pairing.read(chains.x[unsettled], later[unsettled], chains.z[unsettled])
+        chains.z[unsettled] = z
+        chains.target[unsettled] = pairing.encoded(list(chains.scene[unsettled.cpu().numpy()]), z)
 
 
 def renew(chains: Chains, fresh: Callable[[int], Chains]) -> None:

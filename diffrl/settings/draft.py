@@ -35,8 +35,13 @@ def without_lengths(items: Sequence[Item]) -> list[Item]:
         for i, item in enumerate(items)
         if item.key not in ("sampler.lengths", "lengths")
         or i > last
-        or item.origin == items[last].origin
+        or _layer(item) == _layer(items[last])
     ]
+
+
+def _layer(item: Item) -> str:
+    """Return what an item's layer is called; all `--set` are one, in whatever order."""
+    return "--set" if item.origin.startswith("--set ") else item.origin
 
 
 class Draft:

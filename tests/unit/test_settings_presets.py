@@ -78,6 +78,7 @@ def test_the_sd_turbo_preset_follows_sdpos_table(reward, lr, epochs, pairs):
         (("steps=5",), 5, ()),
         (("sampler.lengths=[3]",), 4, (3,)),
         (("sampler.steps=5", "lengths=[3, 2]"), 5, (3, 2)),
+        (("lengths=[3, 2]", "sampler.steps=5"), 5, (3, 2)),
     ],
 )
 def test_a_number_of_steps_takes_the_place_of_a_presets_mixed_lengths(sets, steps, lengths):
