@@ -98,6 +98,11 @@ class Recipe:
                 f"loss {loss.name!r} compares tuples of {loss.arity}, but update scheduler "
                 f"{scheduler.name!r} yields tuples of {scheduler.arity}"
             )
+        if scheduler.whole_groups and not loss.any_arity:
+            found.append(
+                f"loss {loss.name!r} compares tuples of {loss.arity}, but update scheduler "
+                f"{scheduler.name!r} yields whole groups"
+            )
         for stage in self.stages.values():
             found += stage.group_problems(self.sampler.group)
         if loss.whole_trajectories and not scheduler.whole_trajectories:

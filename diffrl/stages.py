@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
+from diffrl.component import Component
 from diffrl.protocols import Judge, Policy, Weights
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.types import (
@@ -25,36 +26,6 @@ from diffrl.types import (
     Rewards,
     Rollout,
 )
-
-
-class Component(BaseModel):
-    """A named, frozen bundle of hyperparameters.
-
-    Attributes:
-        name: what settings call it, in kebab-case.
-        needs: what earlier stages must give: `x0`, `x0_hat`, `path`, `log_prob`, `grad`, `labels`,
-            `old` and `base` (extra sets of weights, always available).
-        kept: fields whose values in the recipe stay when a setting swaps the component for another.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    name: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()
-    kept: ClassVar[frozenset[str]] = frozenset()
-
-    @property
-    def gives(self) -> frozenset[str]:
-        """What later stages can read because of this one."""
-        return frozenset()
-
-    def problems(self) -> list[str]:
-        """Return what pydantic cannot say field by field, one line each."""
-        return []
-
-    def group_problems(self, group: int) -> list[str]:
-        """Return what keeps it from working with groups of that many rows, one line each."""
-        return []
 
 
 class Sampler(Component):
@@ -135,11 +106,13 @@ class UpdateScheduler(Component):
 
     Attributes:
         arity: k, rows per tuple.
+        whole_groups: whether a tuple is a whole group instead, of at least `arity` rows.
         commits_once: whether an epoch has a single optimizer step (stays on-policy).
         whole_trajectories: whether each minibatch holds all steps of its rows.
     """
 
     arity: ClassVar[int]
+    whole_groups: ClassVar[bool] = False
 
     @property
     def commits_once(self) -> bool:
@@ -183,11 +156,13 @@ class Loss(Component):
 
     Attributes:
         arity: k, rows per tuple that it compares.
+        any_arity: whether it compares every two rows of larger tuples, too.
         on_policy: whether it is wrong after the first optimizer step of an epoch.
         whole_trajectories: whether it adds up the steps of a row, and so must see all of them.
     """
 
     arity: ClassVar[int] = 1
+    any_arity: ClassVar[bool] = False
     on_policy: ClassVar[bool] = False
     whole_trajectories: ClassVar[bool] = False
 
@@ -205,15 +180,27 @@ Scorer = Callable[[Float[Tensor, "b 3 h w"], Sequence[str]], Float[Tensor, "b"]]
 
 
 class Reward(Component):
-    """Scores pictures against prompts; higher is better. Loads its weights when first used.
+    """Scores pictures against prompts. Loads its weights when a run begins.
 
     Attributes:
         scale: factor from raw scores to the unit in which papers print them.
+        higher_is_better: otherwise training lowers the score.
         differentiable: whether the score carries gradient to the picture.
+        groupwise: whether a score depends on the other pictures of the call; it is then handed
+            all pictures of one prompt and denoising step at once.
+        remote: whether scores come from elsewhere, so that sampling may go on meanwhile.
+        licence: of its weights.
+
+    A loaded scorer may have attributes of these names, which count instead: a function or a server
+    is only known when it is loaded.
     """
 
     scale: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
     differentiable: ClassVar[bool] = False
+    groupwise: ClassVar[bool] = False
+    remote: ClassVar[bool] = False
+    licence: ClassVar[str] = "unknown"
 
     def unfit(self, prompts: Sequence[str]) -> str | None:
         """Return why it cannot score these prompts, if so; asked before any weights load."""

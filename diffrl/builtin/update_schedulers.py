@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from diffrl.errors import FitError
+from diffrl.builtin.indices import (
+    accumulated,
+    columns,
+    combined,
+    neighbours,
+    parts,
+    permutation,
+    whole,
+)
 from diffrl.hookspecs import hookimpl
 from diffrl.stages import UpdateScheduler
-from diffrl.tensors import Generator, Int, Tensor
+from diffrl.tensors import Generator
 from diffrl.types import Advantages, Minibatch, Prompts
 
 
@@ -86,17 +93,17 @@ class Pairs(UpdateScheduler):
         total = advantages.value.shape[1]
         pairs = (neighbours if self.choose == "neighbours" else combined)(prompts.group, self.arity)
         for _ in range(self.inner_epochs):
-            rows = pairs[_permutation(len(pairs), rng)]
+            rows = pairs[permutation(len(pairs), rng)]
             shuffled = self.order != "steps-in-order"
-            steps = _columns(len(pairs), total - self.skip_last, rng if shuffled else None)
+            steps = columns(len(pairs), total - self.skip_last, rng if shuffled else None)
             steps = steps[:, : self.trained(total)]
             if self.order == "steps-accumulated":
-                yield from _accumulated(rows, steps, self.per_update)
+                yield from accumulated(rows, steps, self.per_update)
                 continue
             wide = steps.shape[1] if self.order == "trajectories" else 1
-            for columns in steps.split(wide, dim=1):
-                for part in _parts(len(rows), self.per_update):
-                    yield Minibatch(rows[part], columns[part])
+            for some in steps.split(wide, dim=1):
+                for part in parts(len(rows), self.per_update):
+                    yield Minibatch(rows[part], some[part])
 
 
 class RowsFirst(UpdateScheduler):
@@ -138,88 +145,58 @@ class RowsFirst(UpdateScheduler):
         """Yield the epoch's minibatches, in order; the last of its rows commits."""
         total = advantages.value.shape[1]
         for _ in range(self.inner_epochs):
-            rows = _permutation(len(prompts), rng)[:, None]
-            steps = _columns(len(prompts), total - self.skip_last, rng)
-            yield from _accumulated(rows, steps[:, : self.trained(total)], self.rows_per_update)
+            rows = permutation(len(prompts), rng)[:, None]
+            steps = columns(len(prompts), total - self.skip_last, rng)
+            yield from accumulated(rows, steps[:, : self.trained(total)], self.rows_per_update)
 
 
-def neighbours(group: Int[Tensor, "n"], arity: int) -> Int[Tensor, "m k"]:
-    """Return tuples of rows of one group: its first `arity` rows, its next, and so on.
+class Groups(UpdateScheduler):
+    """All rows and steps of a group at once, for losses that compare every two of its rows.
 
-    Rows that fill no tuple are left out.
+    The same pairs as those of `pairs` with `choose=all`, but each row is evaluated once instead of
+    once per pair. Groups are permuted.
 
-    Raises:
-        FitError: no group has as many rows.
+    Source: PRDP, arXiv:2402.08714, section 4: all pairs among the images of a prompt.
     """
-    import torch
 
-    found = [
-        rows[i : i + arity]
-        for rows in _members(group)
-        for i in range(0, len(rows) - arity + 1, arity)
-    ]
-    _check_any(found, arity)
-    return torch.tensor(found)
+    name: ClassVar[str] = "groups"
+    arity: ClassVar[int] = 2
+    whole_groups: ClassVar[bool] = True
+    per_update: NonNegativeInt = Field(
+        default=0, description="Groups per optimizer step; 0: all of them."
+    )
+    skip_last: NonNegativeInt = Field(
+        default=0, description="Last denoising steps left out of training."
+    )
+    inner_epochs: PositiveInt = Field(default=1, description="Passes over the rollout.")
 
+    @property
+    def commits_once(self) -> bool:
+        """Whether an epoch makes one optimizer step, so that all gradients are on-policy."""
+        return self.per_update == 0 and self.inner_epochs == 1
 
-def combined(group: Int[Tensor, "n"], arity: int) -> Int[Tensor, "m k"]:
-    """Return all sets of `arity` rows of one group.
+    @property
+    def whole_trajectories(self) -> bool:
+        """Whether each minibatch holds all steps of its rows, but for the last that are skipped."""
+        return True
 
-    Raises:
-        FitError: no group has as many rows.
-    """
-    import torch
+    def trained(self, steps: int) -> int:
+        """Return how many of T steps are trained."""
+        return steps - self.skip_last
 
-    found = [chosen for rows in _members(group) for chosen in combinations(rows, arity)]
-    _check_any(found, arity)
-    return torch.tensor(found)
-
-
-def _members(group: Int[Tensor, "n"]) -> Iterable[list[int]]:
-    members: dict[int, list[int]] = {}
-    for row, number in enumerate(group.tolist()):
-        members.setdefault(number, []).append(row)
-    return members.values()
-
-
-def _check_any(found: Sequence[object], arity: int) -> None:
-    if not found:
-        raise FitError([f"no group has {arity} rows to compare; raise sampler.group"])
-
-
-def _accumulated(
-    rows: Int[Tensor, "m k"], steps: Int[Tensor, "m s"], per_update: int
-) -> Iterator[Minibatch]:
-    """Yield one step of a set of tuples at a time; the last of the set commits."""
-    count = steps.shape[1]
-    for part in _parts(len(rows), per_update):
-        for j in range(count):
-            yield Minibatch(rows[part], steps[part, j : j + 1], j == count - 1, 1 / count)
-
-
-def _permutation(count: int, rng: Generator) -> Int[Tensor, "m"]:
-    import torch
-
-    return torch.randperm(count, generator=rng)
-
-
-def _columns(count: int, steps: int, rng: Generator | None) -> Int[Tensor, "m T"]:
-    """Return each tuple's steps, permuted for each of them where there is an `rng`."""
-    import torch
-
-    if rng is None:
-        return torch.arange(steps).expand(count, -1)
-    return torch.stack([torch.randperm(steps, generator=rng) for _ in range(count)])
-
-
-def _parts(count: int, size: int) -> list[slice]:
-    """Return the fewest slices of at most `size` that cover `count`, as even as possible."""
-    number = -(-count // size) if size else 1
-    edges = [count * i // number for i in range(number + 1)]
-    return [slice(a, b) for a, b in pairwise(edges)]
+    def __call__(
+        self, prompts: Prompts, advantages: Advantages, rng: Generator
+    ) -> Iterator[Minibatch]:
+        """Yield the epoch's minibatches, in order."""
+        groups = whole(prompts.group)
+        steps = columns(len(groups), self.trained(advantages.value.shape[1]), None)
+        for _ in range(self.inner_epochs):
+            rows = groups[permutation(len(groups), rng)]
+            for part in parts(len(rows), self.per_update):
+                yield Minibatch(rows[part], steps[part])
 
 
 @hookimpl
 def diffrl_update_schedulers() -> list[type[UpdateScheduler]]:
     """Return the core's update schedulers."""
-    return [Pairs, RowsFirst]
+    return [Groups, Pairs, RowsFirst]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from diffrl.builtin.advantages import Returns
 from diffrl.builtin.reward_predictors import Terminal
 from diffrl.builtin.samplers import Ddim
-from diffrl.builtin.update_schedulers import Pairs
+from diffrl.builtin.update_schedulers import Groups, Pairs
 from diffrl.hookspecs import hookimpl
 from diffrl.recipe import Recipe
 from diffrl.stages import Loss
@@ -32,7 +32,7 @@ PRDP = REBEL.but(
     source="arXiv:2402.08714",
     sampler=Ddim(group=4),
     advantage_estimator=Returns(gamma=1.0, per="none"),
-    update_scheduler=Pairs(order="trajectories", choose="all", per_update=24),
+    update_scheduler=Groups(per_update=4),
     loss=ProximalRelativeReward(),
 )
 

@@ -33,6 +33,7 @@ class RelativeReward(Loss):
     name: ClassVar[str] = "relative-reward"
     needs: ClassVar[frozenset[str]] = frozenset({"path", "log_prob"})
     arity: ClassVar[int] = 2
+    any_arity: ClassVar[bool] = True
     whole_trajectories: ClassVar[bool] = True
     eta: PositiveFloat = Field(default=1.0, description="Divides the log-ratios.")
     clip: NonNegativeFloat = Field(
@@ -45,10 +46,10 @@ class RelativeReward(Loss):
         return self.clip or None
 
     def __call__(self, policy: Policy, batch: Batch) -> LossOut:
-        """Return the loss of one batch of pairs with all their steps."""
+        """Return the loss of one batch of pairs, or larger tuples, with all their steps."""
         assert batch.log_prob is not None
-        log_ratio = policy.log_prob(batch) - batch.log_prob  # m 2 s
-        wanted = batch.advantage.mean(2)  # m 2
+        log_ratio = policy.log_prob(batch) - batch.log_prob  # m k s
+        wanted = batch.advantage.mean(2)  # m k
         error = between(log_ratio.sum(2) / self.eta - wanted)
         loss = error.square()
         if self.clip:
@@ -79,6 +80,7 @@ class ProximalRelativeReward(Loss):
     name: ClassVar[str] = "proximal-relative-reward"
     needs: ClassVar[frozenset[str]] = frozenset({"path", "log_prob", "base"})
     arity: ClassVar[int] = 2
+    any_arity: ClassVar[bool] = True
     whole_trajectories: ClassVar[bool] = True
     beta: PositiveFloat = Field(
         default=1.0,
@@ -95,11 +97,11 @@ class ProximalRelativeReward(Loss):
         return self.clip
 
     def __call__(self, policy: Policy, batch: Batch) -> LossOut:
-        """Return the loss of one batch of pairs with all their steps."""
+        """Return the loss of one batch of pairs, or larger tuples, with all their steps."""
         assert batch.log_prob is not None
-        log_prob, base = policy.log_prob(batch), policy.log_prob(batch, "base")  # m 2 s
+        log_prob, base = policy.log_prob(batch), policy.log_prob(batch, "base")  # m k s
         near = log_prob.clamp(batch.log_prob - self.clip, batch.log_prob + self.clip)
-        wanted = batch.advantage.mean(2) / self.beta  # m 2
+        wanted = batch.advantage.mean(2) / self.beta  # m k
         error, bounded = (between((lp - base).sum(2) - wanted) for lp in (log_prob, near))
         metrics = {
             **_metrics(error, log_prob - batch.log_prob, self.clip),
@@ -108,9 +110,12 @@ class ProximalRelativeReward(Loss):
         return LossOut(error.square().maximum(bounded.square()).mean(), metrics)
 
 
-def between(value: Float[Tensor, "m 2"]) -> Float[Tensor, "m"]:
-    """Return the first of each pair minus the second."""
-    return value[:, 0] - value[:, 1]
+def between(value: Float[Tensor, "m k"]) -> Float[Tensor, "m p"]:
+    """Return the differences of all p = k (k - 1) / 2 pairs of each tuple, earlier minus later."""
+    import torch
+
+    first, second = torch.triu_indices(value.shape[1], value.shape[1], 1, device=value.device)
+    return value[:, first] - value[:, second]
 
 
 def _metrics(error: Tensor, log_ratio: Tensor, clip: float) -> dict[str, Tensor]:

@@ -74,11 +74,23 @@ def test_proximal_loss_over_all_pairs_of_a_group_is_the_papers(case):
     close(grad, case["grad"])
 
 
+@pytest.mark.parametrize("case", PRDP, ids=lambda c: f"beta-{c['beta']}-eps-{c['eps']}")
+def test_proximal_loss_of_a_whole_group_is_the_papers(case):
+    each = torch.tensor(case["log_prob"]).double()[None].requires_grad_()
+    old, base = (torch.tensor(case[f"{name}_log_prob"]).double()[None] for name in ("old", "ref"))
+    reward = torch.tensor(case["rewards"]).double()[None, :, None].expand_as(old)
+    loss = ProximalRelativeReward(beta=case["beta"], clip=case["eps"])
+    out = loss(GivenPolicy(each, base), batch_of(reward, old))
+    close(out.value, case["loss"])
+    (grad,) = torch.autograd.grad(out.value, each)
+    close(grad[0], case["grad"])
+
+
 def stack(case, first, second):
     return torch.stack([torch.tensor(case[name]).double() for name in (first, second)], 1)
 
 
 def batch_of(advantage, old):
-    blank = torch.zeros(len(old), 2, 1)
+    blank = torch.zeros(*old.shape[:2], 1)
     step = torch.arange(old.shape[2]).expand(len(old), -1)
     return Batch(cond=blank, step=step, t=old, x0=blank, advantage=advantage, log_prob=old)

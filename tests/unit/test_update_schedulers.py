@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from diffrl.builtin.update_schedulers import Pairs, RowsFirst, neighbours
+from diffrl.builtin.indices import neighbours
+from diffrl.builtin.update_schedulers import Groups, Pairs, RowsFirst
 from diffrl.errors import FitError
 from diffrl.types import Advantages, Prompts
 
@@ -55,6 +56,25 @@ def test_all_pairs_of_each_group_are_compared_once():
     pairs = sorted(tuple(pair) for mb in got for pair in mb.rows.tolist())
     assert pairs == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3),
                      (4, 5), (4, 6), (4, 7), (5, 6), (5, 7), (6, 7)]  # fmt: skip
+
+
+def test_groups_are_handed_over_whole_with_all_their_steps():
+    got = order(Groups(per_update=1, skip_last=1), groups=3, size=4, steps=5)
+    assert all(mb.commit and mb.rows.shape == (1, 4) for mb in got)
+    assert sorted(mb.rows[0].tolist() for mb in got) == [
+        [4 * i + j for j in range(4)] for i in range(3)
+    ]
+    assert all(mb.steps.tolist() == [[0, 1, 2, 3]] for mb in got)
+    assert Groups().commits_once and not Groups(per_update=1).commits_once
+
+
+def test_groups_of_different_sizes_or_single_rows_are_refused():
+    for sizes, message in (([2, 3], "2 to 3 rows"), ([1, 1], "no group has 2 rows")):
+        group = torch.tensor([g for g, size in enumerate(sizes) for _ in range(size)])
+        prompts = Prompts(("a",) * len(group), group, torch.zeros(len(group), 1))
+        advantages = Advantages(torch.zeros(len(group), 2))
+        with pytest.raises(FitError, match=message):
+            list(Groups()(prompts, advantages, torch.Generator()))
 
 
 def test_an_uneven_split_is_as_even_as_possible():

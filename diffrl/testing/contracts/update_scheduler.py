@@ -48,7 +48,7 @@ class UpdateSchedulerContract(ComponentContract):
         assert minibatches
         for minibatch in minibatches:
             rows, steps = minibatch.rows, minibatch.steps
-            assert rows.shape[1] == component.arity
+            assert rows.shape[1] == (self.group if component.whole_groups else component.arity)
             assert rows.numel() and steps.numel() and len(rows) == len(steps)
             assert 0 <= rows.min() and rows.max() < len(prompts)
             assert 0 <= steps.min() and steps.max() < self.steps
