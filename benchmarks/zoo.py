@@ -1,10 +1,11 @@
 """Trains every first-party algorithm on several seeds, with its defaults, and compares them.
 
-    python benchmarks/zoo.py [--seeds 3] [--folder ablations/zoo]
+    python benchmarks/zoo.py [--seeds 3] [--jobs 2] [--folder ablations/zoo]
 
 Writes `benchmarks/results/zoo.json` and the curves in `docs/images/`. The runs are those of
 `diffrl ablate --vary algo=…` in the preset `emoji`; the same command continues what was
-interrupted. Nothing else should run on the machine meanwhile, or the seconds are worth nothing.
+interrupted. Each of `--jobs` runs gets its share of the cores. Nothing else should run on the
+machine meanwhile, or the seconds are worth nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main() -> None:
     """Run what is not finished yet, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--epochs", type=int, help="of each run; default: the preset's")
     parser.add_argument("--reward", default="pickscore")
     parser.add_argument("--folder", type=Path, default=ROOT / "ablations" / "zoo")
@@ -38,14 +40,14 @@ def main() -> None:
     command += ["--seeds", str(options.seeds)]
     command += ["--epochs", str(options.epochs)] if options.epochs else []
     command += [word for one in options.set for word in ("--set", one)]
-    subprocess.run(
-        [sys.executable, "-m", "diffrl", *command, "--output", str(options.folder)], check=True
-    )
+    how = ["--output", str(options.folder), "--jobs", str(options.jobs)]
+    subprocess.run([sys.executable, "-m", "diffrl", *command, *how], check=True)
     real = json.loads(Path(REAL_SCORES).read_text("utf-8"))
     table = json.loads((options.folder / "table.json").read_text("utf-8"))
     result = {
         "command": " ".join(["diffrl", *command]),
         "machine": machine(),
+        "jobs": options.jobs,
         "environment": {k: v for k, v in environment().items() if k != "command"},
         "reward": options.reward,
         "real": {name: scores["mean"] for name, scores in real.items()},
