@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from default_run import machine
 
@@ -23,42 +24,51 @@ from diffrl.emoji import REAL_SCORES
 from diffrl.trainer.folder import environment
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 ALGORITHMS = ("sdpo", "ddpo", "d3po", "rebel", "prdp", "prdp-rebel")
 
 
 def main() -> None:
     """Run what is not finished yet, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    options = arguments(__doc__, "zoo")
+    result = measured(["--vary", f"algo={','.join(ALGORITHMS)}"], options)
+    (RESULTS / "zoo.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    for axis in ("samples", "seconds"):
+        name = f"reward-over-{axis}.png"
+        shutil.copyfile(options.folder / name, ROOT / "docs" / "images" / f"zoo-{name}")
+    print((options.folder / "table.md").read_text("utf-8"))
+
+
+def arguments(doc: str | None, name: str) -> argparse.Namespace:
+    """Return the options of a comparison of that name."""
+    parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--epochs", type=int, help="of each run; default: the preset's")
     parser.add_argument("--reward", default="pickscore")
-    parser.add_argument("--folder", type=Path, default=ROOT / "ablations" / "zoo")
+    parser.add_argument("--folder", type=Path, default=ROOT / "ablations" / name)
     parser.add_argument("--set", action="append", default=[], help="passed on")
-    options = parser.parse_args()
-    command = ["ablate", "--reward", options.reward, "--vary", f"algo={','.join(ALGORITHMS)}"]
-    command += ["--seeds", str(options.seeds)]
+    return parser.parse_args()
+
+
+def measured(varied: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Run `diffrl ablate`, or what is left of it, and return its table with where it comes from."""
+    command = ["ablate", "--reward", options.reward, *varied, "--seeds", str(options.seeds)]
     command += ["--epochs", str(options.epochs)] if options.epochs else []
     command += [word for one in options.set for word in ("--set", one)]
     how = ["--output", str(options.folder), "--jobs", str(options.jobs)]
     subprocess.run([sys.executable, "-m", "diffrl", *command, *how], check=True)
     real = json.loads(Path(REAL_SCORES).read_text("utf-8"))
     table = json.loads((options.folder / "table.json").read_text("utf-8"))
-    result = {
+    return {
         "command": " ".join(["diffrl", *command]),
         "machine": machine(),
         "jobs": options.jobs,
         "environment": {k: v for k, v in environment().items() if k != "command"},
         "reward": options.reward,
         "real": {name: scores["mean"] for name, scores in real.items()},
-        "algorithms": {name.removeprefix("algo="): row for name, row in table.items()},
+        "algorithms": {name.partition("=")[2]: row for name, row in table.items()},
     }
-    path = ROOT / "benchmarks" / "results" / "zoo.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    for axis in ("samples", "seconds"):
-        name = f"reward-over-{axis}.png"
-        shutil.copyfile(options.folder / name, ROOT / "docs" / "images" / f"zoo-{name}")
-    print((options.folder / "table.md").read_text("utf-8"))
 
 
 if __name__ == "__main__":
