@@ -3,6 +3,9 @@
 Names form a closed set: every plugin's list is collected, and a name registered twice is refused.
 Model and prompt references are an open set of strings: the first plugin that knows a reference
 opens it. Observers are all called, and cannot change the run.
+
+A plugin says which version of this interface it was written for, `diffrl_api = 1`. One that was
+written for another is not used. One that says nothing is taken at its word.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     )
 
 PROJECT = "diffrl"
+API = 1
+"""Raised whenever a plugin that worked before would not any more."""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -86,6 +86,7 @@ class Lcm:
     steps: int
     prediction: Prediction = "epsilon"
     original: int = 50
+    noisy_end: ClassVar[bool] = True
 
     @property
     def times(self) -> list[int]:

@@ -182,6 +182,8 @@ class UNetPolicy:
         for j in range(batch.t.shape[2]):
             t = batch.t[:, :, j]
             step = batch.kernel.transition(self.predict(x, t, batch.cond), t, x)
+            if j == batch.t.shape[2] - 1 and getattr(batch.kernel, "noisy_end", False):
+                return step.x0_hat + (batch.x0 - step.x0_hat).detach()
             x = step.mean + (batch.x_next[:, :, j] - step.mean).detach()
         return x
 

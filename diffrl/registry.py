@@ -47,6 +47,11 @@ class Entry:
     version: str
 
     @property
+    def claim(self) -> tuple[str, str, str]:
+        """Plugin, package and version."""
+        return self.plugin, self.package, self.version
+
+    @property
     def owner(self) -> str:
         """The plugin and its package, as messages name them."""
         return f"{self.plugin} ({self.package} {self.version})"
@@ -104,7 +109,7 @@ class Registry:
     def duplicates(self) -> list[DuplicateName]:
         """Return one error for each name that two plugins claim."""
         return [
-            DuplicateName(KINDS[kind].label, name, [e.owner for e in owners])
+            DuplicateName(KINDS[kind].label, name, [e.claim for e in owners])
             for kind in KINDS
             for name, owners in self._owners(kind).items()
             if len(owners) > 1
@@ -122,17 +127,8 @@ class Registry:
             hint = "" if not self._broken else f" {self._broken_hint()}"
             raise UnknownName(KINDS[kind].label, name, self._owners(kind), hint)
         if len(owners) > 1:
-            raise DuplicateName(KINDS[kind].label, name, [e.owner for e in owners])
+            raise DuplicateName(KINDS[kind].label, name, [e.claim for e in owners])
         return owners[0]
-
-    def refuse_duplicates(self) -> None:
-        """Refuse to work while two plugins claim one name.
-
-        Raises:
-            DuplicateName: for the first such name.
-        """
-        for error in self.duplicates():
-            raise error
 
     def register(
         self,
@@ -152,6 +148,7 @@ class Registry:
         if self._plugins.has_plugin(name):
             raise PluginError(f"a plugin called {name!r} is registered already")
         try:
+            _refuse_other_version(plugin)
             self._plugins.register(plugin, name)
             self._refuse_misspelt(plugin)
             self._brought[name] = {
@@ -223,6 +220,15 @@ def registry() -> Registry:
             error = f"DIFFRL_PLUGINS names it, but it is not installed.{hint}"
             found._broken.append(Broken(name, "-", "-", error))
     return found
+
+
+def _refuse_other_version(plugin: object) -> None:
+    wanted = getattr(plugin, "diffrl_api", hookspecs.API)
+    if wanted != hookspecs.API:
+        raise PluginError(
+            f"was written for version {wanted!r} of diffrl's plugin interface; "
+            f"this is version {hookspecs.API}"
+        )
 
 
 def _one_line(error: BaseException) -> str:

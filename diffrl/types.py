@@ -7,7 +7,7 @@ minibatch. Step index 0 is the noisiest step, T-1 the last.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from diffrl.tensors import Bool, Float, Int, Tensor
@@ -45,7 +45,11 @@ class Transition:
 
 @runtime_checkable
 class Kernel(Protocol):
-    """The transition of a sampler; replay evaluates the same one that sampling drew from."""
+    """The transition of a sampler; replay evaluates the same one that sampling drew from.
+
+    One whose last state is noisier than the picture says `noisy_end = True`: the picture is then
+    the clean state that the last step predicts.
+    """
 
     def transition(
         self, output: Float[Tensor, "*r"], t: Tensor, x: Float[Tensor, "*r"]
@@ -133,7 +137,10 @@ class Minibatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loss sees: the rows and steps of a `Minibatch`, gathered."""
+    """What the loss sees: the rows and steps of a `Minibatch`, gathered.
+
+    `length` is T, the number of steps of the trajectories.
+    """
 
     cond: Float[Tensor, "m k *cond"]
     step: Int[Tensor, "m s"]
@@ -147,6 +154,7 @@ class Batch:
     grad: Float[Tensor, "m k *latent"] | None = None
     labels: Float[Tensor, "m k"] | None = None
     each: Float[Tensor, "m k r"] | None = None
+    length: int = 0
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,7 @@ def gather(rollout: Rollout, advantages: Advantages, minibatch: Minibatch) -> Ba
         grad=None if advantages.grad is None else advantages.grad[rows],
         labels=None if rollout.labels is None else rollout.labels[rows],
         each=None if advantages.each is None else advantages.each[rows],
+        length=advantages.value.shape[1],
     )
 
 
@@ -182,45 +191,6 @@ def at_step(batch: Batch, j: int) -> Batch:
     names = ("t", "advantage", "x", "x_next", "log_prob")
     one = {n: v[:, :, j : j + 1] for n in names if (v := getattr(batch, n)) is not None}
     return replace(batch, step=batch.step[:, j : j + 1], **one)
-
-
-def concat(rollouts: Sequence[Rollout]) -> Rollout:
-    """Return rollouts of equal times as one; groups are renumbered so that they stay apart."""
-    if len(rollouts) == 1:
-        return rollouts[0]
-    import torch
-
-    offset, groups = 0, []
-    for r in rollouts:
-        groups.append(r.prompts.group + offset)
-        offset += int(r.prompts.group.max()) + 1
-    prompts = Prompts(
-        text=tuple(t for r in rollouts for t in r.prompts.text),
-        group=torch.cat(groups),
-        cond=torch.cat([r.prompts.cond for r in rollouts]),
-    )
-    first = rollouts[0]
-    return Rollout(
-        prompts=prompts,
-        times=first.times,
-        x0=torch.cat([r.x0 for r in rollouts]),
-        path=_concat_tensors([r.path for r in rollouts if r.path]) if first.path else None,
-        labels=None
-        if first.labels is None
-        else torch.cat([r.labels for r in rollouts if r.labels is not None]),
-    )
-
-
-def _concat_tensors(paths: Sequence[Path]) -> Path:
-    import torch
-
-    first = paths[0]
-    tensors = {
-        f.name: torch.cat([getattr(p, f.name) for p in paths])
-        for f in fields(first)
-        if isinstance(getattr(first, f.name), torch.Tensor)
-    }
-    return replace(first, **tensors)
 
 
 def last_step(reward: Float[Tensor, "n"], steps: int) -> Float[Tensor, "n T"]:
@@ -247,7 +217,6 @@ __all__ = [
     "Tensor",
     "Transition",
     "at_step",
-    "concat",
     "gather",
     "last_step",
 ]

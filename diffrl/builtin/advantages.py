@@ -31,8 +31,8 @@ class Returns(AdvantageEstimator):
     """
 
     name: ClassVar[str] = "returns"
-    gamma: float = Field(
-        default=0.99, le=1, description="Discount; 0 or less: rewards as they are."
+    gamma: float | None = Field(
+        default=0.99, le=1, description="Discount; none, or 0 or less: rewards as they are."
     )
     per: Literal["prompt-step", "prompt", "group", "step", "batch", "none"] = Field(
         default="prompt-step", description="Which returns an advantage is compared with."
@@ -68,7 +68,7 @@ class Returns(AdvantageEstimator):
         self, rewards: Rewards, prompts: Prompts, memory: Memory
     ) -> tuple[Advantages, Memory]:
         """Return advantages of shape `n T` and the memory to hand in next time."""
-        value = returns(rewards.value, self.gamma)
+        value = returns(rewards.value, self.gamma or 0.0)
         if self.per in ("prompt", "prompt-step"):
             scored, memory = self._tracked(value, prompts, memory)
         elif self.per == "none":

@@ -70,6 +70,37 @@ def _check_any(found: Sequence[object], arity: int) -> None:
         raise FitError([f"no group has {arity} rows to compare; raise sampler.group"])
 
 
+def chosen_steps(
+    count: int, left: int, trained: int, in_order: bool, rng: Generator
+) -> Int[Tensor, "m s"]:
+    """Return the steps that each tuple trains: a random share of those that are left.
+
+    Args:
+        count: tuples.
+        left: steps to choose from, the first ones.
+        trained: how many are chosen.
+        in_order: whether they come first to last; otherwise in random order.
+        rng: of the choice.
+    """
+    if in_order and trained == left:
+        return columns(count, left, None)
+    steps = columns(count, left, rng)[:, :trained]
+    return steps.sort(1).values if in_order else steps
+
+
+def ordered(
+    rows: Int[Tensor, "m k"], steps: Int[Tensor, "m s"], order: str, per_update: int
+) -> Iterator[Minibatch]:
+    """Yield minibatches: all steps of some tuples before each optimizer step, or one column."""
+    if order == "steps-accumulated":
+        yield from accumulated(rows, steps, per_update)
+        return
+    wide = steps.shape[1] if order == "trajectories" else 1
+    for some in steps.split(wide, dim=1):
+        for part in parts(len(rows), per_update):
+            yield Minibatch(rows[part], some[part])
+
+
 def accumulated(
     rows: Int[Tensor, "m k"], steps: Int[Tensor, "m s"], per_update: int
 ) -> Iterator[Minibatch]:

@@ -64,8 +64,8 @@ class Lcm(Sampler):
 
         x_{k+1} = sqrt(a') f(x_k) + sqrt(1 - a') z,  z ~ N(0, 1);  kernel: `diffrl.kernels.Lcm`
 
-    The picture is f of the last step, so score it with `reward_predictor.decode=predicted`; the
-    last noise is drawn for its density alone. The final latent is that noisy state.
+    The picture is f of the last step: it is the final latent. The last noise is drawn for its
+    density alone, and ends the path.
 
     Source: Oertell et al., RLCM, arXiv:2404.03673; Owen-Oertell/rlcm.
     Differs: one step is refused. It draws no noise, so the policy is deterministic and its
@@ -102,7 +102,8 @@ class Lcm(Sampler):
             prompts, first = _start(policy, text, self.group, self.share_noise, rng)
             times = torch.tensor(kernel.times, dtype=torch.float32, device=first.device)
             path = _walk(policy, kernel, prompts, first, times, rng)
-        return Rollout(prompts, times, path.x[:, -1], path)
+        assert path.x0_hat is not None
+        return Rollout(prompts, times, path.x0_hat[:, -1], path)
 
 
 class Ode(Sampler):

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from diffrl.builtin.indices import (
-    accumulated,
+    chosen_steps,
     columns,
     combined,
     neighbours,
+    ordered,
     parts,
     permutation,
     whole,
@@ -29,7 +30,8 @@ class Pairs(UpdateScheduler):
     The outer loop runs over the columns of the permuted steps and the inner loop over the pairs, so
     that the pairs of one optimizer step are at different denoising steps.
 
-    `steps-in-order` leaves the steps unpermuted. `steps-accumulated` lets each set of pairs go
+    `steps-in-order` leaves the steps unpermuted, so that all pairs train their first step, then
+    their second, and so on. `steps-accumulated` lets each set of pairs go
     through all its steps, one after the other, before the optimizer steps. `trajectories` hands
     over all steps of its pairs at once, for losses on whole trajectories.
 
@@ -94,23 +96,17 @@ class Pairs(UpdateScheduler):
         pairs = (neighbours if self.choose == "neighbours" else combined)(prompts.group, self.arity)
         for _ in range(self.inner_epochs):
             rows = pairs[permutation(len(pairs), rng)]
-            shuffled = self.order != "steps-in-order"
-            steps = columns(len(pairs), total - self.skip_last, rng if shuffled else None)
-            steps = steps[:, : self.trained(total)]
-            if self.order == "steps-accumulated":
-                yield from accumulated(rows, steps, self.per_update)
-                continue
-            wide = steps.shape[1] if self.order == "trajectories" else 1
-            for some in steps.split(wide, dim=1):
-                for part in parts(len(rows), self.per_update):
-                    yield Minibatch(rows[part], some[part])
+            left, trained = total - self.skip_last, self.trained(total)
+            steps = chosen_steps(len(pairs), left, trained, self.order == "steps-in-order", rng)
+            yield from ordered(rows, steps, self.order, self.per_update)
 
 
 class RowsFirst(UpdateScheduler):
     """Single rows; an optimizer step follows after all trained steps of its rows.
 
     Rows are permuted, and each row's steps by a permutation of its own. Each minibatch holds one
-    step of `rows_per_update` rows; their gradients add up to the mean over steps.
+    step of `rows_per_update` rows; their gradients add up to the mean over steps. The other orders
+    are those of `pairs`: an optimizer step for each column of permuted or unpermuted steps.
 
     Source: DDPO, arXiv:2305.13301; kvablack/ddpo-pytorch scripts/train.py, which accumulates over
     timesteps and minibatches.
@@ -118,6 +114,9 @@ class RowsFirst(UpdateScheduler):
 
     name: ClassVar[str] = "rows-first"
     arity: ClassVar[int] = 1
+    order: Literal["steps-accumulated", "steps-shuffled", "steps-in-order"] = Field(
+        default="steps-accumulated", description="Which steps of a row share an optimizer step."
+    )
     rows_per_update: NonNegativeInt = Field(
         default=0, description="Rows per optimizer step; 0: all of them."
     )
@@ -132,7 +131,8 @@ class RowsFirst(UpdateScheduler):
     @property
     def commits_once(self) -> bool:
         """Whether an epoch makes one optimizer step, so that all gradients are on-policy."""
-        return self.rows_per_update == 0 and self.inner_epochs == 1
+        whole = self.order == "steps-accumulated"
+        return whole and self.rows_per_update == 0 and self.inner_epochs == 1
 
     def trained(self, steps: int) -> int:
         """Return how many of T steps are trained: at least one, if any are left."""
@@ -146,8 +146,9 @@ class RowsFirst(UpdateScheduler):
         total = advantages.value.shape[1]
         for _ in range(self.inner_epochs):
             rows = permutation(len(prompts), rng)[:, None]
-            steps = columns(len(prompts), total - self.skip_last, rng)
-            yield from accumulated(rows, steps[:, : self.trained(total)], self.rows_per_update)
+            left, trained = total - self.skip_last, self.trained(total)
+            steps = chosen_steps(len(prompts), left, trained, self.order == "steps-in-order", rng)
+            yield from ordered(rows, steps, self.order, self.rows_per_update)
 
 
 class Groups(UpdateScheduler):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha1
 from itertools import product
 from pathlib import Path
 
@@ -62,6 +63,13 @@ class Cell:
 
         lines = read_metrics(self.folder)
         return bool(lines) and lines[-1]["epoch"] >= self.epochs
+
+
+def usual_folder(plan: Plan) -> Path:
+    """Return the folder of a plan, the same one for the same plan, so that it is continued."""
+    rewards = "+".join(re.sub(r"[^A-Za-z0-9.-]+", "-", r).strip("-") for r in plan.rewards)
+    code = sha1(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()[:8]
+    return Path("ablations") / f"{plan.algo or 'algorithms'}-{rewards or 'data'}-{code}"
 
 
 def ablate(plan: Plan, folder: Path, jobs: int) -> None:
@@ -196,10 +204,11 @@ def start(plan: Plan, cell: Cell, jobs: int) -> subprocess.Popen[bytes]:
     if (cell.folder / SETTINGS).exists():
         command += ["--resume", str(cell.folder), "--epochs", str(cell.epochs)]
     else:
-        command += ["--algo", cell.algo, "--preset", plan.preset, "--seed", str(cell.seed)]
+        command += ["--algo", cell.algo, "--preset", plan.preset]
         command += ["--output", str(cell.folder), "--epochs", str(cell.epochs)]
         command += [w for reward in plan.rewards for w in ("--reward", reward)]
-        command += [w for one in (*plan.sets, *cell.settings) for w in ("--set", one)]
+        sets = [*plan.sets, *cell.settings, f"train.seed={cell.seed}"]
+        command += [w for one in sets for w in ("--set", one)]
         command += ["--config", plan.config] if plan.config else []
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {})}

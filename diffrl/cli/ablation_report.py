@@ -44,13 +44,14 @@ def summary(seeds: Sequence[Lines]) -> dict[str, Any]:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Return the cells as Markdown: mean ± standard deviation over seeds."""
-    scores = list(next(iter(rows.values()))["after"])
+    first = next(iter(rows.values()))["after"]
+    scores = [key for key in first if all(key in row["after"] for row in rows.values())]
     columns = [key.removeprefix("eval/").replace("/", " ") for key in scores]
     head = ["varied", "seeds", *columns, "seconds", "reward queries"]
     lines = [head, ["---"] * len(head)]
     for name, row in rows.items():
         after = [spread(row["after"][key]) for key in scores]
-        costs = [f"{statistics.mean(row[key]):.0f}" for key in ("seconds", "reward_queries")]
+        costs = [spread(row[key], 0) for key in ("seconds", "reward_queries")]
         lines.append([f"`{name}`", str(row["seeds"]), *after, *costs])
     before = next(iter(rows.values()))["before"]
     start = [f"{statistics.mean(before[key]):.2f}" for key in scores]
@@ -58,10 +59,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """Return mean ± sample standard deviation; without the latter for one value."""
-    mean = f"{statistics.mean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def plot(path: Path, runs: dict[str, list[Lines]], axis: str) -> None:

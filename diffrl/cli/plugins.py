@@ -33,7 +33,7 @@ def plugin_lines(kind: str | None) -> Iterator[str]:
         )
         yield "List one with --kind, for example --kind loss."
     errors = [[b.name, b.package, b.version, b.error] for b in found.broken]
-    errors += [["-", "-", "-", str(error)] for error in found.duplicates()]
+    errors += [row for error in found.duplicates() for row in error.rows]
     if errors:
         yield ""
         yield typer.style("Broken plugins", fg="red", bold=True)
@@ -80,7 +80,11 @@ def _rows(found: Registry, kind: str) -> tuple[list[list[str]], list[str]]:
 def _details(kind: str, value: Any) -> dict[str, Any]:
     if kind == "algorithm":
         return {"source": value.source, **{k: s.name for k, s in value.stages.items()}}
-    return {"fields": list(value.model_fields), "about": _about(value)}
+    found = {"fields": list(value.model_fields), "about": _about(value)}
+    if kind == "reward":
+        said = ("scale", "higher_is_better", "differentiable", "groupwise", "licence")
+        found |= {name: getattr(value, name) for name in said}
+    return found
 
 
 def _about(value: Any) -> str:

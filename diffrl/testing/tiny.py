@@ -98,6 +98,76 @@ def save_tiny_clip(folder: Path, size: int = 16, seed: int = 0) -> Path:
     return folder
 
 
+def save_tiny_open_clip(folder: Path, size: int = 16, seed: int = 0) -> Path:
+    """Write a random open_clip model as a folder that the reward `hpsv2` loads."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    vision: dict[str, Any] = {
+        "image_size": size,
+        "patch_size": 8,
+        "width": 32,
+        "layers": 2,
+        "head_width": 8,
+    }
+    text: dict[str, Any] = {
+        "context_length": 16, "vocab_size": VOCABULARY, "width": 32, "heads": 4, "layers": 1,
+    }  # fmt: skip
+    model: Any = CLIP(16, CLIPVisionCfg(**vision), CLIPTextCfg(**text))
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    letters_tokenizer(folder).save_pretrained(folder)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    return folder
+
+
+def save_tiny_blip(folder: Path, size: int = 16, seed: int = 0) -> Path:
+    """Write a random BLIP with a head as a folder that the reward `imagereward` loads."""
+    from safetensors.torch import save_file
+
+    rng, width, patch = torch.Generator().manual_seed(seed), 32, 8
+    shapes = {
+        "visual_encoder.cls_token": (1, 1, width),
+        "visual_encoder.pos_embed": (1, (size // patch) ** 2 + 1, width),
+        "visual_encoder.patch_embed.proj.weight": (width, 3, patch, patch),
+        "visual_encoder.patch_embed.proj.bias": (width,),
+        **_linear("visual_encoder.norm", width),
+        **_linear("visual_encoder.blocks.0.norm1", width),
+        **_linear("visual_encoder.blocks.0.norm2", width),
+        **_linear("visual_encoder.blocks.0.attn.qkv", 3 * width, width),
+        **_linear("visual_encoder.blocks.0.attn.proj", width, width),
+        **_linear("visual_encoder.blocks.0.mlp.fc1", 2 * width, width),
+        **_linear("visual_encoder.blocks.0.mlp.fc2", width, 2 * width),
+        "text_encoder.embeddings.word_embeddings.weight": (VOCABULARY, width),
+        "text_encoder.embeddings.position_embeddings.weight": (64, width),
+        **_linear("text_encoder.embeddings.LayerNorm", width),
+        **_linear("text_encoder.encoder.layer.0.intermediate.dense", 2 * width, width),
+        **_linear("text_encoder.encoder.layer.0.output.dense", width, 2 * width),
+        **_linear("text_encoder.encoder.layer.0.output.LayerNorm", width),
+    }
+    for kind in ("attention", "crossattention"):
+        at = f"text_encoder.encoder.layer.0.{kind}"
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            shapes |= _linear(f"{at}.{part}", width, width)
+        shapes |= _linear(f"{at}.output.LayerNorm", width)
+    state = {
+        f"blip.{k}": 0.3 * torch.randn(shape, generator=rng) + ("norm" in k.lower())
+        for k, shape in shapes.items()
+    }
+    state["mlp.layers.0.weight"] = torch.randn((1, width), generator=rng)
+    state["mlp.layers.0.bias"] = torch.zeros(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"vision_heads": 4, "text_heads": 4}))
+    return folder
+
+
+def _linear(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
 def _text_config(width: int) -> Any:
     from transformers import CLIPTextConfig
 

@@ -161,8 +161,10 @@ class ToyPolicy(Policy):
         x = stored[:, :, 0]
         for j in range(stored.shape[2]):
             t = batch.t[:, :, j]
-            mean = kernel.transition(self.predict(x, t, batch.cond), t, x).mean
-            x = mean + (stored_next[:, :, j] - mean).detach()
+            step = kernel.transition(self.predict(x, t, batch.cond), t, x)
+            if j == stored.shape[2] - 1 and getattr(kernel, "noisy_end", False):
+                return step.x0_hat + (batch.x0 - step.x0_hat).detach()
+            x = step.mean + (stored_next[:, :, j] - step.mean).detach()
         return x
 
     def follow(self, decay: float) -> None:

@@ -25,6 +25,9 @@ D3PO = Recipe(
 )
 
 
+diffrl_api = 1
+
+
 @hookimpl
 def diffrl_losses() -> list[type[Loss]]:
     """Offer the loss to every recipe."""

@@ -26,6 +26,9 @@ DDPO = Recipe(
 """Statistics of the published aesthetic run: 16 rows per process and optimizer step, buffer 32."""
 
 
+diffrl_api = 1
+
+
 @hookimpl
 def diffrl_losses() -> list[type[Loss]]:
     """Offer the loss to every recipe."""

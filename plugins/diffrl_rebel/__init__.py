@@ -37,6 +37,9 @@ PRDP = REBEL.but(
 )
 
 
+diffrl_api = 1
+
+
 @hookimpl
 def diffrl_losses() -> list[type[Loss]]:
     """Offer the losses to every recipe."""

@@ -25,6 +25,9 @@ SDPO = Recipe(
 )
 
 
+diffrl_api = 1
+
+
 @hookimpl
 def diffrl_reward_predictors() -> list[type[RewardPredictor]]:
     """Offer the anchored reward predictor to every recipe."""

@@ -39,8 +39,9 @@ class Anchors(RewardPredictor):
     anchor_range: Literal["all", "interior"] = Field(
         default="all", description="Where the anchor may be: all steps, or without both ends."
     )
-    fixed_step: NonNegativeInt = Field(
-        default=24, description="The anchor of anchor=fixed, at most T-1."
+    fixed_step: NonNegativeInt | None = Field(
+        default=None,
+        description="The anchor of anchor=fixed, at most T-1; none: the middle, 24 of 50.",
     )
     query: Literal["first-anchor-last", "first-last", "last", "every"] = Field(
         default="first-anchor-last", description="Which steps are scored by the judge."
@@ -91,7 +92,8 @@ class Anchors(RewardPredictor):
         inside = self.anchor_range == "interior" and steps > 2
         low, high = (1, steps - 1) if inside else (0, steps)
         if self.anchor == "fixed":
-            step = max(low, min(self.fixed_step, high - 1))
+            wanted = (steps - 1) // 2 if self.fixed_step is None else self.fixed_step
+            step = max(low, min(wanted, high - 1))
             return torch.full((rows,), step, device=x0_hat.device)
         if self.anchor == "random":
             return torch.randint(low, high, (rows,), generator=_seeded(x0_hat)).to(x0_hat.device)

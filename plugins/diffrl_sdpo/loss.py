@@ -38,6 +38,7 @@ class RewardDifference(Loss):
     decay: PositiveFloat = Field(
         default=0.99, description="Weight of step k is decay^k; above 1 later steps weigh more."
     )
+    reverse: bool = Field(default=False, description="Weight of step k is decay^(T-1-k) instead.")
     scale: PositiveFloat = Field(
         default=1.0, description="Divides the log-ratios; the paper's eta."
     )
@@ -55,7 +56,8 @@ class RewardDifference(Loss):
         bound = self.advantage_clip
         advantage = batch.advantage.clamp(-bound, bound)
         gap = advantage[:, 0] - advantage[:, 1]  # m s
-        weight = self.decay ** batch.step.to(log_ratio) / self.scale
+        place = batch.length - 1 - batch.step if self.reverse else batch.step
+        weight = self.decay ** place.to(log_ratio) / self.scale
         error = (weight * (log_ratio[:, 0] - log_ratio[:, 1]) - gap).square()
         beyond = log_ratio.detach().abs()
         clipped = beyond.new_zeros(())

@@ -1,14 +1,19 @@
 """`diffrl ablate`: a grid of runs, kept when it is interrupted, in one table."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from diffrl.cli import main
-from diffrl.cli.ablate import Plan, grid, varied
+from diffrl.cli.ablate import Plan, grid, usual_folder, varied
+from diffrl.cli.ablation_report import table
 from diffrl.errors import SettingsError
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "train.trajectories=4", "sampler.steps=2", "eval.images=2", "eval.shown=1",
     "eval.steps=[1, 2]", "eval.watch=[]",
@@ -87,3 +92,42 @@ def test_the_algorithm_is_named_once(tmp_path, algo, vary):
     plan = Plan(algo, ["pickscore"], "emoji", None, [], vary, 1, 2)
     with pytest.raises(SettingsError, match="either with --algo or with --vary algo="):
         grid(plan, tmp_path)
+
+
+def test_every_setting_of_the_manual_can_be_varied(tmp_path):
+    """The rows of `docs/ablate.md`, on SDPO with the steps of a longer trajectory."""
+    text = (ROOT / "docs" / "ablate.md").read_text("utf-8")
+    cells = re.findall(r"^\| [^|]+ \| (`[^|]+`) \|$", text, re.M)
+    found = [re.findall(r"`([^`]+)`", cell) for cell in cells]
+    assert len(found) >= 9
+    for first, *more in found:
+        plan = Plan("sdpo", ["pickscore"], "emoji", None, more, [first], 1, 2)
+        assert len(list(grid(plan, tmp_path))) >= 2, first
+
+
+def test_the_same_plan_has_the_same_folder_and_seeds_outrank_settings(tmp_path):
+    plan = Plan("sdpo", ["a.b:c:2"], "emoji", None, ["train.seed=7"], ["gamma=1,0.9"], 2, 2)
+    assert usual_folder(plan) == usual_folder(replace(plan))
+    assert usual_folder(plan) != usual_folder(replace(plan, seeds=3))
+    assert usual_folder(plan).name.startswith("sdpo-a.b-c-2-")
+    known = replace(plan, rewards=["pickscore"])
+    assert [cell.seed for cell in grid(known, tmp_path)] == [7, 8, 7, 8]
+
+
+def test_seeds_that_a_setting_names_are_really_different(ablated, tmp_path):
+    argv = ("--vary", "gamma=1", "--seeds", "2", "--epochs", "1", "--set", "train.seed=5")
+    assert ablated(*argv, "--output", str(tmp_path / "grid"))[0] == 0
+    rows = json.loads((tmp_path / "grid" / "table.json").read_text())
+    first, second = rows["gamma=1"]["after"]["eval/pickscore/2-step"]
+    assert first != second
+
+
+def test_cells_with_other_evaluations_share_a_table():
+    costs = {"seconds": [1.0, 3.0], "reward_queries": [4.0, 4.0], "seeds": 2}
+    rows = {
+        name: {**{when: {key: [1.0, 2.0] for key in keys} for when in ("before", "after")}, **costs}
+        for name, keys in (("a", ("eval/r/1-step", "eval/r/2-step")), ("b", ("eval/r/2-step",)))
+    }
+    text = table(rows)
+    assert "r 2-step" in text and "r 1-step" not in text
+    assert "2 ± 1" in text

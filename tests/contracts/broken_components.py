@@ -1,5 +1,6 @@
 """Components that each break some rules; `test_suites_bite.py` runs the suites on them."""
 
+import random
 from dataclasses import replace
 from typing import ClassVar
 
@@ -62,6 +63,18 @@ class Untidy(Loss):
 
     def problems(self):
         return ["never happy"]
+
+
+@broken(LossContract, "same_batch_same_loss")
+class Moody(Loss):
+    """Depends on the mood."""
+
+    name: ClassVar[str] = "moody"
+    needs: ClassVar[frozenset[str]] = frozenset({"path", "log_prob"})
+
+    def __call__(self, policy, batch):
+        """Return a loss that differs from call to call."""
+        return LossOut(policy.log_prob(batch).mean() + random.random())
 
 
 @broken(
@@ -202,6 +215,22 @@ class Forgetful(Returns):
             steps = 5
         value = rewards.value.flip(0) / rewards.value.std(0) * (1 if not count.any() else torch.inf)
         return Advantages(value.expand(-1, steps)), Memory({("count", 0): count})
+
+
+class Tagged(torch.Tensor):
+    """A tensor that no checkpoint may hold."""
+
+
+@broken(AdvantageEstimatorContract, "memory_survives_a_checkpoint")
+class Sticky(Returns):
+    """Remembers what cannot be saved."""
+
+    name: ClassVar[str] = "sticky"
+
+    def __call__(self, rewards, prompts, memory):
+        """Return right advantages and a wrong memory."""
+        advantages, past = super().__call__(rewards, prompts, memory)
+        return advantages, Memory({k: v.as_subclass(Tagged) for k, v in past.history.items()})
 
 
 @broken(

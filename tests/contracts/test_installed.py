@@ -16,7 +16,7 @@ from diffrl.testing.contracts import (
     SamplerContract,
     UpdateSchedulerContract,
 )
-from diffrl.testing.tiny import save_tiny_clip
+from diffrl.testing.tiny import save_tiny_blip, save_tiny_clip, save_tiny_open_clip
 from diffrl.testing.toy import LATENT
 
 
@@ -77,9 +77,13 @@ def tiny_weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     clip, head = str(save_tiny_clip(folder / "clip")), folder / "head.safetensors"
     save_file({"layers.0.weight": torch.ones(1, 16), "layers.0.bias": torch.ones(1)}, head)
+    blip, preferences = save_tiny_blip(folder / "blip"), save_tiny_open_clip(folder / "open_clip")
     return {
         "pickscore": {"checkpoint": clip},
+        "clipscore": {"checkpoint": clip},
         "aesthetic": {"checkpoint": str(head), "clip": clip},
+        "hpsv2": {"checkpoint": str(preferences)},
+        "imagereward": {"checkpoint": str(blip), "tokenizer": clip},
     }
 
 

@@ -13,7 +13,7 @@ from linear_world import SIZE, LinearPolicy, World
 from diffrl.builtin.advantages import Returns
 from diffrl.builtin.reward_predictors import Terminal
 from diffrl.builtin.samplers import Ddim
-from diffrl.builtin.update_schedulers import Pairs, RowsFirst
+from diffrl.builtin.update_schedulers import Groups, Pairs, RowsFirst
 from diffrl.recipe import Recipe
 from diffrl.tensors import Float, Int, Tensor
 from diffrl.testing.loop import train
@@ -109,7 +109,7 @@ CASES = [
     Case(
         PRDP.but(
             sampler=Ddim(steps=STEPS, group=4),
-            update_scheduler=Pairs(order="trajectories", choose="all", **SKIP),
+            update_scheduler=Groups(**SKIP),
             loss=ProximalRelativeReward(beta=2.0),
             **PLAIN,
         ),
@@ -188,7 +188,7 @@ def test_the_optimum_is_reached(recipe, epochs, rate):
 @pytest.mark.parametrize("beta", [0.02, 0.2])
 def test_prdp_stops_where_the_reward_and_the_distance_to_the_base_balance(beta):
     """There the exact gradient equals beta / D times that of the divergence from the base."""
-    world, order = World(SHORT["steps"]), Pairs(order="trajectories", choose="all", **SKIP)
+    world, order = World(SHORT["steps"]), Groups(**SKIP)
     recipe = PRDP.but(
         sampler=Ddim(**SHORT, group=4), update_scheduler=order,
         loss=ProximalRelativeReward(beta=beta, clip=0.1),

@@ -4,7 +4,7 @@ import pytest
 from diffrl_rebel import PRDP, PRDP_REBEL, REBEL, ProximalRelativeReward, RelativeReward
 
 from diffrl.builtin.samplers import Ddim
-from diffrl.builtin.update_schedulers import Pairs
+from diffrl.builtin.update_schedulers import Groups, Pairs
 
 ORDER = {"order": "trajectories", "skip_last": 1}
 TINY = {"sampler": Ddim(steps=5, group=8), "update_scheduler": Pairs(**ORDER, per_update=4)}
@@ -13,7 +13,7 @@ RECIPES = [
     PRDP_REBEL.but(**TINY, loss=RelativeReward(eta=0.1, clip=0.1)),
     PRDP.but(
         sampler=Ddim(steps=5, group=4),
-        update_scheduler=Pairs(**ORDER, choose="all", per_update=12),
+        update_scheduler=Groups(skip_last=1, per_update=2),
         loss=ProximalRelativeReward(beta=0.1, clip=0.1),
     ),
 ]

@@ -62,17 +62,65 @@ def test_a_name_that_two_plugins_claim_is_refused_naming_both():
     found.register(Brings(Flat), "yours", "b", "2")
     with pytest.raises(DuplicateName, match=r"'flat-for-tests': mine \(a 1\) and yours \(b 2\)"):
         found.get("loss", "flat-for-tests")
-    with pytest.raises(DuplicateName):
-        found.refuse_duplicates()
-    assert len(found.duplicates()) == 1
+    assert [e.rows for e in found.duplicates()] == [
+        [[*owner, "another plugin registers a loss called 'flat-for-tests', too"]
+         for owner in (("mine", "a", "1"), ("yours", "b", "2"))]
+    ]  # fmt: skip
     assert list(found.components("loss")) == ["flat-for-tests"]
 
 
 def test_without_duplicates_nothing_is_refused():
     found = Registry()
     found.register(Brings(Flat), "mine")
-    found.refuse_duplicates()
     assert found.duplicates() == []
+
+
+GOOD = """
+from typing import ClassVar
+from diffrl import Loss, hookimpl
+
+diffrl_api = 1
+
+class {cls}(Loss):
+    name: ClassVar[str] = {name!r}
+
+@hookimpl
+def {hook}({arguments}):
+    return [{cls}]
+"""
+
+
+def test_every_kind_of_broken_plugin_is_a_row_and_stops_no_other(tmp_path, monkeypatch):
+    modules = {
+        "good_one": GOOD.format(cls="One", name="one", hook="diffrl_losses", arguments=""),
+        "bad_import": "import no_such_module_at_all",
+        "bad_hook": GOOD.format(cls="Two", name="two", hook="diffrl_loses", arguments=""),
+        "bad_signature": GOOD.format(cls="Three", name="three", hook="diffrl_losses",
+                                     arguments="colour"),
+        "bad_version": GOOD.format(cls="Four", name="four", hook="diffrl_losses", arguments="")
+        .replace("diffrl_api = 1", "diffrl_api = 2"),
+        "twin_a": GOOD.format(cls="Twin", name="twin", hook="diffrl_losses", arguments=""),
+        "twin_b": GOOD.format(cls="Twin", name="twin", hook="diffrl_losses", arguments=""),
+        "good_two": GOOD.format(cls="Five", name="five", hook="diffrl_losses", arguments=""),
+    }  # fmt: skip
+    for name, code in modules.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = Registry(BUILTINS, [point(name, name) for name in modules])
+    why = {b.name: b.error for b in found.broken}
+    assert list(why) == ["bad_import", "bad_hook", "bad_signature", "bad_version"]
+    assert "No module named 'no_such_module_at_all'" in why["bad_import"]
+    assert "Did you mean diffrl_losses" in why["bad_hook"]
+    assert "colour" in why["bad_signature"]
+    assert why["bad_version"] == (
+        "was written for version 2 of diffrl's plugin interface; this is version 1"
+    )
+    (twins,) = found.duplicates()
+    assert [row[0] for row in twins.rows] == ["twin_a", "twin_b"]
+    assert found.get("loss", "one").value.name == "one"
+    assert found.get("loss", "five").value.name == "five"
+    with pytest.raises(DuplicateName, match=r"twin_a .* and twin_b"):
+        found.get("loss", "twin")
 
 
 def test_a_misspelt_hook_is_refused_with_the_nearest_hook():

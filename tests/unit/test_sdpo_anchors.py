@@ -113,7 +113,10 @@ def test_random_anchors_follow_from_the_rollout():
 
 
 def test_a_fixed_anchor_beyond_the_last_step_is_the_last():
-    assert Anchors(anchor="fixed")._anchor(rollout(4).path.x0_hat).tolist() == [3] * 8
+    late, middle = Anchors(anchor="fixed", fixed_step=24), Anchors(anchor="fixed")
+    assert late._anchor(rollout(4).path.x0_hat).tolist() == [3] * 8
+    assert middle._anchor(rollout(4).path.x0_hat).tolist() == [1] * 8
+    assert middle._anchor(rollout(50).path.x0_hat).tolist() == [24] * 8
 
 
 @pytest.mark.parametrize(("query", "count"), [("first-last", 2), ("last", 1), ("every", 6)])

@@ -1,5 +1,7 @@
 """The loss, apart from the published numbers in the parity tests."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffrl_sdpo.loss import RewardDifference
@@ -35,6 +37,15 @@ def test_the_loss_of_unchanged_weights_is_the_squared_advantage_difference():
     advantage = torch.randn(6, 2, 3)
     out = RewardDifference()(Stub(torch.zeros(6, 2, 3)), batch(advantage))
     torch.testing.assert_close(out.value, (advantage[:, 0] - advantage[:, 1]).square().mean())
+
+
+def test_reversed_weights_count_from_the_last_step():
+    log_prob, advantage = torch.randn(2, 2, 3), torch.zeros(2, 2, 3)
+    given = replace(batch(advantage), step=torch.tensor([[0, 1, 2], [2, 1, 0]]), length=5)
+    gap = log_prob[:, 0] - log_prob[:, 1]
+    for reverse, power in ((False, given.step), (True, 4 - given.step)):
+        out = RewardDifference(decay=0.9, reverse=reverse, clip=0)(Stub(log_prob), given)
+        torch.testing.assert_close(out.value, (0.9**power * gap).square().mean())
 
 
 def test_its_gradient_raises_the_better_row():

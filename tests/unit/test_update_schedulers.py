@@ -58,6 +58,29 @@ def test_all_pairs_of_each_group_are_compared_once():
                      (4, 5), (4, 6), (4, 7), (5, 6), (5, 7), (6, 7)]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", [Pairs, RowsFirst])
+def test_steps_in_order_go_from_first_to_last_and_a_share_of_them_is_random(kind):
+    whole = order(kind(order="steps-in-order"))
+    assert [mb.steps.unique().tolist() for mb in whole] == [[0], [1], [2], [3], [4]]
+    assert all(mb.commit for mb in whole)
+    some = order(kind(order="steps-in-order", timestep_fraction=0.6), groups=40)
+    taken = torch.cat([mb.steps for mb in some], 1)
+    assert taken.shape[1] == 3 and set(taken.flatten().tolist()) == {0, 1, 2, 3, 4}
+    for minibatches in (whole, some):
+        steps_of = {}
+        for row, step in visited(minibatches):
+            steps_of.setdefault(row, []).append(step)
+        assert all(steps == sorted(set(steps)) for steps in steps_of.values())
+
+
+def test_rows_can_be_trained_a_shuffled_column_at_a_time():
+    got = order(RowsFirst(order="steps-shuffled", rows_per_update=4))
+    assert len(got) == 5 * 2 and all(mb.commit and mb.weight == 1 for mb in got)
+    assert sorted(visited(got)) == [(row, step) for row in range(8) for step in range(5)]
+    assert len(got[0].steps.unique()) > 1
+    assert not RowsFirst(order="steps-shuffled").commits_once and RowsFirst().commits_once
+
+
 def test_groups_are_handed_over_whole_with_all_their_steps():
     got = order(Groups(per_update=1, skip_last=1), groups=3, size=4, steps=5)
     assert all(mb.commit and mb.rows.shape == (1, 4) for mb in got)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 
@@ -60,6 +62,20 @@ class AdvantageEstimatorContract(ComponentContract):
         with untouched(rewards=rewards, prompts=prompts, memory=memory):
             first = component(rewards, prompts, memory)
         assert not differences(first, component(rewards, prompts, memory))
+
+    def test_memory_survives_a_checkpoint(
+        self, component: AdvantageEstimator, rewards: Rewards, prompts: Prompts, memory: Memory
+    ) -> None:
+        """A resumed run goes on with the same statistics."""
+        past = component(rewards, prompts, memory)[1]
+        file = io.BytesIO()
+        torch.save([(*key, value) for key, value in past.history.items()], file)
+        file.seek(0)
+        read = torch.load(file, weights_only=True)
+        restored = Memory({(prompt, steps): value for prompt, steps, value in read})
+        assert not differences(
+            component(rewards, prompts, restored), component(rewards, prompts, past)
+        )
 
     def test_order_of_rows_does_not_matter(
         self, component: AdvantageEstimator, rewards: Rewards, prompts: Prompts, memory: Memory

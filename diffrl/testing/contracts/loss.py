@@ -44,6 +44,10 @@ class LossContract(ComponentContract):
         assert out.value.isfinite()
         assert out.value.requires_grad
 
+    def test_same_batch_same_loss(self, component: Loss, batch: Batch, out: LossOut) -> None:
+        """All randomness comes from `policy.noise`, which is seeded."""
+        assert torch.equal(component(fresh_policy(), batch).value, out.value)
+
     def test_metrics_are_finite_numbers_without_graph(self, out: LossOut) -> None:
         """Metrics are logged and must not hold activations."""
         for name, metric in out.metrics.items():

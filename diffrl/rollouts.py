@@ -1,0 +1,92 @@
+"""Joining and picking rollouts and their rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import torch
+
+from diffrl.tensors import Int, Tensor
+from diffrl.types import Path, Prompts, Rewards, Rollout
+
+
+def concat(rollouts: Sequence[Rollout]) -> Rollout:
+    """Return rollouts of equal times as one; groups are renumbered so that they stay apart."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    offset, groups = 0, []
+    for r in rollouts:
+        groups.append(r.prompts.group + offset)
+        offset += int(r.prompts.group.max()) + 1
+    prompts = Prompts(
+        text=tuple(t for r in rollouts for t in r.prompts.text),
+        group=torch.cat(groups),
+        cond=torch.cat([r.prompts.cond for r in rollouts]),
+    )
+    first = rollouts[0]
+    return Rollout(
+        prompts=prompts,
+        times=first.times,
+        x0=torch.cat([r.x0 for r in rollouts]),
+        path=_concat_tensors([r.path for r in rollouts if r.path]) if first.path else None,
+        labels=None
+        if first.labels is None
+        else torch.cat([r.labels for r in rollouts if r.labels is not None]),
+    )
+
+
+def _concat_tensors(paths: Sequence[Path]) -> Path:
+    first = paths[0]
+    tensors = {
+        f.name: torch.cat([getattr(p, f.name) for p in paths])
+        for f in fields(first)
+        if isinstance(getattr(first, f.name), torch.Tensor)
+    }
+    return replace(first, **tensors)
+
+
+def concat_rewards(pieces: Sequence[Rewards]) -> Rewards:
+    """Return rewards of several rollouts as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    grads, eachs = [p.grad for p in pieces], [p.each for p in pieces]
+    return Rewards(
+        torch.cat([p.value for p in pieces]),
+        None if grads[0] is None else torch.cat([g for g in grads if g is not None]),
+        None if eachs[0] is None else torch.cat([e for e in eachs if e is not None]),
+    )
+
+
+def take(rollout: Rollout, rewards: Rewards, rows: Int[Tensor, "k"]) -> tuple[Rollout, Rewards]:
+    """Return some rows of a rollout and of its rewards, in the given order."""
+    path = rollout.path
+    picked = None
+    if path is not None:
+        tensors = {
+            f.name: getattr(path, f.name)[rows]
+            for f in fields(path)
+            if isinstance(getattr(path, f.name), torch.Tensor)
+        }
+        picked = replace(path, **tensors)
+    return (
+        Rollout(
+            prompts=rollout.prompts.pick(rows.tolist()),
+            times=rollout.times,
+            x0=rollout.x0[rows],
+            path=picked,
+            labels=None if rollout.labels is None else rollout.labels[rows],
+        ),
+        Rewards(
+            rewards.value[rows],
+            None if rewards.grad is None else rewards.grad[rows],
+            None if rewards.each is None else rewards.each[rows],
+        ),
+    )
+
+
+def whole_groups(rollout: Rollout, rewards: Rewards) -> Int[Tensor, "k"]:
+    """Return the rows of the groups in which every row has finite rewards at every step."""
+    bad = ~rewards.value.isfinite().flatten(1).all(1).cpu()
+    group = rollout.prompts.group.cpu()
+    return (~torch.isin(group, group[bad])).nonzero()[:, 0]
