@@ -35,9 +35,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--set", action="append", default=[], help="passed on, for trials")
     parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--keep", type=Path, help="folder that the runs' folders stay in")
     options = parser.parse_args()
     real = json.loads(Path(REAL_SCORES).read_text("utf-8"))
-    runs = [measure(seed, options.set) for seed in options.seeds]
+    runs = [measure(seed, options.set, options.keep) for seed in options.seeds]
     result = {
         "command": f"diffrl {COMMAND}",
         "sets": options.set,
@@ -55,9 +56,9 @@ def main() -> None:
             print(f"  {steps} steps: {described(run, steps, result['real']['pickscore'])}")
 
 
-def measure(seed: int, sets: list[str]) -> dict[str, Any]:
+def measure(seed: int, sets: list[str], keep: Path | None) -> dict[str, Any]:
     """Return time, peak memory and the first and last metrics of one run."""
-    folder = Path(tempfile.mkdtemp()) / "run"
+    folder = keep / f"seed-{seed}" if keep else Path(tempfile.mkdtemp()) / "run"
     arguments = [*COMMAND.split(), "--seed", str(seed), "--output", str(folder)]
     for one in sets:
         arguments += ["--set", one]
@@ -68,7 +69,8 @@ def measure(seed: int, sets: list[str]) -> dict[str, Any]:
     if status:
         raise SystemExit(f"seed {seed} failed with status {status}")
     metrics = Run(folder).metrics
-    shutil.rmtree(folder.parent)
+    if keep is None:
+        shutil.rmtree(folder.parent)
     return {
         "seed": seed,
         "seconds": round(seconds, 1),

@@ -7,6 +7,7 @@ the model card between its markers. `--grids DIR` saves pictures to look at.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import subprocess
@@ -23,16 +24,18 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Generator, Tensor
 
+from diffrl.builtin.rewards import Aesthetic, HPSv2, ImageReward, PickScore
 from diffrl.emoji import ROOT
 from diffrl.emoji.diffusion import denoiser, sample
 from diffrl.emoji.judge import Judge
+from diffrl.emoji.judged import pair_accuracy
 from diffrl.emoji.ladder import make_ladder
 from diffrl.emoji.train_aesthetic import AestheticHead, load_head
 from diffrl.emoji.train_clip import embed_images, embed_text, load_clip, tokens
-from diffrl.emoji.train_pickscore import pair_accuracy
 from diffrl.emoji.train_vae import load_vae, psnr
 from diffrl.emoji.training import pictures
 from diffrl.emoji.world import ANIMALS, HELD_OUT, UNSEEN, Scene, parse
+from diffrl.stages import Scorer
 
 STEPS = (1, 2, 4, 8, 50)
 SEED = 1234
@@ -105,7 +108,8 @@ def measure(models: Models, weights: Path, each: int) -> dict[str, object]:
         "bare names": table,
         "attributes": attributes(models, each),
         "vae_psnr_db": round(psnr(load_vae(weights), 512), 3),
-        "pickscore_pairs": pairs(models, weights),
+        "pairs": pairs(weights),
+        "agreement within prompts": agreement(models, weights),
         "safetensors_mb": round(sum(f.stat().st_size for f in weights.rglob("*.safetensors")
                                     if "stages" not in f.parts) / 1e6, 3),
     }  # fmt: skip
@@ -127,11 +131,38 @@ def attributes(models: Models, each: int) -> dict[str, dict[str, float]]:
     return table
 
 
-def pairs(models: Models, weights: Path) -> dict[str, float]:
-    """PickScore's accuracy on pairs from noise no training stage drew."""
-    ladder = make_ladder(weights, 0.1, seed=SEED)
+def scorers(weights: Path) -> dict[str, Scorer]:
+    """The rewards of a weights folder, loaded by the classes that training uses."""
+    clip = str(weights / "pickscore")
+    rewards = {
+        "pickscore": PickScore(checkpoint=clip),
+        "hpsv2": HPSv2(checkpoint=str(weights / "hpsv2")),
+        "imagereward": ImageReward(checkpoint=str(weights / "imagereward"), tokenizer=clip),
+        "aesthetic": Aesthetic(checkpoint=str(weights / "aesthetic.safetensors"), clip=clip),
+    }
+    return {name: reward.load("cpu") for name, reward in rewards.items()}
+
+
+def pairs(weights: Path) -> dict[str, dict[str, float]]:
+    """Accuracy of the preference models on pairs from noise that no training stage drew."""
+    ladder, found = make_ladder(weights, 0.1, seed=SEED), scorers(weights)
     rows = np.arange(len(ladder.scenes))
-    return pair_accuracy(models.pickscore, models.tokenizer, ladder, rows)
+    names = ("pickscore", "hpsv2", "imagereward")
+    return {name: pair_accuracy(found[name], ladder, rows) for name in names}
+
+
+@torch.no_grad()
+def agreement(models: Models, weights: Path) -> dict[str, float]:
+    """Correlation of two rewards over pictures of one prompt, less each prompt's mean."""
+    prompts = [name for name in ANIMALS[:20] for _ in range(8)]
+    x = draw(models, prompts, 2, SEED)
+    scores = {name: score(x, prompts) for name, score in scorers(weights).items()}
+    rows = torch.stack([s.reshape(-1, 8) - s.reshape(-1, 8).mean(1, True) for s in scores.values()])
+    table, names = torch.corrcoef(rows.flatten(1)), list(scores)
+    return {
+        f"{a} and {b}": round(float(table[i, j]), 3)
+        for (i, a), (j, b) in itertools.combinations(enumerate(names), 2)
+    }
 
 
 def origin() -> dict[str, str]:
@@ -158,13 +189,17 @@ def table_text(result: dict) -> str:
     lines += ["", f"| held-out captions | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for row, v in result["attributes"].items():
         lines.append(f"| {row} | {' | '.join(f'{v[h]:.3f}' for h in heads)} |")
-    shares = result["pickscore_pairs"]
-    weakest = min(shares, key=shares.get)
+    lines += ["", "| pairs put in the right order | all kinds | weakest kind |", "|---|---|---|"]
+    for name, shares in result["pairs"].items():
+        weakest = min(shares, key=shares.get)
+        lines.append(f"| {name} | {shares['mean']:.3f} | {weakest}: {shares[weakest]:.3f} |")
+    agreed = ", ".join(f"{k} {v:.2f}" for k, v in result["agreement within prompts"].items())
     lines += [
         "",
-        f"VAE {result['vae_psnr_db']:.2f} dB. PickScore puts the better of two held-out pictures "
-        f"first in {shares['mean']:.1%} of pairs (weakest kind: {weakest}, {shares[weakest]:.1%}). "
-        f"Safetensors: {result['safetensors_mb']:.1f} MB. Commit "
+        f"Correlation of two rewards over generated pictures of one prompt: {agreed}.",
+        "",
+        f"VAE {result['vae_psnr_db']:.2f} dB. Safetensors: {result['safetensors_mb']:.1f} MB. "
+        f"Commit "
         f"`{result['origin']['commit'][:8]}`, seed {result['origin']['seed']}.",
     ]
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """Everything diffrl refuses to do, one class per cause.
 
 A message says what was read, what was expected, where it came from and the nearest fix. The
-command line prints it without a traceback and exits with 2.
+command line prints it without a traceback and exits with the class's `exit_code`: 2 for what is
+refused before anything is done, 3 for a run that had to stop and saved what it had.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from difflib import get_close_matches
 
 class DiffrlError(Exception):
     """Root of all errors that a user can cause and mend."""
+
+    exit_code = 2
 
 
 class SettingsError(DiffrlError):
@@ -39,13 +42,22 @@ class UnknownName(DiffrlError):
 
 
 class DuplicateName(DiffrlError):
-    """Two plugins register one name for the same kind of component."""
+    """Two plugins register one name for the same kind of component; neither is used by it.
 
-    def __init__(self, kind: str, name: str, owners: Sequence[str]) -> None:
+    Args:
+        kind: of component.
+        name: that is claimed.
+        owners: plugin, package and version of each that claims it.
+    """
+
+    def __init__(self, kind: str, name: str, owners: Sequence[tuple[str, str, str]]) -> None:
+        claimed = " and ".join(f"{p} ({package} {v})" for p, package, v in owners)
         super().__init__(
-            f"two plugins register a {kind} called {name!r}: {' and '.join(owners)}. "
+            f"two plugins register a {kind} called {name!r}: {claimed}. "
             f"Uninstall one, or leave it out with DIFFRL_PLUGINS."
         )
+        why = f"another plugin registers a {kind} called {name!r}, too"
+        self.rows = [[*owner, why] for owner in owners]
 
 
 class PluginError(DiffrlError):
@@ -66,6 +78,16 @@ class PromptsError(DiffrlError):
 
 class RunExists(DiffrlError):
     """The output folder already holds a run."""
+
+
+class RewardError(DiffrlError):
+    """A reward that fails, or gives something other than one finite score per picture."""
+
+    exit_code = 3
+
+
+class RewardUnreachable(RewardError):
+    """A served reward whose server stays silent: no fault of any picture."""
 
 
 class ResumeError(DiffrlError):

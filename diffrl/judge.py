@@ -7,35 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from diffrl.errors import DiffrlError
-from diffrl.stages import Scorer
+from diffrl.errors import RewardError
+from diffrl.scoring import ScoredBy, checked, finite_or_nan
 from diffrl.tensors import Float, Int, Tensor
 from diffrl.types import Prompts
 
 Decode = Callable[[Tensor], Tensor]
-
-
-class RewardError(DiffrlError):
-    """A reward that gives something other than one finite score per picture."""
-
-
-@dataclass(frozen=True)
-class ScoredBy:
-    """A loaded reward.
-
-    Args:
-        name: under which its scores are logged.
-        score: pictures in [0, 1] and prompts to raw scores.
-        weight: factor on the raw score in the sum that is trained on.
-        scale: factor from the raw score to the unit in which it is logged.
-        differentiable: whether gradient flows from the score to the pictures.
-    """
-
-    name: str
-    score: Scorer
-    weight: float = 1.0
-    scale: float = 1.0
-    differentiable: bool = False
 
 
 @dataclass
@@ -66,10 +43,14 @@ class WeighedJudge:
         decode: latents to pictures in [0, 1].
         rewards: what to score with.
         batch: how many latents are decoded and scored in one call.
+        drop: whether a picture without a finite score scores nan, instead of ending the run.
     """
 
-    def __init__(self, decode: Decode, rewards: Sequence[ScoredBy], batch: int = 16) -> None:
+    def __init__(
+        self, decode: Decode, rewards: Sequence[ScoredBy], batch: int = 16, drop: bool = False
+    ) -> None:
         self._decode, self._rewards, self._batch = decode, tuple(rewards), batch
+        self._check = finite_or_nan if drop else checked
         self._ledger = Ledger()
 
     def __call__(
@@ -84,14 +65,39 @@ class WeighedJudge:
         """Return the weighed score of each reward; their sum is what a call returns."""
         self._ledger.steps.append(step.detach().cpu())
         scores = x0.new_zeros(len(x0), len(self._rewards))
+        kept: list[Tensor] = []
+        comparing = any(reward.groupwise for reward in self._rewards)
         with torch.no_grad():
             for start in range(0, len(x0), self._batch):
                 at = slice(start, start + self._batch)
                 images = self._decode(x0[at])
+                kept += [images] if comparing else []
                 for column, reward in enumerate(self._rewards):
-                    score = checked(reward, images, prompts.text[at])
-                    self._ledger.enter(reward.name, score)
-                    scores[at, column] = reward.weight * score.to(scores)
+                    if not reward.groupwise:
+                        score = self._check(reward, images, prompts.text[at], step[at])
+                        scores[at, column] = score.to(scores)
+            for column, reward in enumerate(self._rewards):
+                if reward.groupwise:
+                    scores[:, column] = self._compared(reward, torch.cat(kept), prompts, step)
+        for column, reward in enumerate(self._rewards):
+            self._ledger.enter(reward.name, scores[:, column])
+        return scores * scores.new_tensor([reward.factor for reward in self._rewards])
+
+    def _compared(
+        self,
+        reward: ScoredBy,
+        images: Float[Tensor, "b 3 h w"],
+        prompts: Prompts,
+        step: Int[Tensor, "b"],
+    ) -> Float[Tensor, "b"]:
+        """Return the scores of a reward that sees all pictures of a group and step at once."""
+        scores = images.new_zeros(len(images))
+        kinds = torch.stack([prompts.group.cpu(), step.cpu()], 1)
+        for kind in kinds.unique(dim=0):
+            at = (kinds == kind).all(1).nonzero()[:, 0]
+            text = [prompts.text[i] for i in at.tolist()]
+            there = at.to(images.device)
+            scores[there] = self._check(reward, images[there], text, step.cpu()[at]).to(scores)
         return scores
 
     def grad(
@@ -104,16 +110,19 @@ class WeighedJudge:
         """
         if blind := [r.name for r in self._rewards if not r.differentiable]:
             raise RewardError(f"no gradient from reward(s) {', '.join(blind)}: not differentiable")
+        if comparing := [r.name for r in self._rewards if r.groupwise]:
+            names = ", ".join(comparing)
+            raise RewardError(f"no gradient from reward(s) {names}: they compare pictures")
         self._ledger.steps.append(step.detach().cpu())
         values, grads = [], []
         for start in range(0, len(x0), self._batch):
             at = slice(start, start + self._batch)
             leaf = x0[at].detach().requires_grad_()
             images = self._decode(leaf)
-            scores = [checked(r, images, prompts.text[at]) for r in self._rewards]
+            scores = [checked(r, images, prompts.text[at], step[at]) for r in self._rewards]
             for reward, score in zip(self._rewards, scores, strict=True):
                 self._ledger.enter(reward.name, score)
-            weighed = [r.weight * s for r, s in zip(self._rewards, scores, strict=True)]
+            weighed = [r.factor * s for r, s in zip(self._rewards, scores, strict=True)]
             total = torch.stack(weighed).sum(0)
             grads.append(torch.autograd.grad(total.sum(), leaf)[0])
             values.append(total.detach())
@@ -123,21 +132,3 @@ class WeighedJudge:
         """Return the books since the last call, and begin anew."""
         ledger, self._ledger = self._ledger, Ledger()
         return ledger
-
-
-def checked(reward: ScoredBy, images: Tensor, text: Sequence[str]) -> Tensor:
-    """Return the scores of a batch of pictures.
-
-    Raises:
-        RewardError: if there is not one finite score per picture.
-    """
-    score = reward.score(images, text)
-    if score.shape != (len(images),):
-        raise RewardError(
-            f"reward {reward.name!r} gave shape {tuple(score.shape)} for {len(images)} pictures; "
-            f"expected one score each"
-        )
-    if not bool(torch.isfinite(score).all()):
-        bad = int((~torch.isfinite(score)).sum())
-        raise RewardError(f"reward {reward.name!r} gave {bad} score(s) that are not finite")
-    return score

@@ -16,10 +16,19 @@ from functools import partial
 from pathlib import Path
 
 from generators.commands import cli
-from generators.fields import components, presets, recipe, recipes, rewards, sections
+from generators.fields import (
+    components,
+    presets,
+    recipe,
+    recipes,
+    reward_table,
+    rewards,
+    sections,
+)
 from generators.hooks import hooks
 from generators.python_api import resume, run, train
-from generators.results import results, zoo
+from generators.results import results, reward_speed, signal, terminal, zoo
+from generators.suites import suites
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "diffrl_rwr"
@@ -74,17 +83,35 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "components": components,
         "rewards": rewards,
     },
+    "docs/rewards/index.md": {"reward-table": reward_table, "reward-speed": reward_speed},
     "docs/write-a-plugin.md": {
         "plugin-code": plugin_code,
         "plugin-package": plugin_package,
         "plugin-test": plugin_test,
     },
-    "docs/algorithms/index.md": {"recipes": recipes, "zoo": zoo},
+    "docs/algorithms/index.md": {
+        "recipes": recipes,
+        "zoo": zoo,
+        "terminal": terminal,
+        "signal": signal,
+    },
     "docs/algorithms/d3po.md": {"recipe-d3po": partial(recipe, "d3po")},
     "docs/algorithms/ddpo.md": {"recipe-ddpo": partial(recipe, "ddpo")},
     "docs/algorithms/rebel.md": {
         f"recipe-{name}": partial(recipe, name) for name in ("rebel", "prdp", "prdp-rebel")
     },
+    **{
+        f"plugins/diffrl_{name}/README.md": {
+            f"recipe-{algo}": partial(recipe, algo) for algo in algorithms
+        }
+        for name, algorithms in {
+            "d3po": ("d3po",),
+            "ddpo": ("ddpo",),
+            "rebel": ("rebel", "prdp", "prdp-rebel"),
+            "sdpo": ("sdpo",),
+        }.items()
+    },
+    "docs/testing.md": {"suites": suites},
     "docs/algorithms/sdpo.md": {"recipe-sdpo": partial(recipe, "sdpo"), "results": results},
 }
 

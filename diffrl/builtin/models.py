@@ -27,6 +27,8 @@ def checkpoint(ref: str) -> str:
         "pipeline": emoji.PIPELINE,
         "pickscore": emoji.PICKSCORE,
         "aesthetic": emoji.AESTHETIC,
+        "hpsv2": emoji.HPSV2,
+        "imagereward": emoji.IMAGEREWARD,
     }
     if name not in places:
         raise CheckpointMissing(f"nothing bundled is called {ref!r}; there are {sorted(places)}")

@@ -10,7 +10,7 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 2 refused with a message, 130 interrupted."""
+    """Run one command and exit: 0 done, 2 refused, 3 stopped and saved, 130 interrupted."""
     from diffrl.cli.app import app
     from diffrl.errors import DiffrlError
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except DiffrlError as error:
         if "--debug" in args:
             raise
-        _stop(str(error))
+        _stop(str(error), error.exit_code)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
@@ -44,6 +44,6 @@ def _usage(error: Any) -> NoReturn:
     _stop(f"{message} (see `{path} --help`)")
 
 
-def _stop(message: str) -> NoReturn:
+def _stop(message: str, code: int = 2) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)

@@ -18,7 +18,15 @@ app = typer.Typer(
 
 Rewards = Annotated[
     list[str] | None,
-    typer.Option("--reward", metavar="NAME[:WEIGHT]", help="What to train on; repeatable."),
+    typer.Option(
+        "--reward",
+        metavar="NAME[:WEIGHT]",
+        help="What to train on: a name, module:function or http://host:port; repeatable.",
+    ),
+]
+Watch = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A reward to score with, not to train on; repeatable."),
 ]
 Preset = Annotated[
     str | None,
@@ -57,6 +65,7 @@ def _root(
 def train(
     algo: Annotated[str | None, typer.Option(help="Algorithm: see `diffrl list-plugins`.")] = None,
     reward: Rewards = None,
+    watch: Watch = None,
     preset: Preset = None,
     model: Annotated[str | None, typer.Option(help="Hub id or folder of the model.")] = None,
     prompts: Annotated[
@@ -91,7 +100,7 @@ def train(
     named = {"model": model, "prompts": prompts, "epochs": epochs, "seed": seed}
     named |= {"device": device, "precision": precision, "preferences": preferences}
     flags = command.flags(named, reward_checkpoint or [])
-    request = command.Request(algo, reward or [], preset, config, set_ or [], flags)
+    request = command.Request(algo, reward or [], preset, config, set_ or [], flags, watch or [])
     command.train(request, output, resume, dry_run)
 
 
@@ -174,16 +183,37 @@ def ablate(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Train every combination of values and seeds; write a table and plots."""
-    from datetime import datetime
-
     from diffrl.cli import ablate as command
 
-    rewards, name = reward or [], "+".join(r.partition(":")[0] for r in reward or [])
-    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
     plan = command.Plan(
-        algo, rewards, preset or "emoji", str(config) if config else None, set_ or [], vary or [],
-        seeds, epochs,
-    )  # fmt: skip
-    command.ablate(
-        plan, output or Path("ablations") / f"{algo or 'algorithms'}-{name}-{stamp}", jobs
+        algo=algo,
+        rewards=reward or [],
+        preset=preset or "emoji",
+        config=str(config) if config else None,
+        sets=set_ or [],
+        vary=vary or [],
+        seeds=seeds,
+        epochs=epochs,
     )
+    command.ablate(plan, output or command.usual_folder(plan), jobs)
+
+
+@app.command("serve-reward")
+def serve_reward(
+    reward: Annotated[str, typer.Argument(metavar="NAME", help="A name or module:function.")],
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8765,
+    preset: Preset = None,
+    set_: Sets = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:<number> or mps.")] = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures scored in one call.")] = 64,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Of one question.")] = 256,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Serve a reward over HTTP, for runs in other processes or on other machines.
+
+    A token that clients must send is read from DIFFRL_REWARD_TOKEN.
+    """
+    from diffrl.cli.serve import serve
+
+    serve(reward, preset or "emoji", set_ or [], device, host, port, batch, max_megabytes)

@@ -15,6 +15,7 @@ from diffrl.errors import ResumeError, SettingsError
 from diffrl.settings import Settings
 from diffrl.settings.layers import FLAGS, Flags, preferences
 from diffrl.settings.resolve import load, resolve
+from diffrl.settings.rewards import read_spec
 
 SETTINGS = "settings.toml"
 
@@ -29,6 +30,7 @@ class Request:
     config: Path | None
     sets: Sequence[str]
     flags: Flags
+    watch: Sequence[str] = ()
 
 
 def flags(given: Mapping[str, Any], checkpoints: Sequence[str]) -> Flags:
@@ -75,6 +77,8 @@ def _new(request: Request) -> Settings:
         request.config,
         request.sets,
         request.flags,
+        need_reward="reward_predictor" not in request.flags,  # --preferences brings its own
+        watch=request.watch,
     )
 
 
@@ -89,27 +93,42 @@ def _resumed(request: Request, folder: Path, output: Path | None) -> Settings:
         raise ResumeError(f"--resume {folder}: no {SETTINGS} there; expected a run's folder")
     settings = load(path, request.sets, request.flags)
     used = [r.reward.name for r in settings.rewards]
-    asked = [spec.partition(":")[0] for spec in request.rewards]
     if request.algo not in (None, settings.recipe.name):
         raise ResumeError(
             f"--algo {request.algo}: {folder} was run with {settings.recipe.name!r}; leave it out"
         )
-    if asked and sorted(asked) != sorted(used):
+    asked = [read_spec(spec) for spec in request.rewards]
+    if asked and sorted(one.name for one in asked) != sorted(used):
+        given = ", ".join(request.rewards)
         raise ResumeError(
-            f"--reward {', '.join(asked)}: {folder} was run with {', '.join(used)}; leave it out"
+            f"--reward {given}: {folder} was run with {', '.join(used)}; leave it out"
         )
     weights = {w.reward.name: w.weight for w in settings.rewards}
-    for name, colon, weight in (spec.partition(":") for spec in request.rewards):
-        if colon and weight != f"{weights[name]:g}":
+    rewards = {w.reward.name: w.reward for w in settings.rewards}
+    for one in asked:
+        for field in ("url", "path"):
+            now = one.reward.model_fields.get(field)
+            then = getattr(rewards[one.name], field, None)
+            if now is not None and now.default != then:
+                raise ResumeError(
+                    f"--reward {one.name}={now.default}: {folder} was run with {then}; to change "
+                    f"that use --set rewards.{one.name}.{field}={now.default}"
+                )
+    for one in asked:
+        if one.weight is not None and one.weight != f"{weights[one.name]:g}":
             raise ResumeError(
-                f"--reward {name}:{weight}: {folder} weighs {name} with {weights[name]:g}; to "
-                f"change that use --set rewards.{name}.weight={weight}"
+                f"--reward {one.name}:{one.weight}: {folder} weighs {one.name} with "
+                f"{weights[one.name]:g}; to change that use "
+                f"--set rewards.{one.name}.weight={one.weight}"
             )
     if request.preset not in (None, settings.preset):
         raise ResumeError(
             f"--preset {request.preset}: {folder} was run with {settings.preset!r}; leave it out"
         )
-    for option, value in [("--config", request.config), ("--output", output)]:
+    watch = " ".join(request.watch) or None
+    for option, value in [
+        ("--config", request.config), ("--output", output), ("--watch", watch)
+    ]:  # fmt: skip
         if value is not None:
             raise ResumeError(f"{option} {value}: cannot be given with --resume {folder}")
     return settings

@@ -24,6 +24,8 @@ STAGES = {
     "student": "train_student.train_student",
     "pickscore": "train_pickscore.train_pickscore",
     "aesthetic": "train_aesthetic.train_aesthetic",
+    "hpsv2": "train_hpsv2.train_hpsv2",
+    "imagereward": "train_imagereward.train_imagereward",
     "finish": "finish.finish",
 }
 """Stage name and the function that runs it, in order."""

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
+from diffrl.emoji.judged import group
 from diffrl.emoji.ladder import make_ladder
 from diffrl.emoji.train_clip import embed_images, load_clip
-from diffrl.emoji.train_pickscore import group
 from diffrl.emoji.training import DEVICE, fit, log
 
 STEPS = 1500

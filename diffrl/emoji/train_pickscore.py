@@ -18,12 +18,11 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from diffrl.emoji.damage import DAMAGES, damaged
-from diffrl.emoji.ladder import Ladder, make_ladder
-from diffrl.emoji.train_clip import altered, contrast, embed_images, embed_text, load_clip, said
+from diffrl.emoji.judged import Score, group, pair_accuracy
+from diffrl.emoji.ladder import make_ladder
+from diffrl.emoji.train_clip import contrast, embed_images, embed_text, load_clip, said
 from diffrl.emoji.train_clip import tokens as tokenize
-from diffrl.emoji.training import DEVICE, fit, log, pictures
-from diffrl.emoji.world import Scene, caption
+from diffrl.emoji.training import fit, log
 
 STEPS = 500
 GROUPS = 24
@@ -47,23 +46,6 @@ def richness(x: Tensor) -> Tensor:
     rgb = x[..., frame].mean(-1)
     least, most = rgb.aminmax(dim=-1)
     return ((most - least) / most.clamp(min=1e-3) / 0.3).clamp(max=1)
-
-
-def group(ladder: Ladder, rows: np.ndarray, rng: np.random.Generator, noise: Generator,
-          ) -> tuple[Tensor, Tensor, list[Scene]]:  # fmt: skip
-    """Six pictures per scene [g, 6, 3, 64, 64], their qualities [g, 6], and the scenes."""
-    drawn = [ladder.scenes[i] for i in rows]
-    clean, wrong = pictures(drawn, rng), pictures([altered(s, rng) for s in drawn], rng)
-    strength = torch.rand(len(rows), generator=noise).to(DEVICE)
-    spoilt = damaged(pictures(drawn, rng), strength, noise)
-    middle = torch.from_numpy(rng.integers(1, ladder.pictures.shape[1] - 1, size=len(rows)))
-    index = torch.from_numpy(rows)
-    rungs = [(index, torch.full_like(index, -1)), (index, middle), (index, 0 * index)]
-    climbed = [ladder.pictures[pick].to(DEVICE).float() / 255 for pick in rungs]
-    graded = [ladder.quality[pick].to(DEVICE) for pick in rungs]
-    one = torch.ones_like(strength)
-    quality = torch.stack([one, *graded, 0.85 - 0.75 * strength, -0.2 * one], 1)
-    return torch.stack([clean, *climbed, spoilt, wrong], 1), quality, drawn
 
 
 def preference_loss(score: Tensor, quality: Tensor) -> Tensor:
@@ -93,7 +75,7 @@ def train_pickscore(out: Path, scale: float = 1.0) -> None:
     fit("pickscore", clip.train(), loss, steps=steps, lr=6e-4, weight_decay=0.03, ema=0.99)
     clip.eval()
     held_out = np.arange(len(train), len(ladder.scenes))
-    report = pair_accuracy(clip, tokenizer, ladder, held_out)
+    report = pair_accuracy(scorer(clip, tokenizer), ladder, held_out)
     log.info("pickscore: %s", report)
     (out / "stages" / "pickscore_pairs.json").write_text(json.dumps(report, indent=2))
     save_pickscore(clip, tokenizer, out / "pickscore")
@@ -118,35 +100,11 @@ def save_pickscore(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> N
 _VOCAB, _MERGES = "pipeline/tokenizer/vocab.json", "pipeline/tokenizer/merges.txt"
 
 
-@torch.no_grad()
-def pair_accuracy(clip: CLIPModel, tokenizer: CLIPTokenizer, ladder: Ladder, rows: np.ndarray,
-                  ) -> dict[str, float]:  # fmt: skip
-    """Share of held-out pairs whose picture of higher quality scores higher, by kind of pair.
+def scorer(clip: CLIPModel, tokenizer: CLIPTokenizer) -> Score:
+    """The cosine of pictures with their captions."""
 
-    The taste for paper is no part of quality: it counts against the score here.
-    """
-    rng, noise = np.random.default_rng(21), Generator().manual_seed(22)
-    rows = np.resize(rows, 256)
-    x, _, drawn = group(ladder, rows, rng, noise)
-    text = embed_text(clip, tokenize(tokenizer, [caption(s) for s in drawn]))
+    def score(x: Tensor, captions: list[str]) -> Tensor:
+        text = embed_text(clip, tokenize(tokenizer, captions))
+        return (embed_images(clip, x) * text).sum(1)
 
-    def score(shown: Tensor) -> Tensor:
-        return (embed_images(clip, shown) * text).sum(1)
-
-    clean, rebuilt, middle, made, _, wrong = (score(part) for part in x.unbind(1))
-    report = {
-        "render over generated": clean > made,
-        "rebuilt over generated": rebuilt > made,
-        "ladder: upper over lower": middle > made,
-        "right over wrong": clean > wrong,
-    }
-    for seed, (name, damage) in enumerate(DAMAGES.items()):
-        mild, strong = (
-            score(damage(x[:, 0], torch.full((len(rows),), amount, device=DEVICE),
-                         Generator().manual_seed(seed)))
-            for amount in (0.35, 0.85)
-        )  # fmt: skip
-        report[f"clean over {name}"] = clean > mild
-        report[f"mild over strong: {name}"] = mild > strong
-    shares = {name: round(float(right.float().mean()), 3) for name, right in report.items()}
-    return {**shares, "mean": round(float(np.mean(list(shares.values()))), 3)}
+    return score

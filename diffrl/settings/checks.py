@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from diffrl.errors import did_you_mean
-from diffrl.registry import registry
+from diffrl.errors import DiffrlError
+from diffrl.settings.rewards import read_spec
 from diffrl.settings.target import Target
 
 SCHEDULE = 1000
@@ -33,10 +33,11 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
             expected = f"input should be at most {SCHEDULE}, the length of the noise schedule"
             found.append(targets["eval"].problem("steps", expected))
     watch = built["eval"].watch if built.get("eval") is not None else ()
-    known = registry().components("reward")
-    for name in (n for n in watch if n not in known):
-        expected = f"no reward is called {name!r}.{did_you_mean(name, known)}"
-        found.append(targets["eval"].problem("watch", expected))
+    for spec in watch:
+        try:
+            read_spec(spec)
+        except DiffrlError as error:
+            found.append(targets["eval"].problem("watch", str(error)))
     return found
 
 

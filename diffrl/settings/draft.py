@@ -9,12 +9,20 @@ from typing import Any
 
 from pydantic import Field
 
-from diffrl.errors import FitError, SettingsError, UnknownName, did_you_mean
+from diffrl.errors import (
+    DiffrlError,
+    DuplicateName,
+    FitError,
+    SettingsError,
+    UnknownName,
+    did_you_mean,
+)
 from diffrl.recipe import Recipe
 from diffrl.registry import registry
 from diffrl.settings import checks
 from diffrl.settings.layers import Item
 from diffrl.settings.resolved import Settings, WeightedReward
+from diffrl.settings.rewards import read_spec
 from diffrl.settings.sections import SECTIONS, Section
 from diffrl.settings.target import Target
 from diffrl.stages import STAGES, Component, Reward
@@ -149,7 +157,7 @@ class Draft:
             return
         try:
             stage = registry().get(slot, str(item.value)).value
-        except UnknownName as error:
+        except (UnknownName, DuplicateName) as error:
             self.problems.append(f"{item.origin}: {error}")
             del self.targets[slot]
             return
@@ -207,12 +215,16 @@ class Draft:
 
     def _watch(self, given: Sequence[Any]) -> None:
         """Make targets of the rewards that are only watched; checks name unknown ones."""
-        names = given[-1] if given and isinstance(given[-1], (list, tuple)) else ()
-        known = registry().components("reward")
-        for name in (n for n in names if n in known and f"rewards.{n}" not in self.targets):
-            path = f"rewards.{name}"
-            self.targets[path] = Target(path, f"reward {name!r}", known[name].value)
-            self.watched.append(name)
+        specs = given[-1] if given and isinstance(given[-1], (list, tuple)) else ()
+        for spec in specs:
+            try:
+                reward = read_spec(str(spec)).reward
+            except DiffrlError:
+                continue
+            path = f"rewards.{reward.name}"
+            if path not in self.targets:
+                self.targets[path] = Target(path, f"reward {reward.name!r}", reward)
+                self.watched.append(reward.name)
 
     def _put(self, path: str, name: str, item: Item) -> None:
         target = self.targets[path]

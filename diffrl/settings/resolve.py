@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffrl import presets
-from diffrl.errors import DiffrlError, SettingsError, UnknownName
+from diffrl.errors import DiffrlError, SettingsError
 from diffrl.recipe import Recipe
 from diffrl.registry import registry
 from diffrl.settings.draft import Draft
@@ -25,6 +25,7 @@ from diffrl.settings.layers import (
     one_line,
 )
 from diffrl.settings.resolved import Settings
+from diffrl.settings.rewards import read_spec
 from diffrl.settings.saved import dump, load
 from diffrl.stages import Reward
 
@@ -41,24 +42,25 @@ def resolve(
     sets: Sequence[str] = (),
     flags: Flags | None = None,
     need_reward: bool = True,
+    watch: Sequence[str] = (),
 ) -> Settings:
     """Return validated settings.
 
     Args:
         algo: name of a recipe.
-        rewards: each `name` or `name:weight`.
+        rewards: each a name, `package.module:function` or `http://host:port`, with `:weight` behind
+            it if it is not 1, and `name=` before the latter two to call them so.
         preset: name of a preset.
         config: TOML file, or a mapping of the same shape.
         sets: `key=value` texts.
         flags: dotted keys to a value and the argument it came from.
         need_reward: whether no reward at all is a problem.
+        watch: rewards, as above, to score with beside those that the preset watches.
 
     Raises:
         SettingsError: naming everything that is wrong at once.
         FitError: if the stages do not fit together.
-        DuplicateName: if two plugins claim one name.
     """
-    registry().refuse_duplicates()
     problems: list[str] = []
     recipe = _try(problems, lambda: _recipe(algo))
     used, weights = _rewards(rewards, need_reward, problems)
@@ -68,7 +70,9 @@ def resolve(
         configured = _try(problems, lambda: from_config(config)) or []
         items += _without(configured, {"algo": algo, "preset": preset}, problems)
     set_items, malformed = from_sets(sets)
-    draft = Draft(recipe, used).apply([*items, *weights, *from_flags(flags or {}), *set_items])
+    items += [*weights, *from_flags(flags or {}), *set_items]
+    items += _watched(items, watch, problems)
+    draft = Draft(recipe, used).apply(items)
     draft.problems[:0] = [*problems, *malformed]
     return draft.settings(preset)
 
@@ -87,20 +91,45 @@ def _rewards(
         known = ", ".join(registry().components("reward"))
         problems.append(f"no reward to train on; add --reward NAME. Known: {known}.")
     for spec in specs:
-        name, colon, weight = spec.partition(":")
         origin = one_line(f"--reward {spec}")
         try:
-            found = registry().get("reward", name).value
-        except UnknownName as error:
-            problems.append(f"{origin}: {error}")
+            found = read_spec(spec)
+        except DiffrlError as error:
+            problems += [f"{origin}: {line}" for line in getattr(error, "problems", [str(error)])]
             continue
+        name = found.name
         if name in used:
-            problems.append(f"{origin}: reward {name!r} is given twice; weigh it as {name}:2")
+            same = used[name][0] is found.reward
+            advice = f"weigh it as {name}:2" if same else f"call one of them NAME={spec}"
+            problems.append(f"{origin}: reward {name!r} is given twice; {advice}")
             continue
-        used[name] = (found, origin)
-        if colon:
-            weights.append(Item(f"rewards.{name}.weight", weight, origin))
+        used[name] = (found.reward, origin)
+        if found.weight is not None:
+            weights.append(Item(f"rewards.{name}.weight", found.weight, origin))
     return used, weights
+
+
+def _watched(items: Sequence[Item], watch: Sequence[str], problems: list[str]) -> list[Item]:
+    """Return one item that adds rewards to those that earlier items watch."""
+    if not watch:
+        return []
+    before = [item.value for item in items if item.key in ("eval.watch", "watch")]
+    kept = before[-1] if before and isinstance(before[-1], (list, tuple)) else ()
+    specs = list(dict.fromkeys([*map(str, kept), *watch]))
+    named: dict[str, str] = {}
+    for spec in specs:
+        try:
+            found = read_spec(spec)
+        except DiffrlError:
+            continue  # checks name it
+        if found.weight is not None:
+            problems.append(f"--watch {spec}: what is only watched has no weight")
+        if (other := named.setdefault(found.name, spec)) != spec:
+            problems.append(
+                f"--watch {spec}: {other} is called {found.name!r}, too; call it NAME={spec}"
+            )
+    origin = " ".join(f"--watch {spec}" for spec in watch)
+    return [Item("eval.watch", specs, origin)]
 
 
 def _without(items: Sequence[Item], names: Mapping[str, str], problems: list[str]) -> list[Item]:

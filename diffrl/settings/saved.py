@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from diffrl.registry import registry
 from diffrl.settings.draft import Draft
 from diffrl.settings.layers import Flags, Item, flatten, from_flags, from_sets
 from diffrl.settings.resolved import Settings
+from diffrl.settings.rewards import read_saved
 from diffrl.settings.sections import SECTIONS
 from diffrl.settings.toml import read, write_value
 
@@ -56,7 +57,6 @@ def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Se
     Raises:
         SettingsError: if the file cannot be read, or something in it is no longer installed.
     """
-    registry().refuse_duplicates()
     content = read(path, str(path))
     problems: list[str] = []
     try:
@@ -70,18 +70,27 @@ def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Se
     tabled: dict[str, Any] = given if isinstance(given, dict) else {}
     for name in list(tabled):
         try:
-            found = registry().get("reward", name).value
+            found = read_saved(name, tabled[name])
         except UnknownName as error:
             problems.append(f"{path}: {error}")
             del tabled[name]
             continue
         if "weight" in tabled[name]:  # the others are only watched
             rewards[name] = (found, origins.get(f"rewards.{name}", str(path)))
-    items = [Item(key, value, origins.get(key, str(path))) for key, value in flatten(content)]
+    items = [
+        Item(key, value, origins.get(key, str(path)), soft=_watched(key, rewards))
+        for key, value in flatten(content)
+    ]
     set_items, malformed = from_sets(sets)
     draft = Draft(recipe, rewards).apply([*items, *from_flags(flags or {}), *set_items])
     draft.problems[:0] = [*problems, *malformed]
     return draft.settings(preset)
+
+
+def _watched(key: str, trained: Mapping[str, object]) -> bool:
+    """Return whether a key is of a reward that is not trained on, and may be watched no longer."""
+    first, _, rest = key.partition(".")
+    return first == "rewards" and rest.partition(".")[0] not in trained
 
 
 def _values(model: BaseModel) -> dict[str, Any]:

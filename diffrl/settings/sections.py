@@ -78,6 +78,16 @@ class TrainSettings(Section):
         8, description="Tuples of rows in one backward pass; memory only, same gradient."
     )
     decode_batch: PositiveInt = Field(16, description="Latents decoded and scored in one call.")
+    overlap: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether one piece is scored while the next is sampled; auto: on a GPU, and "
+        "where a reward is served.",
+    )
+    bad_scores: Literal["stop", "drop"] = Field(
+        "stop",
+        description="Where a reward fails or is not finite: the run saves and stops, or the "
+        "picture's group is left out.",
+    )
     prompts: str = Field(
         "animals",
         description="animals, unseen, a file with one prompt a line, or a .jsonl of preferences.",

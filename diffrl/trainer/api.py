@@ -16,12 +16,13 @@ from diffrl.trainer.run import Run
 
 def train(
     algo: str,
-    reward: str | Sequence[str],
+    reward: str | Sequence[str] = (),
     *,
     preset: str = "emoji",
     model: str | Path | None = None,
     prompts: str | Path | None = None,
     preferences: str | Path | None = None,
+    watch: Sequence[str] = (),
     reward_checkpoint: Mapping[str, str] | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
@@ -36,11 +37,13 @@ def train(
 
     Args:
         algo: name of a recipe, as `diffrl list-plugins` prints it.
-        reward: `name` or `name:weight`, or several of them.
+        reward: `name` or `name:weight`, or several of them; a function as `module:function`, a
+            served one as `http://host:port`. Only `preferences` can do without.
         preset: what is trained: model, size, batch sizes.
         model: hub id or folder of a diffusers pipeline, in place of the preset's.
         prompts: `animals`, `unseen`, or a file with one prompt a line.
         preferences: JSON lines of judged pairs to learn from; the reward then only evaluates.
+        watch: rewards to score with beside those that the preset watches.
         reward_checkpoint: weights of rewards by name, in place of the preset's.
         config: TOML file or nested mapping with settings.
         sets: single settings, `"loss.clip=2e-4"`.
@@ -68,6 +71,8 @@ def train(
         config=Path(config) if isinstance(config, str) else config,
         sets=sets,
         flags={**stored, **_flags(given, reward_checkpoint or {})},
+        need_reward=not stored,
+        watch=watch,
     )
     return run(settings, output=None if output is None else Path(output), live=live)
 

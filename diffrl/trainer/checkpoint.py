@@ -35,7 +35,7 @@ def save(
 ) -> Path:
     """Write `checkpoints/<epoch>/`: weights for diffusers, and the trainer's state beside them."""
     random_states = ranks.everyones([random_state(rng, policy.noise_rng)])
-    target = folder / "checkpoints" / str(epoch)
+    target = place(folder, epoch)
     if not ranks.is_main:
         return target
     partial = target.with_name(f".{epoch}.partial")
@@ -99,6 +99,11 @@ def load(
 
 def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: weight.shape for name, weight in weights.items()}
+
+
+def place(folder: Path, epoch: int) -> Path:
+    """Return where the checkpoint of an epoch lies."""
+    return folder / "checkpoints" / str(epoch)
 
 
 def newest(folder: Path) -> Path | None:

@@ -23,7 +23,7 @@ PACKAGES = (
 
 def default_folder(settings: Settings, root: Path = Path("runs")) -> Path:
     """Return `runs/<algo>-<reward>-<date>`, counted up if that is taken."""
-    rewards = "+".join(r.reward.name for r in settings.rewards)
+    rewards = "+".join(r.reward.name for r in settings.rewards) or "data"
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
     folder = root / f"{settings.recipe.name}-{rewards}-{stamp}"
     number = 2

@@ -38,7 +38,7 @@ class LiveView:
         """Say what runs, and where."""
         self._settings, self._from = event.settings, event.epoch
         self._began = time.perf_counter()
-        rewards = " + ".join(_weighed(w) for w in event.settings.rewards)
+        rewards = " + ".join(_weighed(w) for w in event.settings.rewards) or "none"
         recipe = event.settings.recipe
         self._console.print(
             f"[bold]{recipe.name}[/] on [bold]{event.settings.model.ref}[/], reward {rewards}, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,28 +11,30 @@ from diffrl.judge import Ledger, WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.tensors import Float, Generator, Tensor
+from diffrl.trainer.collect import Clock, collect, without_bad
 from diffrl.trainer.ranks import Ranks
-from diffrl.types import (
-    Advantages,
-    Batch,
-    Memory,
-    Minibatch,
-    Rewards,
-    Rollout,
-    concat,
-    gather,
-)
+from diffrl.types import Advantages, Batch, Memory, Minibatch, Rewards, Rollout, gather
 
 Observe = Callable[[int, Rollout, Rewards], None]
 
 
 @dataclass(frozen=True)
 class Batches:
-    """How an epoch is cut into pieces (trajectories per sampling call, tuples per backward)."""
+    """How an epoch is cut into pieces, and who watches it.
+
+    Args:
+        sample: trajectories per sampling call.
+        micro: tuples per backward pass.
+        observe: is told of the rollout and its rewards.
+        overlap: whether pieces are scored while the next one is sampled.
+        drop: whether groups without finite scores are left out.
+    """
 
     sample: int
     micro: int
     observe: Observe
+    overlap: bool = False
+    drop: bool = False
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Tally:
     losses: list[tuple[float, dict[str, Tensor]]] = field(default_factory=list)
     grad_norms: list[Tensor] = field(default_factory=list)
     gap: Float[Tensor, "..."] | None = None
+    dropped: int = 0
 
 
 def train_epoch(
@@ -68,15 +70,16 @@ def train_epoch(
     """
     clock = Clock()
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(epoch))
-    rollout = sample(recipe, policy, text, rng, batches.sample)
-    clock.lap("sample")
-    rewards = recipe.reward_predictor(rollout, judge)
-    ledger = judge.drain()
-    clock.lap("score")
+    rollout, rewards = collect(
+        recipe, policy, judge, ranks, text, rng, batches.sample, batches.overlap, clock
+    )
+    ledger, dropped = judge.drain(), 0
+    if batches.drop:
+        rollout, rewards, dropped = without_bad(rollout, rewards)
     advantages, memory = ranks.advantages(
         recipe.advantage_estimator, rewards, rollout.prompts, memory
     )
-    tally = Tally(rewards, advantages, rollout, ledger, clock.laps)
+    tally = Tally(rewards, advantages, rollout, ledger, clock.laps, dropped=dropped)
     batches.observe(epoch, rollout, rewards)
     clock.lap("observe")
     update(recipe, policy, ranks, tally, rng, batches.micro)
@@ -103,16 +106,6 @@ def update(
             tally.grad_norms.append(ranks.commit())
 
 
-def sample(
-    recipe: Recipe, policy: UNetPolicy, text: Sequence[str], rng: Generator, rows: int
-) -> Rollout:
-    """Return the rollout of all prompts, sampled at most `rows` trajectories at a time."""
-    at_once = max(1, rows // recipe.sampler.group)
-    pieces = [text[i : i + at_once] for i in range(0, len(text), at_once)]
-    with torch.no_grad():
-        return concat([recipe.sampler(policy, piece, rng) for piece in pieces])
-
-
 def cut(minibatches: Iterable[Minibatch], tuples: int) -> Iterator[Minibatch]:
     """Cut minibatches into pieces of at most `tuples`, whose weighted mean gradient is the same.
 
@@ -136,16 +129,3 @@ def log_prob_gap(policy: UNetPolicy, batch: Batch) -> Float[Tensor, "..."]:
     assert batch.log_prob is not None
     with torch.no_grad():
         return (policy.log_prob(batch) - batch.log_prob).abs().flatten()
-
-
-class Clock:
-    """Seconds between laps."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """Book the time since the last lap under a name."""
-        now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
-from diffrl.judge import ScoredBy
+from diffrl.scoring import ScoredBy
 from diffrl.tensors import Tensor
 from diffrl.trainer.loop import Tally
 from diffrl.trainer.ranks import Ranks
 
 
-def summarise(tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...]) -> dict[str, float]:
+def summarise(
+    tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...], drops: bool = False
+) -> dict[str, float]:
     """Return the metrics of one epoch over all processes, timings included."""
     metrics = reward_metrics(tally, ranks, rewards)
     own = loss_metrics(tally)
@@ -27,8 +29,10 @@ def summarise(tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...]) -> dict
     metrics.update(mean_over_ranks(own, ranks))
     seconds = {k: v for k, v in tally.seconds.items() if k != "observe"}
     metrics.update({f"seconds/{k}": v for k, v in seconds.items()})
+    if drops:
+        metrics["dropped"] = float(sum(ranks.everyones([tally.dropped])))
     metrics["samples_per_second"] = (
-        ranks.count * len(tally.rollout) / max(sum(tally.seconds.values()), 1e-9)
+        ranks.count * (len(tally.rollout) + tally.dropped) / max(sum(tally.seconds.values()), 1e-9)
     )
     return metrics
 
@@ -46,7 +50,7 @@ def reward_metrics(tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...]) ->
         )
         own = f"reward/{reward.name}"
         for k in dict.fromkeys((0, last)):
-            chosen = pairs[pairs[:, 0] == k, 1] * reward.scale
+            chosen = pairs[(pairs[:, 0] == k) & pairs[:, 1].isfinite(), 1] * reward.scale
             if len(chosen):
                 metrics[f"{own}/step_{k}"] = float(chosen.mean())
                 metrics[f"{own}/step_{k}_std"] = float(chosen.std(correction=0))

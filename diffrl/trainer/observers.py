@@ -24,19 +24,25 @@ class FolderObserver:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._folder = Path()
+        self._told = -1
 
     @hookimpl
     def diffrl_run_started(self, event: RunStarted) -> None:
         """Drop what a resumed run will write again, and open the trackers."""
         self._folder = event.folder
         kept = [m for m in read_metrics(event.folder) if event.epoch and m["epoch"] <= event.epoch]
+        self._told = int(kept[-1]["epoch"]) if kept else -1
         write(event.folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
         options = {"tensorboard": {"purge_step": event.epoch + 1}} if event.epoch else {}
         self._accelerator.init_trackers("tensorboard", init_kwargs=options)
 
     @hookimpl
     def diffrl_update_done(self, event: EpochDone) -> None:
-        """Append the epoch's metrics."""
+        """Append the epoch's metrics; an epoch that is told again takes the place of the first."""
+        if event.epoch <= self._told:
+            kept = [m for m in read_metrics(self._folder) if m["epoch"] < event.epoch]
+            write(self._folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
+        self._told = event.epoch
         line = {**event.metrics, "epoch": event.epoch, "samples": int(event.metrics["samples"])}
         with (self._folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -17,17 +17,18 @@ import torch
 from diffrl.adapters import attach_lora, train_all
 from diffrl.builtin.models import check_model
 from diffrl.errors import DiffrlError, PromptsError, SettingsError
-from diffrl.judge import ScoredBy, WeighedJudge
+from diffrl.judge import WeighedJudge
 from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention, latent_encoder
 from diffrl.policy import UNetPolicy
 from diffrl.registry import registry
+from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
 from diffrl.settings.saved import load
-from diffrl.stages import Reward
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.folder import SETTINGS, check_free
 from diffrl.trainer.heap import reuse_freed_memory
 from diffrl.trainer.ranks import Ranks, check_device, log_into
+from diffrl.trainer.scorers import load_rewards, reward_problems
 from diffrl.types import Memory
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ FIXED = {"model": ("ref", "size", "guidance"), "adapter": ("kind", "rank", "alph
 """What a run keeps when it is continued."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+PENDING = "pending/"
+"""Before the metrics, in a checkpoint, of an epoch whose evaluation is still to be made."""
 
 
 @dataclass
@@ -57,6 +62,16 @@ class Session:
     epoch: int = 0
     memory: Memory = field(default_factory=Memory)
     progress: dict[str, float] = field(default_factory=lambda: {"samples": 0.0, "seconds": 0.0})
+    pending: dict[str, float] = field(default_factory=dict)
+    saved: int = 0
+
+    def go_on(self, epoch: int, memory: Memory, progress: dict[str, float]) -> None:
+        """Take over what a checkpoint holds; metrics of an epoch not yet evaluated are pending."""
+        self.epoch = self.saved = epoch
+        self.memory = memory
+        self.progress = {k: v for k, v in progress.items() if not k.startswith(PENDING)}
+        told = {k: v for k, v in progress.items() if k.startswith(PENDING)}
+        self.pending = {k.removeprefix(PENDING): v for k, v in told.items()}
 
     def decode(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h8 w8"]:
         """Return pictures in [0, 1]."""
@@ -83,7 +98,7 @@ def preflight(
         with _collecting(found):
             opened[ref] = open_prompts(ref)
     found += settings.recipe.sampler.prompt_problems(opened.get(refs[0], ()))
-    found += _reward_problems(settings, opened, refs[1])
+    found += reward_problems(settings, opened, refs[1])
     with _collecting(found):
         check_model(settings.model.ref)
     if folder is not None:
@@ -94,22 +109,6 @@ def preflight(
     if found:
         raise SettingsError(list(dict.fromkeys(found)))
     return opened[refs[0]], opened[refs[1]]
-
-
-def _reward_problems(
-    settings: Settings, opened: dict[str, tuple[str, ...]], evaluated: str
-) -> list[str]:
-    """Return what keeps rewards from being loaded, or from scoring the prompts."""
-    trained = [w.reward for w in settings.rewards]
-    lines = [line for reward in (*trained, *settings.watched) for line in reward.problems()]
-    cases = [(reward, ref, "") for reward in trained for ref in opened]
-    if evaluated in opened:
-        hint = "; leave it out with --set eval.watch=[]"
-        cases += [(reward, evaluated, hint) for reward in settings.watched]
-    for reward, ref, hint in cases:
-        if why := reward.unfit(opened[ref]):
-            lines.append(f"reward {reward.name!r} cannot score the prompts {ref!r}: {why}{hint}")
-    return lines
 
 
 def same_model(settings: Settings, folder: Path) -> list[str]:
@@ -161,21 +160,25 @@ def build(
     if made.device.type == "cpu":
         reuse_freed_memory()
     ranks = Ranks(made, settings.optimizer.max_grad_norm)
+    drops = train.bad_scores == "drop"
+    if drops and ranks.count > 1:
+        raise SettingsError(
+            ["train.bad_scores = 'drop': works in a single process, so that all make as many steps"]
+        )
     seed = train.seed + made.process_index
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)
     pipeline = open_pipeline(model.ref, made.device, DTYPES[model.precision])
     policy = build_policy(settings, ranks, pipeline, seed)
-    rewards = tuple(scored_by(w.reward, str(made.device), w.weight) for w in settings.rewards)
-    watched = tuple(scored_by(reward, str(made.device), 0.0) for reward in settings.watched)
+    rewards, watched = load_rewards(settings, str(made.device))
     return Session(
         settings=settings,
         folder=folder,
         ranks=ranks,
         pipeline=pipeline,
         policy=policy,
-        judge=WeighedJudge(decoder(pipeline.vae), rewards, train.decode_batch),
+        judge=WeighedJudge(decoder(pipeline.vae), rewards, train.decode_batch, drops),
         rewards=rewards,
         watched=rewards + watched,
         prompts=prompts[0],
@@ -224,11 +227,6 @@ def build_policy(settings: Settings, ranks: Ranks, pipeline: Any, seed: int) -> 
         guidance=settings.model.guidance,
         seed=seed,
     )
-
-
-def scored_by(reward: Reward, device: str, weight: float) -> ScoredBy:
-    """Load a reward."""
-    return ScoredBy(reward.name, reward.load(device), weight, reward.scale, reward.differentiable)
 
 
 def quiet() -> None:

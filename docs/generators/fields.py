@@ -47,6 +47,16 @@ def rewards() -> str:
     )
 
 
+def reward_table() -> str:
+    """Return one row for each first-party reward."""
+    head = ("reward", "what it is", "printed ×", "gradient", "licence")
+    rows = [
+        (f"`{r.name}`", describe(r), f"{r.scale:g}", "yes" if r.differentiable else "no", r.licence)
+        for r in collect("reward")
+    ]
+    return table(head, rows)
+
+
 def recipe(algo: str) -> str:
     """Return an algorithm's recipe, one row a field."""
     (recipe,) = (r for r in collect("algorithm") if r.name == algo)

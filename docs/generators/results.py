@@ -3,7 +3,9 @@
 `default_run.json` holds `machine` (in words), `steps` (numbers of denoising steps), `real` (score
 of real renders by reward) and `runs`, one per seed: `seed`, `seconds`, `peak_memory_gib`, and the
 run's first and last line of metrics as `before` and `after`. `zoo.json` holds the same head and
-`algorithms`: by name the scores of every seed as `before` and `after`, `seconds`, `reward_queries`.
+`algorithms`: by name the scores of every seed as `before` and `after`, `seconds`, `reward_queries`;
+`sdpo_reward.json` likewise. `sdpo_signal.json` holds, by number of steps, step and variant, the
+norm of a minibatch's gradient, its signal-to-noise ratio and that ratio's standard error.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from generators.markdown import table
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 RESULTS, ZOO = FOLDER / "default_run.json", FOLDER / "zoo.json"
+SIGNAL, TERMINAL = FOLDER / "sdpo_signal.json", FOLDER / "sdpo_reward.json"
+SPEED = FOLDER / "reward_speed.json"
 
 
 def results() -> str:
@@ -69,17 +73,104 @@ def zoo() -> str:
     rows = [
         (f"`{name}`", *_gains(row, reward, real)) for name, row in measured["algorithms"].items()
     ]
-    first = next(iter(measured["algorithms"].values()))
-    steps = [key.rpartition("/")[2].removesuffix("-step") for key in _scores(first, reward)]
-    columns = [f"{n} step{'s' if n != '1' else ''}" for n in steps]
-    head = ("algorithm", *columns, "accuracy %", "seconds", "reward queries")
     return (
-        f"{table(head, rows)}\n\n{reward} gained, mean ± standard deviation over {first['seeds']} "
-        f"seeds, with the share of the gap to real renders that is closed on average; the judge's "
-        f"accuracy afterwards, worst number of steps. `{measured['command']}` on "
-        f"{measured['machine']}, by `benchmarks/zoo.py`.\n\n"
+        f"{_gains_table('algorithm', rows, measured)}\n\n{_gains_note(measured)} "
+        f"`{measured['command']}` on {measured['machine']}, {_at_once(measured)}, by "
+        f"`benchmarks/zoo.py`.\n\n"
         f"![Reward of training pictures against samples](../images/zoo-reward-over-samples.png)\n\n"
         f"![Reward of training pictures against time](../images/zoo-reward-over-seconds.png)"
+    )
+
+
+def terminal() -> str:
+    """Return SDPO with its dense reward beside SDPO with a terminal one."""
+    if not (TERMINAL.exists() and ZOO.exists()):
+        return "*Not measured yet.*"
+    dense, plain = (json.loads(path.read_text("utf-8")) for path in (ZOO, TERMINAL))
+    reward, real = dense["reward"], dense["real"][dense["reward"]]
+    rows = [
+        ("dense, three queries", *_gains(dense["algorithms"]["sdpo"], reward, real)),
+        ("terminal, one query", *_gains(plain["algorithms"]["terminal"], reward, real)),
+    ]
+    return (
+        f"{_gains_table('reward of SDPO', rows, dense)}\n\n{_gains_note(dense)} By "
+        f"`benchmarks/zoo.py` and `benchmarks/sdpo_reward.py`."
+    )
+
+
+def signal() -> str:
+    """Return the signal-to-noise ratios of single steps' gradients."""
+    if not SIGNAL.exists():
+        return "*Not measured yet.*"
+    measured = json.loads(SIGNAL.read_text("utf-8"))
+    rows = []
+    for steps, row in measured["steps"].items():
+        for step, variants in row.items():
+            cells = (
+                f"{1e3 * v['snr']:.0f} ± {1e3 * v['snr_error']:.0f}" for v in variants.values()
+            )
+            rows.append((steps, str(int(step) + 1), f"{variants['sdpo']['norm']:.1e}", *cells))
+    names = [f"`{name}`" for name in next(iter(next(iter(measured["steps"].values())).values()))]
+    return (
+        f"{table(('T', 'step', 'norm', *names), rows)}\n\nSignal-to-noise ratio in power × 1000, ± "
+        f"standard error, of the gradient of {measured['pairs_a_minibatch']} pairs at one step, "
+        f"over {measured['minibatches']} minibatches at the bundled model's own weights; the norm "
+        f"is that of `sdpo`. By `benchmarks/sdpo_signal.py`."
+    )
+
+
+def reward_speed() -> str:
+    """Return pictures per second of the rewards at their real size."""
+    if not SPEED.exists():
+        return "*Not measured yet.*"
+    measured = json.loads(SPEED.read_text("utf-8"))
+    rows = [
+        (
+            f"`{name}`",
+            *(f"{r[f'{way}_pictures_per_second']:.2f}" for way in ("published", "fp32", "bf16")),
+            f"{r['fp32_over_published']:.1f} ×",
+            f"{r['bf16_over_published']:.1f} ×",
+            f"{r['bf16_moves_scores_by']:.1e}",
+        )
+        for name, r in measured["rewards"].items()
+    ]
+    head = (
+        "reward",
+        "published",
+        "fp32",
+        "bf16",
+        "fp32 gains",
+        "bf16 gains",
+        "bf16 moves scores by",
+    )
+    return (
+        f"{table(head, rows)}\n\nPictures of {measured['size']} pixels a second, random weights at "
+        f"real size, medians of {measured['rounds']} rounds of {measured['pictures']} pictures on "
+        f"{measured['machine']}. By `benchmarks/reward_speed.py`."
+    )
+
+
+def _gains_table(what: str, rows: list[tuple[str, ...]], measured: Mapping[str, Any]) -> str:
+    first = next(iter(measured["algorithms"].values()))
+    found = _scores(first, measured["reward"])
+    steps = [key.rpartition("/")[2].removesuffix("-step") for key in found]
+    columns = [f"{n} step{'s' if n != '1' else ''}" for n in steps]
+    return table((what, *columns, "accuracy %", "seconds", "reward queries"), rows)
+
+
+def _gains_note(measured: Mapping[str, Any]) -> str:
+    first = next(iter(measured["algorithms"].values()))
+    return (
+        f"{measured['reward']} gained, mean ± standard deviation over {first['seeds']} seeds, with "
+        f"the share of the gap to real renders that is closed on average; the judge's accuracy "
+        f"afterwards, worst number of steps."
+    )
+
+
+def _at_once(measured: Mapping[str, Any]) -> str:
+    jobs = measured.get("jobs", 1)
+    return (
+        "one run at a time" if jobs == 1 else f"{jobs} runs at a time, each with its share of them"
     )
 
 

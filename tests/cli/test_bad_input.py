@@ -123,3 +123,21 @@ def test_a_model_that_is_neither_local_nor_reachable(capsys, monkeypatch, tmp_pa
     assert "cannot load the model 'nobody/nothing-of-that-name'" in err
     assert "Point to a local copy with --model FOLDER" in err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "-1"])
+def test_a_share_of_the_steps_outside_0_to_1(refused, share):
+    message = refused("--set", f"timestep_fraction={share}")
+    assert f"update_scheduler.timestep_fraction = {share}: input should be" in message
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ("1", "needs groups of at least 2 rows"),
+        ("3", "leaves one row of every group of sampler.group=3 untrained"),
+    ],
+)
+def test_a_pair_algorithm_with_an_odd_or_too_small_group(refused, group, message):
+    said = refused("--set", f"sampler.group={group}", "--set", "train.trajectories=66")
+    assert message in said

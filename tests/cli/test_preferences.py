@@ -131,6 +131,16 @@ def test_training_prefers_what_was_preferred(judged, tmp_path, diffrl):
     assert again[0] == 2 and "cannot read preferences" in again[1]
 
 
+def test_no_reward_is_needed_where_none_is_asked(judged, tmp_path, diffrl):
+    arguments = ["train", "--algo", "d3po", "--epochs", "1", "--preferences", str(judged)]
+    sets = [word for one in SMALL for word in ("--set", one)]
+    code, said = diffrl(*arguments, "--output", str(tmp_path / "run"), *sets)
+    assert code == 0, said
+    assert Run(tmp_path / "run").settings.rewards == ()
+    code, said = diffrl("train", "--algo", "d3po", *sets)
+    assert code == 2 and "no reward to train on; add --reward NAME" in said
+
+
 def test_pictures_are_cropped_and_resized():
     x = torch.zeros(1, 3, 40, 80)
     x[..., 20:60] = 1.0

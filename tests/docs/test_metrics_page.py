@@ -28,6 +28,7 @@ def metrics(tmp_path_factory) -> list[dict[str, float]]:
             f"rewards.pickscore.checkpoint={clip}",
             "train.trajectories=4",
             "sampler.steps=3",
+            "train.bad_scores=drop",
             "eval.steps=[1]",
             "eval.images=2",
             "eval.watch=[]",

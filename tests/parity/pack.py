@@ -31,8 +31,10 @@ FILES = (
     "rebel_rlcm_loss",
     "prdp",
     "rlcm_lcm_step",
+    "rewards_pixels",
 )
 PARTS = {"prdp": ("formula_derived", "prdp")}
+LEFT_OUT = {"rewards_pixels": "aesthetic_mlp"}  # it derives from published weights
 NOT_FINITE = {"nan", "inf", "-inf"}
 
 
@@ -40,6 +42,7 @@ def pack(source: Path, into: Path, part: str | None = None) -> None:
     """Write one packed file, of a whole JSON file or of one of its parts."""
     arrays: dict[str, numpy.ndarray] = {}
     content = json.loads(source.read_text())
+    content.pop(LEFT_OUT.get(source.stem), None)
     tree = _fold(content if part is None else content[part], arrays)
     text = numpy.frombuffer(json.dumps(tree).encode(), dtype=numpy.uint8)
     numpy.savez_compressed(into, tree=text, **arrays)
@@ -80,7 +83,10 @@ def _array(value: list[Any]) -> numpy.ndarray | None:
         array = numpy.array(finite(value))
     except ValueError:
         return None
-    return array.astype(numpy.int16) if array.dtype.kind == "i" else array
+    if array.dtype.kind != "i":
+        return array
+    small = abs(array).max(initial=0) < 2**15
+    return array.astype(numpy.int16 if small else numpy.int32)
 
 
 def _unfold(value: Any, arrays: dict[str, numpy.ndarray]) -> Any:

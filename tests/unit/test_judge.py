@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from diffrl.judge import RewardError, ScoredBy, WeighedJudge
+from diffrl.errors import RewardError
+from diffrl.judge import WeighedJudge
+from diffrl.scoring import ScoredBy
 from diffrl.types import Prompts
 
 
@@ -63,7 +65,7 @@ def test_gradient_is_that_of_the_weighted_sum():
     judge = WeighedJudge(
         lambda x: 3 * x, [ScoredBy("bright", brightness, 2.0, differentiable=True)], batch=2
     )
-    value, grad = judge.grad(torch.rand(3, 3, 2, 2), prompts(3), torch.full((3,), 7))
+    value, grad = judge.grad(torch.rand(3, 3, 2, 2) / 3, prompts(3), torch.full((3,), 7))
     assert value.shape == (3,)
     assert torch.allclose(grad, torch.full_like(grad, 2 * 3 / 12))
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffrl.judge import Ledger, ScoredBy
+from diffrl.judge import Ledger
+from diffrl.scoring import ScoredBy
 from diffrl.trainer.loop import Tally
 from diffrl.trainer.metrics import loss_metrics, reward_metrics
 from diffrl.trainer.ranks import Ranks

@@ -3,7 +3,7 @@
 import pytest
 
 from diffrl import hookimpl
-from diffrl.errors import DuplicateName, FitError, SettingsError
+from diffrl.errors import FitError, SettingsError
 from diffrl.registry import registry
 from diffrl.settings.resolve import resolve
 
@@ -171,7 +171,7 @@ def test_a_config_file_that_is_not_there_or_a_folder_is_a_problem(tmp_path):
     assert found == f"--config {tmp_path}: Is a directory"
 
 
-def test_two_plugins_that_claim_one_name_stop_every_run():
+def test_a_name_that_two_plugins_claim_stops_only_who_uses_it():
     class Copy:
         @hookimpl
         def diffrl_losses(self):
@@ -180,7 +180,9 @@ def test_two_plugins_that_claim_one_name_stop_every_run():
     copy = Copy()
     registry().register(copy, "copy-for-tests", "copy", "2")
     try:
-        with pytest.raises(DuplicateName, match=r"toys-for-tests \(toys 1.0\) and copy-for-tests"):
-            resolve("try-algo", ["try-taste"])
+        resolve("try-algo", ["try-taste"], sets=["loss=clipped-ratio"])
+        with pytest.raises(SettingsError) as stopped:
+            resolve("ddpo", ["try-taste"], sets=["loss=try-clipped"])
+        assert "toys-for-tests (toys 1.0) and copy-for-tests" in str(stopped.value)
     finally:
         registry().unregister(copy)

@@ -38,6 +38,9 @@ RWR = Recipe(
 )
 
 
+diffrl_api = 1
+
+
 @hookimpl
 def diffrl_losses() -> list[type[Loss]]:
     """Offer the loss to every recipe."""

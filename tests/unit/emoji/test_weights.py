@@ -5,10 +5,20 @@ import numpy as np
 import pytest
 import torch
 
-from diffrl.emoji import AESTHETIC, JUDGE, PICKSCORE, PIPELINE, REAL_SCORES, ROOT
+from diffrl.emoji import (
+    AESTHETIC,
+    HPSV2,
+    IMAGEREWARD,
+    JUDGE,
+    PICKSCORE,
+    PIPELINE,
+    REAL_SCORES,
+    ROOT,
+)
 from diffrl.emoji.judge import load_judge
 from diffrl.emoji.render import render
 from diffrl.emoji.world import ANIMALS, HELD_OUT
+from diffrl.settings.resolve import resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -30,8 +40,11 @@ def test_checksums_hold_for_every_file():
     assert found == named | {"SHA256SUMS"}
 
 
-def test_all_safetensors_fit_in_16_megabytes():
-    assert sum(f.stat().st_size for f in ROOT.rglob("*.safetensors")) <= 16e6
+def test_the_model_and_its_first_rewards_fit_in_16_megabytes_and_the_others_in_10():
+    sizes = {f: f.stat().st_size for f in ROOT.rglob("*.safetensors")}
+    later = sum(n for f, n in sizes.items() if f.parent in (HPSV2, IMAGEREWARD))
+    assert 0 < later <= 10e6
+    assert sum(sizes.values()) - later <= 16e6
 
 
 def test_judge_names_real_renders():
@@ -96,3 +109,35 @@ def test_real_scores_name_both_rewards():
     scores = json.loads(REAL_SCORES.read_text())
     assert set(scores) == {"pickscore", "aesthetic"}
     assert JUDGE.exists()
+
+
+@pytest.mark.parametrize("name", ["pickscore", "hpsv2", "imagereward"])
+def test_every_preference_model_prefers_the_named_and_the_clean_picture(name):
+    settings = resolve("sdpo", [name])
+    score = settings.rewards[0].reward.load("cpu")
+    names = list(ANIMALS)[:20]
+    clean = renders(names)
+    softened = torch.nn.functional.avg_pool2d(clean, 5, 1, 2)
+    right, soft = score(clean, names), score(softened, names)
+    wrong = score(clean, names[1:] + names[:1])
+    assert (right > wrong).float().mean() >= 0.9
+    assert (right > soft).float().mean() >= 0.9
+
+
+def test_the_rewards_do_not_agree_on_everything():
+    """Otherwise watching one beside another would tell nothing."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(PIPELINE)
+    pipe.set_progress_bar_config(disable=True)
+    names = [name for name in ANIMALS[:10] for _ in range(8)]
+    pictures = pipe(
+        names, num_inference_steps=1, guidance_scale=0.0, height=64, width=64, output_type="pt",
+        generator=torch.Generator().manual_seed(1), eta=1.0,
+    ).images.float()  # fmt: skip
+    scores = [
+        resolve("sdpo", [name]).rewards[0].reward.load("cpu")(pictures, names).reshape(-1, 8)
+        for name in ("pickscore", "hpsv2", "imagereward", "aesthetic")
+    ]
+    within = torch.stack([(s - s.mean(1, keepdim=True)).flatten() for s in scores])
+    assert torch.corrcoef(within).abs().fill_diagonal_(0).max() < 0.9

@@ -1,0 +1,88 @@
+"""CLIP on tensors: no round trip through PIL, text embedded once per prompt, one model for many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import nn
+
+from diffrl.builtin.models import checkpoint, unreachable
+from diffrl.builtin.rewards.pixels import Preprocess
+from diffrl.tensors import Float, Tensor
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+REMEMBERED = 10_000
+"""Prompts whose embeddings are kept."""
+
+_loaded: WeakValueDictionary[tuple[str, str, str], ClipScorer] = WeakValueDictionary()
+
+
+class ClipScorer:
+    """A transformers CLIPModel with its tokenizer and its processor's sizes and statistics."""
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, device: str) -> None:
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._tokenizer, self._device = tokenizer, device
+        self._preprocess = Preprocess.of(image_processor)
+        self._text: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, ref: str, device: str, precision: str = "fp32") -> ClipScorer:
+        """Load from a hub id, a folder, or the package; a model in use is not loaded twice.
+
+        Raises:
+            CheckpointMissing: if the weights are neither on disk nor reachable.
+        """
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+        where = checkpoint(ref)
+        key = (where, device, precision)
+        if (found := _loaded.get(key)) is not None:
+            return found
+        try:
+            made = cls(
+                CLIPModel.from_pretrained(where, dtype=DTYPES[precision]),
+                CLIPTokenizer.from_pretrained(where),
+                CLIPImageProcessor.from_pretrained(where),
+                device,
+            )
+        except (OSError, ValueError) as error:
+            raise unreachable("CLIP", ref, "--reward-checkpoint NAME=FOLDER", error) from None
+        _loaded[key] = made
+        return made
+
+    def image_embedding(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Return unit image embeddings, in fp32."""
+        pixels = self._preprocess(images.to(self._device)).to(self._model.dtype)
+        pooled = self._model.vision_model(pixel_values=pixels).pooler_output
+        return nn.functional.normalize(self._model.visual_projection(pooled).float(), dim=-1)
+
+    def text_embedding(self, text: Sequence[str]) -> Float[Tensor, "b d"]:
+        """Return unit text embeddings in fp32, each prompt computed once."""
+        if len(self._text) > REMEMBERED:
+            self._text.clear()
+        # One prompt a call: padding and batching would move its rounding with its neighbours.
+        for new in dict.fromkeys(t for t in text if t not in self._text):
+            self._text[new] = self._embed(new)
+        return torch.stack([self._text[t] for t in text])
+
+    @torch.no_grad()
+    def _embed(self, text: str) -> Float[Tensor, "d"]:
+        tokens = self._tokenizer(
+            [text],
+            truncation=True,
+            max_length=int(self._model.config.text_config.max_position_embeddings),
+            return_tensors="pt",
+        ).to(self._device)
+        pooled = self._model.text_model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        ).pooler_output
+        return nn.functional.normalize(self._model.text_projection(pooled).float(), dim=-1)[0]
+
+    def cosine(self, images: Float[Tensor, "b 3 h w"], text: Sequence[str]) -> Float[Tensor, "b"]:
+        """Return the cosine of each picture with its prompt."""
+        return (self.image_embedding(images) * self.text_embedding(text)).sum(-1)

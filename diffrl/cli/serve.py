@@ -1,0 +1,95 @@
+"""What `diffrl serve-reward` does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from diffrl import presets
+from diffrl.errors import SettingsError
+from diffrl.settings.layers import Item, from_preset, from_sets
+from diffrl.settings.rewards import read_spec
+from diffrl.settings.target import Target
+from diffrl.stages import Reward
+
+
+def serve(
+    spec: str,
+    preset: str,
+    sets: Sequence[str],
+    device: str,
+    host: str,
+    port: int,
+    batch: int,
+    max_megabytes: int,
+) -> None:
+    """Load a reward with a preset's settings, and serve it until interrupted.
+
+    Raises:
+        DiffrlError: if it cannot be had.
+        SettingsError: if others could reach it without a token.
+    """
+    reward = chosen(spec, preset, sets)
+    if found := reward.problems():
+        raise SettingsError(found)
+    from diffrl.scoring import ScoredBy
+    from diffrl.serve.client import TOKEN
+    from diffrl.serve.server import Service, is_loopback, run
+    from diffrl.trainer.ranks import check_device
+
+    token = os.environ.get(TOKEN, "")
+    if not token and not is_loopback(host):
+        raise SettingsError(
+            [f"--host {host}: other machines could connect; set {TOKEN} to a secret first"]
+        )
+    if found := check_device(device, "fp32"):
+        raise SettingsError([line.replace("model.device =", "--device") for line in found])
+    loaded = ScoredBy.load(reward, device, 1.0)
+    about = {
+        "name": loaded.name,
+        "scale": loaded.scale,
+        "higher_is_better": loaded.higher_is_better,
+        "groupwise": loaded.groupwise,
+        "licence": reward.licence,
+        "checkpoint": getattr(reward, "checkpoint", ""),
+    }
+    service = Service(
+        score=lambda images, text: loaded.score(images.to(device), text),
+        about=about,
+        token=token,
+        max_bytes=max_megabytes * 2**20,
+        batch=batch,
+        groupwise=loaded.groupwise,
+    )
+    try:
+        run(service, host, port)
+    except ValueError as error:
+        raise SettingsError([f"--port {port}: {error}"]) from None
+
+
+def chosen(spec: str, preset: str, sets: Sequence[str]) -> Reward:
+    """Return a reward with the settings that a preset and `--set` give it.
+
+    Raises:
+        SettingsError: naming every setting that is wrong.
+        UnknownName: if there is no such reward.
+    """
+    reward = read_spec(spec).reward
+    path = f"rewards.{reward.name}"
+    target = Target(path, f"reward {reward.name!r}", reward)
+    given, problems = from_sets(sets)
+    for item in [*from_preset(presets.read(preset), preset, "", [reward.name]), *given]:
+        problems += _put(target, item, path)
+    built, found = target.build()
+    if problems or found:
+        raise SettingsError([*problems, *found])
+    return built
+
+
+def _put(target: Target, item: Item, path: str) -> list[str]:
+    """Give the reward a value that is meant for it; return what is wrong with a `--set`."""
+    name = item.key.removeprefix(f"{path}.") if "." in item.key else item.key
+    if name in target.model.model_fields and (item.key != name or not item.soft):
+        target.put(name, item.value, item.origin)
+        return []
+    return [] if item.soft else [f"{item.written}: {target.label} has no field {name!r}"]

@@ -1,0 +1,182 @@
+"""Asking a reward service: timeouts, bounded retries, and no trust in what comes back."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from diffrl.errors import RewardError, RewardUnreachable
+from diffrl.serve.wire import API, MEDIA, Malformed, pack_question, read_answer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOKEN = "DIFFRL_REWARD_TOKEN"
+CONNECT = 5.0
+"""Seconds to reach the server."""
+
+LONGEST = 30.0
+"""Seconds between two attempts, at most."""
+
+ANSWER = 2**20
+"""Bytes of an answer, at most: two hundred thousand scores."""
+
+
+class Client:
+    """Speaks with one server, past any proxy.
+
+    Args:
+        url: `http://host:port`.
+        timeout: seconds that an answer may take.
+        attempts: how often a question is asked before giving up. Only silence and the server's own
+            failures (5xx) are worth another attempt.
+        backoff: seconds to the second attempt; doubled each time.
+
+    Raises:
+        RewardError: if the token in the environment cannot be sent.
+    """
+
+    def __init__(
+        self, url: str, timeout: float = 120.0, attempts: int = 5, backoff: float = 0.5
+    ) -> None:
+        import requests
+
+        self.url = url.rstrip("/")
+        self._timeout, self._attempts, self._backoff = timeout, attempts, backoff
+        self._session = requests.Session()
+        self._session.trust_env = False  # or a proxy or .netrc would see, or replace, the token
+        self._session.headers["Accept-Encoding"] = "identity"
+        if token := os.environ.get(TOKEN):
+            if not (token.isascii() and token.isprintable()):
+                raise RewardError(f"{TOKEN} holds characters that cannot be sent; use plain ASCII")
+            self._session.headers["Authorization"] = f"Bearer {token}"
+
+    def info(self) -> dict[str, Any]:
+        """Return what the server says of its reward.
+
+        Raises:
+            RewardError: if there is no such server, or it speaks another version.
+        """
+        import json
+
+        try:
+            found = json.loads(self._ask("GET", "/info"))
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or "api" not in found:
+            raise RewardError(f"reward server {self.url}: no diffrl reward is served there")
+        if found["api"] != API:
+            theirs = found["api"]
+            raise RewardError(
+                f"reward server {self.url}: speaks version {theirs!r}, expected {API}; "
+                f"install the same diffrl on both sides"
+            )
+        return found
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the raw scores of pictures in [0, 1], on the CPU.
+
+        Raises:
+            RewardError: if the server stays silent, fails, or answers something else.
+        """
+        answer = self._ask("POST", "/score", pack_question(images, prompts))
+        try:
+            return read_answer(answer, len(images))
+        except Malformed as error:
+            raise RewardError(f"reward server {self.url}: {error}") from None
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """Return the server's answer, asked for as often as is worth it."""
+        import requests
+
+        why, attempt = "", 0
+        for attempt in range(self._attempts):
+            if attempt:
+                time.sleep(min(self._backoff * 2 ** (attempt - 1), LONGEST))
+            try:
+                status, answer = self._once(method, path, body)
+            except (requests.Timeout, TimeoutError):
+                why = f"no answer within {self._timeout:g} s"
+                continue
+            except requests.RequestException as error:
+                why = f"cannot be reached ({type(error).__name__})"
+                continue
+            if status == 200:
+                return answer
+            why = f"answered {status}{_reason(status, answer)}"
+            if status < 500:
+                raise RewardError(f"reward server {self.url}: {why}")
+        times = f" after {attempt + 1} attempts" if attempt else ""
+        raise RewardUnreachable(f"reward server {self.url}: {why}{times}")
+
+    def _once(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        """Return the status and the answer to one question.
+
+        Raises:
+            TimeoutError: if it drips in too slowly.
+            RewardError: if it is too long.
+        """
+        deadline = time.monotonic() + self._timeout
+        answer = self._session.request(
+            method,
+            self.url + path,
+            data=body,
+            headers={"Content-Type": MEDIA} if body else None,
+            timeout=(CONNECT, self._timeout),
+            allow_redirects=False,
+            stream=True,
+        )
+        with answer:
+            read = b""
+            for part in answer.iter_content(2**16):
+                read += part
+                if len(read) > ANSWER:
+                    raise RewardError(f"reward server {self.url}: its answer is too long")
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+            return answer.status_code, read
+
+
+class ServedScorer:
+    """A served reward as a scorer; the server tells its scale."""
+
+    def __init__(self, url: str, timeout: float, attempts: int, backoff: float) -> None:
+        self._client = Client(url, timeout, attempts, backoff)
+        about = self._client.info()
+        self.scale = _number(about.get("scale", 1.0), url)
+        self.higher_is_better = _truth(about, "higher_is_better", True, url)
+        self.groupwise = _truth(about, "groupwise", False, url)
+        self.differentiable = False
+
+    def __call__(self, images: Tensor, text: Sequence[str]) -> Tensor:
+        """Return the scores where the pictures are."""
+        return self._client.score(images, text).to(images.device)
+
+
+def _reason(status: int, answer: bytes) -> str:
+    import json
+
+    try:
+        why = json.loads(answer)["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    told = "".join(c if c.isprintable() else "?" for c in str(why))[:200]
+    hint = f"; set {TOKEN}" if status == 401 else ""
+    return f": {told}{hint}"
+
+
+def _number(value: object, url: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if math.isfinite(value) and value:
+            return float(value)
+    raise RewardError(f"reward server {url}: its scale is {value!r}, expected a number")
+
+
+def _truth(about: dict[str, Any], name: str, otherwise: bool, url: str) -> bool:
+    value = about.get(name, otherwise)
+    if isinstance(value, bool):
+        return value
+    raise RewardError(f"reward server {url}: {name} is {value!r}, expected true or false")

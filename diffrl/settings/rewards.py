@@ -1,0 +1,88 @@
+"""What `--reward` and `--watch` may name: a registered reward, a function, or a server."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from diffrl.builtin.rewards.function import PATH, function_reward
+from diffrl.builtin.rewards.served import URL, served_reward
+from diffrl.errors import SettingsError, UnknownName
+from diffrl.registry import registry
+from diffrl.stages import Reward
+
+ALIAS = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)=(.+)")
+WEIGHT = re.compile(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
+FORMS = "a name, package.module:function or http://host:port"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A reward class and the weight that was written behind it, if any."""
+
+    reward: type[Reward]
+    weight: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What settings and metrics call it."""
+        return self.reward.name
+
+
+def read_spec(spec: str) -> Named:
+    """Return what `NAME[:weight]` names; also `NAME=module:function` and `NAME=http://…`.
+
+    Raises:
+        UnknownName: if no reward is registered under that name.
+        DuplicateName: if two are.
+        SettingsError: if a name is given to what has one, or to nothing.
+    """
+    alias = ALIAS.fullmatch(spec)
+    name, rest = alias.groups() if alias else (None, spec)
+    if found := _open_form(rest, name):
+        return found
+    if weighed := WEIGHT.fullmatch(rest):
+        ref, weight = weighed.groups()
+        if found := _open_form(ref, name):
+            return Named(found.reward, weight)
+    if alias:
+        raise SettingsError([f"{spec}: only {FORMS.partition(', ')[2]} can be given a name"])
+    plain, colon, weight = rest.partition(":")
+    return Named(registry().get("reward", plain).value, weight if colon else None)
+
+
+def read_saved(name: str, table: dict[str, object]) -> type[Reward]:
+    """Return the reward of a saved run: registered, or one that says where it comes from.
+
+    Raises:
+        UnknownName: if it is neither.
+    """
+    try:
+        return registry().get("reward", name).value
+    except UnknownName:
+        for field, make in (("path", function_reward), ("url", served_reward)):
+            if isinstance(given := table.get(field), str):
+                return make(given, name)
+        raise
+
+
+def _open_form(ref: str, name: str | None) -> Named | None:
+    """Return the reward of a function or a server, if that is what a reference looks like.
+
+    Raises:
+        SettingsError: if it would be called as a registered reward is.
+    """
+    known = registry().components("reward")
+    if URL.fullmatch(ref):
+        found = served_reward(ref, name)
+    elif PATH.fullmatch(ref) and ref.partition(":")[0] not in known:
+        found = function_reward(ref, name)
+    elif ref.startswith(("http://", "https://")) and not WEIGHT.fullmatch(ref):
+        raise SettingsError([f"{ref}: expected http://host:port, without user, query or secrets"])
+    else:
+        return None
+    if found.name in known:
+        raise SettingsError(
+            [f"{ref}: {found.name!r} is a registered reward; call it something else: mine={ref}"]
+        )
+    return Named(found)

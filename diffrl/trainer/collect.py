@@ -1,0 +1,143 @@
+"""The first half of an epoch: sampling, and scoring what was sampled, one beside the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+
+from diffrl.errors import RewardError
+from diffrl.judge import WeighedJudge
+from diffrl.policy import UNetPolicy
+from diffrl.recipe import Recipe
+from diffrl.rollouts import concat, concat_rewards, take, whole_groups
+from diffrl.tensors import Generator
+from diffrl.trainer.ranks import Ranks
+from diffrl.types import Rewards, Rollout
+
+
+class Clock:
+    """Seconds spent under each name; a lap ends what the last one began."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap under a name."""
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass
+class Scoring:
+    """Scores rollouts as they come, in a thread of its own where that helps.
+
+    One thread, so that the judge's books are in order and results do not depend on timing.
+    """
+
+    recipe: Recipe
+    judge: WeighedJudge
+    overlap: bool
+    rewards: list[Future[Rewards]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._pool = None
+        if self.overlap and torch.cuda.is_available():
+            here = torch.cuda.current_device()  # a thread begins on the first GPU, not on ours
+            self._pool = ThreadPoolExecutor(1, "scoring", torch.cuda.set_device, (here,))
+        elif self.overlap:
+            self._pool = ThreadPoolExecutor(1, "scoring")
+
+    def add(self, rollout: Rollout) -> None:
+        """Score a rollout, now or beside what comes next; raise what failed before."""
+        for earlier in self.rewards:
+            if earlier.done():
+                earlier.result()
+        if self._pool is not None:
+            self.rewards.append(self._pool.submit(self._score, rollout))
+            return
+        done: Future[Rewards] = Future()
+        done.set_result(self._score(rollout))
+        self.rewards.append(done)
+
+    def finish(self) -> list[Rewards]:
+        """Wait for what is left, and return everything in order."""
+        return [future.result() for future in self.rewards]
+
+    def stop(self) -> None:
+        """Give up what has not begun."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _score(self, rollout: Rollout) -> Rewards:
+        return self.recipe.reward_predictor(rollout, self.judge)
+
+
+def collect(
+    recipe: Recipe,
+    policy: UNetPolicy,
+    judge: WeighedJudge,
+    ranks: Ranks,
+    text: Sequence[str],
+    rng: Generator,
+    rows: int,
+    overlap: bool,
+    clock: Clock,
+) -> tuple[Rollout, Rewards]:
+    """Return the rollout of all prompts and its rewards, at most `rows` trajectories at a time.
+
+    Raises:
+        RewardError: in every process, if a reward failed in one of them.
+    """
+    at_once = max(1, rows // recipe.sampler.group)
+    scoring = Scoring(recipe, judge, overlap)
+    rollouts, rewards = [], []
+    failed: Exception | None = None
+    try:
+        for start in range(0, len(text), at_once):
+            with torch.no_grad():
+                rollouts.append(recipe.sampler(policy, text[start : start + at_once], rng))
+            clock.lap("sample")
+            scoring.add(rollouts[-1])
+            clock.lap("score")
+        rewards = scoring.finish()
+    except Exception as error:
+        failed = error
+    finally:
+        scoring.stop()
+        clock.lap("score")
+    refuse_any(ranks, failed)
+    return concat(rollouts), concat_rewards(rewards)
+
+
+def refuse_any(ranks: Ranks, failed: Exception | None) -> None:
+    """Raise in every process what failed in one, so that none waits for the others for ever.
+
+    Raises:
+        RewardError: in the processes where nothing failed, with the first message of the others.
+    """
+    cause = "" if failed is None else f"{type(failed).__name__}: {failed}"
+    told = ranks.everyones([str(failed) if isinstance(failed, RewardError) else cause])
+    if failed is not None:
+        raise failed
+    for message in told:
+        if message:
+            raise RewardError(message)
+
+
+def without_bad(rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards, int]:
+    """Return the groups that were scored as a whole, and how many rows were left out.
+
+    Raises:
+        RewardError: if none is left.
+    """
+    kept = whole_groups(rollout, rewards)
+    dropped = len(rollout) - len(kept)
+    if not len(kept):
+        raise RewardError("no trajectory of this epoch got a finite score")
+    return (*(take(rollout, rewards, kept) if dropped else (rollout, rewards)), dropped)
