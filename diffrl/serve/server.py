@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Score = Callable[["Tensor", Sequence[str]], "Tensor"]
 
+
 @dataclass(frozen=True)
 class Service:
     """A reward and what may be asked of it.
