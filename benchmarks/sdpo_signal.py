@@ -1,6 +1,6 @@
-"""How much of a policy gradient is signal, step by step: dense and terminal reward, T of 2 to 50.
+"""How much of a policy gradient is signal, step by step: dense and terminal reward, T of 5 to 50.
 
-    python benchmarks/sdpo_signal.py [--batches 16] [--lengths 2 4 8 20 50]
+    python benchmarks/sdpo_signal.py [--batches 64] [--lengths 5 10 20 50]
 
 At the bundled model's own weights, pairs that share their initial noise are sampled and every
 step's predicted picture is scored. Gradients of single steps are then taken with different
@@ -44,7 +44,7 @@ PAIRS = 8
 WARM = 96
 """Pairs whose returns the statistics know before."""
 
-MOST = 5
+MOST = 4
 """Steps of a trajectory whose gradients are taken, spread evenly; always the first and the last."""
 
 RESULT = Path(__file__).parent / "results" / "sdpo_signal.json"
@@ -53,8 +53,8 @@ RESULT = Path(__file__).parent / "results" / "sdpo_signal.json"
 def main() -> None:
     """Measure every length, write and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, default=16)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[2, 4, 8, 20, 50])
+    parser.add_argument("--batches", type=int, default=64)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[5, 10, 20, 50])
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     settings = resolve("sdpo", ["pickscore"], sets=[f"train.seed={options.seed}"])
@@ -66,7 +66,8 @@ def main() -> None:
             table[str(steps)] = measured(session, steps, options.batches)
             for step, row in table[str(steps)].items():
                 shown = (f"{n} {v['snr']:.3f} ± {v['snr_error']:.3f}" for n, v in row.items())
-                print(f"T={steps} step {step}: |G| {row['sdpo']['norm']:.1e}  ", "  ".join(shown))
+                norm = row["sdpo"]["norm"]
+                print(f"T={steps} step {step}: |G| {norm:.1e}  ", "  ".join(shown), flush=True)
     result = {
         "machine": machine(),
         "environment": {k: v for k, v in environment().items() if k != "command"},
@@ -134,15 +135,14 @@ def gradients(
     trained = list(session.policy.trained.values())
     rows = torch.arange(len(rollout)).reshape(-1, 2)
     steps = torch.full((len(rows), 1), step)
+    batches = {n: gather(rollout, a, Minibatch(rows, steps)) for n, a in advantages.items()}
+    log_prob = session.policy.log_prob(next(iter(batches.values())))
     found = {}
-    for name, advantage in advantages.items():
-        batch = gather(rollout, advantage, Minibatch(rows, steps))
+    for name, batch in batches.items():
         gap = (batch.advantage[:, 0] - batch.advantage[:, 1]).clamp(-10, 10)
-        log_prob = session.policy.log_prob(batch)
-        for p in trained:
-            p.grad = None
-        (gap * (log_prob[:, 0] - log_prob[:, 1])).mean().backward()
-        found[name] = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
+        value = (gap * (log_prob[:, 0] - log_prob[:, 1])).mean()
+        parts = torch.autograd.grad(value, trained, retain_graph=True)
+        found[name] = torch.cat([part.flatten() for part in parts])
     return found
 
 
