@@ -27,7 +27,9 @@ def main() -> None:
     from diffrl.serve.server import Service, run
 
     try:
-        scorer = FunctionScorer(given.function, imported(given.function))
+        function = imported(given.function)
+        scorer = FunctionScorer(given.function, function)
+        getattr(function, "load", lambda: None)()
         about = {
             "name": given.function,
             "scale": scorer.scale,

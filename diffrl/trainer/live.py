@@ -143,7 +143,7 @@ def figures(metrics: Mapping[str, int | float]) -> list[tuple[str, str]]:
         "advantage/abs_mean": ("|advantage|", ".2f"),
         "loss/clip_fraction": ("clipped", ".0%"),
         "log_prob_gap/max": ("log-prob gap", ".0e"),
-        "grad_norm": ("grad norm", ".3f"),
+        "grad_norm": ("grad norm", ".2g"),
         "samples_per_second": ("samples/s", ".1f"),
     }
     out += [(label, format(metrics[k], how)) for k, (label, how) in labels.items() if k in metrics]
