@@ -35,7 +35,7 @@ from diffrl.emoji.train_clip import embed_images, embed_text, load_clip, tokens
 from diffrl.emoji.train_vae import load_vae, psnr
 from diffrl.emoji.training import pictures
 from diffrl.emoji.world import ANIMALS, HELD_OUT, UNSEEN, Scene, parse
-from diffrl.stages import Scorer
+from diffrl.stages import Reward, Scorer
 
 STEPS = (1, 2, 4, 8, 50)
 SEED = 1234
@@ -131,16 +131,20 @@ def attributes(models: Models, each: int) -> dict[str, dict[str, float]]:
     return table
 
 
-def scorers(weights: Path) -> dict[str, Scorer]:
-    """The rewards of a weights folder, loaded by the classes that training uses."""
+def rewards(weights: Path) -> dict[str, Reward]:
+    """The rewards of a weights folder, in the classes that training uses."""
     clip = str(weights / "pickscore")
-    rewards = {
+    return {
         "pickscore": PickScore(checkpoint=clip),
         "hpsv2": HPSv2(checkpoint=str(weights / "hpsv2")),
         "imagereward": ImageReward(checkpoint=str(weights / "imagereward"), tokenizer=clip),
         "aesthetic": Aesthetic(checkpoint=str(weights / "aesthetic.safetensors"), clip=clip),
     }
-    return {name: reward.load("cpu") for name, reward in rewards.items()}
+
+
+def scorers(weights: Path) -> dict[str, Scorer]:
+    """The same, loaded."""
+    return {name: reward.load("cpu") for name, reward in rewards(weights).items()}
 
 
 def pairs(weights: Path) -> dict[str, dict[str, float]]:

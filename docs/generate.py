@@ -27,7 +27,7 @@ from generators.fields import (
 )
 from generators.hooks import hooks
 from generators.python_api import resume, run, train
-from generators.results import results, reward_speed, signal, terminal, zoo
+from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
 from generators.suites import suites
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +83,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "components": components,
         "rewards": rewards,
     },
-    "docs/rewards/index.md": {"reward-table": reward_table, "reward-speed": reward_speed},
+    "docs/rewards/index.md": {
+        "reward-table": reward_table,
+        "reward-speed": reward_speed,
+        "reward-precision": reward_precision,
+    },
     "docs/write-a-plugin.md": {
         "plugin-code": plugin_code,
         "plugin-package": plugin_package,

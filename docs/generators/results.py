@@ -22,6 +22,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 RESULTS, ZOO = FOLDER / "default_run.json", FOLDER / "zoo.json"
 SIGNAL, TERMINAL = FOLDER / "sdpo_signal.json", FOLDER / "sdpo_reward.json"
 SPEED = FOLDER / "reward_speed.json"
+PRECISION = FOLDER / "reward_precision.json"
 
 
 def results() -> str:
@@ -147,6 +148,27 @@ def reward_speed() -> str:
         f"{table(head, rows)}\n\nPictures of {measured['size']} pixels a second, random weights at "
         f"real size, medians of {measured['rounds']} rounds of {measured['pictures']} pictures on "
         f"{measured['machine']}. By `benchmarks/reward_speed.py`."
+    )
+
+
+def reward_precision() -> str:
+    """Return how far lower precision moves the bundled rewards."""
+    measured = json.loads(PRECISION.read_text("utf-8"))
+    rows = [
+        (
+            f"`{name}`",
+            *(f"{100 * row[p]['noise_over_spread']:.1f} %" for p in ("fp16", "bf16")),
+            *(f"{100 * row[p]['pairs_swapped']:.1f} %" for p in ("fp16", "bf16")),
+        )
+        for name, row in measured["rewards"].items()
+    ]
+    head = ("bundled reward", "fp16: shift", "bf16: shift", "fp16: swapped", "bf16: swapped")
+    return (
+        f"{table(head, rows)}\n\nBeside fp32, over {measured['pictures']} pictures that the "
+        f"bundled model drew in {measured['steps']} steps, {measured['each']} of each prompt: root "
+        f"mean square of what moves the pictures of one prompt against each other, in standard "
+        f"deviations of those; and the share of their pairs that change places. By "
+        f"`benchmarks/reward_precision.py`."
     )
 
 
