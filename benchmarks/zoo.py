@@ -2,7 +2,8 @@
 
     python benchmarks/zoo.py [--seeds 3] [--jobs 2] [--folder ablations/zoo]
 
-Writes `benchmarks/results/zoo.json` and the curves in `docs/images/`. The runs are those of
+Writes `benchmarks/results/zoo.json`, every run's epochs in `zoo_curves.json` beside it, and the
+curves in `docs/images/`. The runs are those of
 `diffrl ablate --vary algo=…` in the preset `emoji`; the same command continues what was
 interrupted. Each of `--jobs` runs gets its share of the cores. Nothing else should run on the
 machine meanwhile, or the seconds are worth nothing.
@@ -33,6 +34,7 @@ def main() -> None:
     options = arguments(__doc__, "zoo")
     result = measured(["--vary", f"algo={','.join(ALGORITHMS)}"], options)
     (RESULTS / "zoo.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    shutil.copyfile(options.folder / "curves.json", RESULTS / "zoo_curves.json")
     for axis in ("samples", "seconds"):
         name = f"reward-over-{axis}.png"
         shutil.copyfile(options.folder / name, ROOT / "docs" / "images" / f"zoo-{name}")

@@ -17,7 +17,7 @@ Lines = list[dict[str, Any]]
 
 
 def write_report(folder: Path, cells: Sequence[Cell]) -> str:
-    """Write `table.md`, `table.json` and two plots; return the table."""
+    """Write `table.md`, `table.json`, `curves.json` and two plots; return the table."""
     runs: dict[str, list[Lines]] = {}
     for cell in cells:
         runs.setdefault(cell.name, []).append(read_metrics(cell.folder))
@@ -25,6 +25,8 @@ def write_report(folder: Path, cells: Sequence[Cell]) -> str:
     text = table(rows)
     write(folder / "table.md", text + "\n")
     write(folder / "table.json", json.dumps(rows, indent=1) + "\n")
+    curves = {name: [curve(lines) for lines in seeds] for name, seeds in runs.items()}
+    write(folder / "curves.json", json.dumps(curves) + "\n")
     for axis in ("samples", "seconds"):
         plot(folder / f"reward-over-{axis}.png", runs, axis)
     return text
@@ -40,6 +42,13 @@ def summary(seeds: Sequence[Lines]) -> dict[str, Any]:
         "seconds": [lines[-1]["seconds"] for lines in seeds],
         "reward_queries": [sum(m.get("reward_queries", 0) for m in lines) for lines in seeds],
     }
+
+
+def curve(lines: Lines) -> dict[str, list[float | None]]:
+    """Return what one run's plots are drawn from, by epoch: samples, seconds, rewards, scores."""
+    keys = [k for k in lines[-1] if k.startswith("eval/") or k in ("epoch", "samples", "seconds")]
+    keys += [k for k in lines[-1] if k.startswith("reward/") and k.endswith(("/mean", "/std"))]
+    return {k: [m[k] if k in m else None for m in lines] for k in keys}
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:

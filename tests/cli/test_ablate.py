@@ -43,6 +43,11 @@ def test_a_grid_is_run_kept_and_tabled(ablated, tmp_path):
     cells = {str(p.relative_to(folder / "runs")) for p in folder.glob("runs/*/seed-??")}
     assert cells == {f"gamma={g}/seed-{s}" for g in ("0", "0.99") for s in (42, 43)}
     rows = json.loads((folder / "table.json").read_text())
+    curves = json.loads((folder / "curves.json").read_text())
+    assert list(curves) == list(rows)
+    for name, seeds in curves.items():
+        for key, after in rows[name]["after"].items():
+            assert [seed[key][-1] for seed in seeds] == after
     assert list(rows) == ["gamma=0.99", "gamma=0"]
     for row in rows.values():
         assert row["seeds"] == 2 and len(row["after"]["eval/pickscore/2-step"]) == 2
