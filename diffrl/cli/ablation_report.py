@@ -44,7 +44,7 @@ def summary(seeds: Sequence[Lines]) -> dict[str, Any]:
     }
 
 
-def curve(lines: Lines) -> dict[str, list[float | None]]:
+def curve(lines: Lines) -> dict[str, list[int | float | None]]:
     """Return what one run's plots are drawn from, by epoch: samples, seconds, rewards, scores."""
     keys = [k for k in lines[-1] if k.startswith("eval/") or k in ("epoch", "samples", "seconds")]
     keys += [k for k in lines[-1] if k.startswith("reward/") and k.endswith(("/mean", "/std"))]
