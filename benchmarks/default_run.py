@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.emoji import REAL_SCORES
+from diffrl.folder import environment
 from diffrl.trainer import Run
-from diffrl.trainer.folder import environment
 
 RESULT = Path(__file__).parent / "results" / "default_run.json"
 COMMAND = "train --algo sdpo --reward pickscore"

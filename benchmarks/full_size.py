@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 import diffrl
+from diffrl.folder import environment
 from diffrl.testing.full_size import save_clip_h, save_sd_turbo
-from diffrl.trainer.folder import environment
 
 RESULT = Path(__file__).parent / "results" / "full_size.json"
 

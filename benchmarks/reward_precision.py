@@ -19,8 +19,8 @@ from emoji_quality import SEED, draw, load, rewards
 
 from diffrl.emoji import ROOT
 from diffrl.emoji.world import ANIMALS
+from diffrl.folder import environment
 from diffrl.tensors import Tensor
-from diffrl.trainer.folder import environment
 
 STEPS = 4
 RESULT = Path(__file__).parent / "results" / "reward_precision.json"

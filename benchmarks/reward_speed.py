@@ -30,10 +30,10 @@ from diffrl.builtin.rewards.blip import BlipScorer, text_config, vision_config
 from diffrl.builtin.rewards.clip import ClipScorer
 from diffrl.builtin.rewards.open_clip import ARCHITECTURE, OpenClipScorer, empty
 from diffrl.builtin.rewards.pixels import CLIP_MEAN, CLIP_STD
+from diffrl.folder import environment
 from diffrl.tensors import Tensor
 from diffrl.testing.full_size import save_clip_h
 from diffrl.testing.tiny import letters_tokenizer
-from diffrl.trainer.folder import environment
 
 RESULT = Path(__file__).parent / "results" / "reward_speed.json"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -33,9 +33,9 @@ from default_run import machine
 from diffrl_sdpo import SDPO, Anchors
 
 from diffrl.builtin.reward_predictors import Terminal
+from diffrl.folder import environment
 from diffrl.settings.resolve import resolve
 from diffrl.tensors import Generator, Tensor
-from diffrl.trainer.folder import environment
 from diffrl.trainer.ranks import accelerator
 from diffrl.trainer.session import Session, build, preflight
 from diffrl.types import Advantages, Memory, Minibatch, Rewards, Rollout, gather

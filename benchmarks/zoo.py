@@ -22,7 +22,7 @@ from typing import Any
 from default_run import machine
 
 from diffrl.emoji import REAL_SCORES
-from diffrl.trainer.folder import environment
+from diffrl.folder import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,11 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Pictures drawn on fixed seeds: one block per number of steps, and mean scores.
+    """Pictures drawn on fixed seeds: one block per number of steps, and scores.
 
-    `images[s]` belongs to `steps[s]`; `scores` is keyed `eval/<name>/<steps>-step`.
+    `images[s]` belongs to `steps[s]` and shows `prompts`, the first of `text`. `scores` are means,
+    keyed `eval/<reward>/<steps>-step` and `picture/<measure>/<steps>-step`; `each` has the same of
+    every picture, whose prompts are `text`.
     """
 
     epoch: int
@@ -53,6 +55,8 @@ class Evaluated:
     prompts: tuple[str, ...]
     images: Float[Tensor, "s b 3 h w"]
     scores: Mapping[str, float]
+    text: tuple[str, ...] = ()
+    each: Mapping[str, Float[Tensor, "n"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Cell:
 
     def finished(self) -> bool:
         """Whether its last epoch is written."""
-        from diffrl.trainer.folder import read_metrics
+        from diffrl.folder import read_metrics
 
         lines = read_metrics(self.folder)
         return bool(lines) and lines[-1]["epoch"] >= self.epochs

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffrl.trainer.folder import read_metrics, write
+from diffrl.folder import read_metrics, write
 
 if TYPE_CHECKING:
     from diffrl.cli.ablate import Cell

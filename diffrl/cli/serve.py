@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from diffrl import presets
 from diffrl.errors import SettingsError
-from diffrl.settings.layers import Item, from_preset, from_sets
-from diffrl.settings.rewards import read_spec
-from diffrl.settings.target import Target
-from diffrl.stages import Reward
+from diffrl.settings.rewards import chosen
 
 
 def serve(
@@ -65,31 +61,3 @@ def serve(
         run(service, host, port)
     except ValueError as error:
         raise SettingsError([f"--port {port}: {error}"]) from None
-
-
-def chosen(spec: str, preset: str, sets: Sequence[str]) -> Reward:
-    """Return a reward with the settings that a preset and `--set` give it.
-
-    Raises:
-        SettingsError: naming every setting that is wrong.
-        UnknownName: if there is no such reward.
-    """
-    reward = read_spec(spec).reward
-    path = f"rewards.{reward.name}"
-    target = Target(path, f"reward {reward.name!r}", reward)
-    given, problems = from_sets(sets)
-    for item in [*from_preset(presets.read(preset), preset, "", [reward.name]), *given]:
-        problems += _put(target, item, path)
-    built, found = target.build()
-    if problems or found:
-        raise SettingsError([*problems, *found])
-    return built
-
-
-def _put(target: Target, item: Item, path: str) -> list[str]:
-    """Give the reward a value that is meant for it; return what is wrong with a `--set`."""
-    name = item.key.removeprefix(f"{path}.") if "." in item.key else item.key
-    if name in target.model.model_fields and (item.key != name or not item.soft):
-        target.put(name, item.value, item.origin)
-        return []
-    return [] if item.soft else [f"{item.written}: {target.label} has no field {name!r}"]

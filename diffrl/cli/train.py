@@ -33,7 +33,7 @@ class Request:
     watch: Sequence[str] = ()
 
 
-def flags(given: Mapping[str, Any], checkpoints: Sequence[str]) -> Flags:
+def flags(given: Mapping[str, Any], checkpoints: Sequence[str], track: Sequence[str] = ()) -> Flags:
     """Return the flags that were given, by the setting they stand for.
 
     Raises:
@@ -43,6 +43,9 @@ def flags(given: Mapping[str, Any], checkpoints: Sequence[str]) -> Flags:
     stored = given.get("preferences")
     found = {} if stored is None else preferences(stored, f"--preferences {stored}")
     found |= {FLAGS[k]: (v, f"--{k} {v}") for k, v in plain.items()}
+    if track:
+        origin = " ".join(f"--track {name}" for name in track)
+        found["train.track"] = (list(dict.fromkeys(["tensorboard", *track])), origin)
     for text in checkpoints:
         name, equals, ref = text.partition("=")
         if not (name and equals and ref):
@@ -51,8 +54,14 @@ def flags(given: Mapping[str, Any], checkpoints: Sequence[str]) -> Flags:
     return found
 
 
-def train(request: Request, output: Path | None, resume: Path | None, dry_run: bool) -> None:
-    """Resolve settings, say what is about to run, and run it."""
+def train(
+    request: Request,
+    output: Path | None,
+    resume: Path | None,
+    dry_run: bool,
+    show: bool = False,
+) -> None:
+    """Resolve settings, say what is about to run, run it, and write a report."""
     settings = _resumed(request, resume, output) if resume else _new(request)
     if dry_run:
         typer.echo("\n".join(settings_lines(settings)))
@@ -61,7 +70,24 @@ def train(request: Request, output: Path | None, resume: Path | None, dry_run: b
         typer.echo(preset_line(settings.preset))
     from diffrl.trainer import run
 
-    run(settings, output=output, resume=resume, live=True)
+    done = run(settings, output=output, resume=resume, live=True)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"report: {written(done.folder, show)}")
+
+
+def written(folder: Path, show: bool) -> str:
+    """Write the report of a run that has ended; return where it is, or why it is not."""
+    from diffrl.cli.report import open_in_browser
+    from diffrl.folder import REPORT
+    from diffrl.report import write_report
+
+    try:
+        write_report([folder], folder / REPORT)
+    except Exception as error:  # the run itself is safe and whole
+        return f"not written ({type(error).__name__}: {error}); try: diffrl report {folder}"
+    if show:
+        open_in_browser(folder / REPORT)
+    return str(folder / REPORT)
 
 
 def _new(request: Request) -> Settings:

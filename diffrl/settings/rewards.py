@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diffrl import presets
 from diffrl.builtin.rewards.function import PATH, function_reward
 from diffrl.builtin.rewards.served import URL, served_reward
 from diffrl.errors import SettingsError, UnknownName
 from diffrl.registry import registry
+from diffrl.settings.layers import Item, from_preset, from_sets
+from diffrl.settings.target import Target
 from diffrl.stages import Reward
 
 ALIAS = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)=(.+)")
@@ -86,3 +90,31 @@ def _open_form(ref: str, name: str | None) -> Named | None:
             [f"{ref}: {found.name!r} is a registered reward; call it something else: mine={ref}"]
         )
     return Named(found)
+
+
+def chosen(spec: str, preset: str, sets: Sequence[str]) -> Reward:
+    """Return a reward with the settings that a preset and `--set` give it.
+
+    Raises:
+        SettingsError: naming every setting that is wrong.
+        UnknownName: if there is no such reward.
+    """
+    reward = read_spec(spec).reward
+    path = f"rewards.{reward.name}"
+    target = Target(path, f"reward {reward.name!r}", reward)
+    given, problems = from_sets(sets)
+    for item in [*from_preset(presets.read(preset), preset, "", [reward.name]), *given]:
+        problems += _put(target, item, path)
+    built, found = target.build()
+    if problems or found:
+        raise SettingsError([*problems, *found])
+    return built
+
+
+def _put(target: Target, item: Item, path: str) -> list[str]:
+    """Give the reward a value that is meant for it; return what is wrong with a `--set`."""
+    name = item.key.removeprefix(f"{path}.") if "." in item.key else item.key
+    if name in target.model.model_fields and (item.key != name or not item.soft):
+        target.put(name, item.value, item.origin)
+        return []
+    return [] if item.soft else [f"{item.written}: {target.label} has no field {name!r}"]

@@ -95,6 +95,10 @@ class TrainSettings(Section):
     seed: NonNegativeInt = Field(
         42, le=2**31 - 1, description="Of everything random; each rank adds its number."
     )
+    track: tuple[str, ...] = Field(
+        ("tensorboard",),
+        description="Trackers that are told metrics and pictures: tensorboard, wandb and others.",
+    )
 
 
 class EvalSettings(Section):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffrl.folder import SETTINGS, create, default_folder, write
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.resolve import dump
 from diffrl.trainer import checkpoint
 from diffrl.trainer.api import resume, train
 from diffrl.trainer.epochs import go
-from diffrl.trainer.folder import SETTINGS, create, default_folder, write
 from diffrl.trainer.live import LiveView, live_view
 from diffrl.trainer.observers import FolderObserver
 from diffrl.trainer.ranks import accelerator, agreed
 from diffrl.trainer.run import Run
 from diffrl.trainer.session import Session, build, preflight
+from diffrl.trainer.trackers import TrackerObserver
 
 
 def run(
@@ -63,7 +64,7 @@ def _observers(session: Session, live: bool) -> list[object]:
     """Register the run's own observers: files always, a live view where asked for."""
     if not session.ranks.is_main:
         return []
-    observers: list[object] = [FolderObserver(session.ranks.accelerator)]
+    observers: list[object] = [FolderObserver(), TrackerObserver(session.ranks.accelerator)]
     if live:
         observers.append(live_view())
     for observer in observers:

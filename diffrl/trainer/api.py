@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.errors import ResumeError
+from diffrl.folder import SETTINGS
 from diffrl.settings import layers
 from diffrl.settings.layers import FLAGS, Flags
 from diffrl.settings.resolve import load, resolve
-from diffrl.trainer.folder import SETTINGS
 from diffrl.trainer.run import Run
 
 

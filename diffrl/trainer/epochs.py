@@ -10,11 +10,11 @@ import torch
 
 from diffrl.errors import RewardError
 from diffrl.events import EpochDone, Evaluated, RolloutDone, RunDone, RunStarted
+from diffrl.folder import SETTINGS
 from diffrl.registry import registry
 from diffrl.trainer import checkpoint
 from diffrl.trainer.collect import refuse_any
 from diffrl.trainer.evaluate import evaluate
-from diffrl.trainer.folder import SETTINGS
 from diffrl.trainer.loop import Batches, train_epoch
 from diffrl.trainer.metrics import summarise
 from diffrl.trainer.scorers import overlaps
@@ -172,7 +172,13 @@ def _draw_and_score(session: Session) -> dict[str, float]:
         settings.train.bad_scores == "drop",
     )
     event = Evaluated(
-        session.epoch, settings.eval.steps, done.prompts, done.images, dict(done.scores)
+        session.epoch,
+        settings.eval.steps,
+        done.prompts,
+        done.images,
+        dict(done.scores),
+        done.text,
+        dict(done.each),
     )
     registry().hook.diffrl_evaluated(event=event)
     return dict(done.scores)

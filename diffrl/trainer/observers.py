@@ -1,40 +1,44 @@
-"""What a run writes while it goes on: metrics, TensorBoard, image grids."""
+"""What a run writes into its folder while it goes on: metrics, scores, image grids."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from diffrl.events import EpochDone, Evaluated, RunDone, RunStarted
+from diffrl.folder import EVALUATIONS, METRICS, read_metrics, write
 from diffrl.hookspecs import hookimpl
-from diffrl.trainer.folder import METRICS, read_metrics, write
 from diffrl.trainer.pictures import before_after, grid
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+
+def record(folder: Path, event: Evaluated) -> None:
+    """Write what an evaluation found of every picture."""
+    scores = {
+        name: [None if value != value else value for value in found.tolist()]
+        for name, found in event.each.items()
+    }
+    (folder / EVALUATIONS).mkdir(exist_ok=True)
+    content = {"epoch": event.epoch, "prompts": event.text, "scores": scores}
+    write(folder / EVALUATIONS / f"{event.epoch:05d}.json", json.dumps(content) + "\n")
 
 
 class FolderObserver:
     """Writes into the run's folder. One line of `metrics.jsonl` per epoch, flushed at once."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
+    def __init__(self) -> None:
         self._folder = Path()
         self._told = -1
 
     @hookimpl
     def diffrl_run_started(self, event: RunStarted) -> None:
-        """Drop what a resumed run will write again, and open the trackers."""
+        """Drop what a resumed run will write again."""
         self._folder = event.folder
         kept = [m for m in read_metrics(event.folder) if event.epoch and m["epoch"] <= event.epoch]
         self._told = int(kept[-1]["epoch"]) if kept else -1
         write(event.folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
-        options = {"tensorboard": {"purge_step": event.epoch + 1}} if event.epoch else {}
-        self._accelerator.init_trackers("tensorboard", init_kwargs=options)
 
     @hookimpl
     def diffrl_update_done(self, event: EpochDone) -> None:
@@ -48,11 +52,11 @@ class FolderObserver:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._accelerator.log(dict(event.metrics), step=event.epoch)
 
     @hookimpl
     def diffrl_evaluated(self, event: Evaluated) -> None:
-        """Save the pictures as a grid, and as numbers for the last comparison."""
+        """Save every picture's scores, the pictures as a grid, and as numbers to compare with."""
+        record(self._folder, event)
         images = self._folder / "images"
         grid(event.images, event.steps, event.prompts).save(images / f"{event.epoch:05d}.png")
         if event.epoch == 0:

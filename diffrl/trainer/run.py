@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.errors import DiffrlError
+from diffrl.folder import SETTINGS, read_metrics
 from diffrl.settings import Settings
-from diffrl.trainer.folder import SETTINGS, read_metrics
 
 
 class Run:
@@ -74,6 +74,19 @@ class Run:
         pipeline: Any = registry().hook.diffrl_open_model(ref=self.settings.model.ref)
         load_weights(pipeline, by_epoch[chosen])
         return pipeline
+
+    def report(self, output: str | Path | None = None) -> Path:
+        """Write a page about the run, and its plots beside it; return where it is.
+
+        Args:
+            output: the HTML file; default: `report.html` in the run's folder.
+        """
+        from diffrl.folder import REPORT
+        from diffrl.report import write_report
+
+        target = Path(output) if output else self.folder / REPORT
+        write_report([self.folder], target)
+        return target
 
     def _repr_html_(self) -> str:
         last = self.metrics[-1] if self.metrics else {}

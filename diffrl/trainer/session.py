@@ -17,6 +17,7 @@ import torch
 from diffrl.adapters import attach_lora, train_all
 from diffrl.builtin.models import check_model
 from diffrl.errors import DiffrlError, PromptsError, SettingsError
+from diffrl.folder import SETTINGS, check_free
 from diffrl.judge import WeighedJudge
 from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention, latent_encoder
 from diffrl.policy import UNetPolicy
@@ -25,10 +26,10 @@ from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
 from diffrl.settings.saved import load
 from diffrl.tensors import Float, Generator, Tensor
-from diffrl.trainer.folder import SETTINGS, check_free
 from diffrl.trainer.heap import reuse_freed_memory
 from diffrl.trainer.ranks import Ranks, check_device, log_into
 from diffrl.trainer.scorers import load_rewards, reward_problems
+from diffrl.trainer.trackers import tracker_problems
 from diffrl.types import Memory
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def preflight(
             opened[ref] = open_prompts(ref)
     found += settings.recipe.sampler.prompt_problems(opened.get(refs[0], ()))
     found += reward_problems(settings, opened, refs[1])
+    found += tracker_problems(settings.train.track)
     with _collecting(found):
         check_model(settings.model.ref)
     if folder is not None:

@@ -30,7 +30,9 @@ def trainer(monkeypatch):
 
     def run(settings, output=None, resume=None, live=False):
         calls.append(SimpleNamespace(settings=settings, output=output, resume=resume, live=live))
+        return SimpleNamespace(folder=output or resume)
 
+    monkeypatch.setattr("diffrl.cli.train.written", lambda folder, show: folder)
     monkeypatch.setitem(sys.modules, "diffrl.trainer", SimpleNamespace(run=run))
     return calls
 

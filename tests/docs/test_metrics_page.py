@@ -30,7 +30,7 @@ def metrics(tmp_path_factory) -> list[dict[str, float]]:
             "sampler.steps=3",
             "train.bad_scores=drop",
             "eval.steps=[1]",
-            "eval.images=2",
+            "eval.images=46",
             "eval.watch=[]",
         ],
         live=False,

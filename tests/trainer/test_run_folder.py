@@ -7,14 +7,14 @@ from PIL import Image
 import diffrl
 from diffrl.adapters import LORA_FILE
 from diffrl.errors import DiffrlError
+from diffrl.folder import METRICS, read_metrics
 from diffrl.trainer import Run
-from diffrl.trainer.folder import METRICS, read_metrics
 
 
 def test_a_run_leaves_settings_environment_metrics_pictures_and_checkpoints(tiny_run):
     here = {p.name for p in tiny_run.folder.iterdir()}
     wanted = {"settings.toml", "environment.json", "metrics.jsonl", "images", "checkpoints"}
-    assert wanted | {"tensorboard"} == here
+    assert wanted | {"tensorboard", "evaluations"} == here
     assert [m["epoch"] for m in tiny_run.metrics] == [0, 1, 2, 3, 4]
     assert [p.name for p in tiny_run.checkpoints] == ["1", "2", "3", "4"]
     environment = json.loads((tiny_run.folder / "environment.json").read_text())
@@ -29,6 +29,18 @@ def test_pictures_are_drawn_at_the_start_every_few_epochs_and_the_end(tiny_run):
         with Image.open(tiny_run.folder / "images" / name) as picture:
             heights.append(picture.height)
     assert heights[0] < heights[1]
+
+
+def test_every_picture_of_an_evaluation_is_on_record(tiny_run):
+    files = sorted((tiny_run.folder / "evaluations").iterdir())
+    assert [f.name for f in files] == ["00000.json", "00002.json", "00004.json"]
+    for file in files:
+        record = json.loads(file.read_text())
+        line = tiny_run.metrics[record["epoch"]]
+        assert "picture/sharpness/1-step" in record["scores"]
+        for name, each in record["scores"].items():
+            assert len(each) == len(record["prompts"]) == 3
+            assert sum(each) / len(each) == pytest.approx(line[name], rel=1e-5)
 
 
 def test_metrics_count_samples_and_reward_queries(tiny_run):

@@ -16,6 +16,8 @@ from diffrl.errors import RunExists
 from diffrl.settings import Settings
 
 SETTINGS, METRICS, ENVIRONMENT = "settings.toml", "metrics.jsonl", "environment.json"
+REPORT = "report.html"
+IMAGES, CHECKPOINTS, EVALUATIONS = "images", "checkpoints", "evaluations"
 PACKAGES = (
     "diffrl torch diffusers transformers peft accelerate pydantic pluggy open-clip-torch numpy"
 ).split()
@@ -100,7 +102,7 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit of the checkout that diffrl runs from, if it runs from one."""
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[1]
     if not (here / ".git").exists():
         return None
     asked = subprocess.run(

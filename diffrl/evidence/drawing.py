@@ -1,0 +1,73 @@
+"""Pictures of a judged model, from noise that all judged models share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from diffrl.evidence.protocol import Protocol, sampler_called
+from diffrl.evidence.subjects import Subject
+from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention, latent_encoder
+from diffrl.policy import UNetPolicy
+from diffrl.tensors import Float, Tensor
+from diffrl.trainer.evaluate import draw
+from diffrl.trainer.session import DTYPES, quiet
+
+PIECE = 32
+"""Pictures drawn in one call. Another number would be other noise."""
+
+
+class Artist:
+    """A judged model, ready to draw.
+
+    Args:
+        subject: whose pictures are wanted.
+        protocol: sampler, size and guidance.
+        device: to draw on.
+        precision: of the network.
+    """
+
+    def __init__(self, subject: Subject, protocol: Protocol, device: str, precision: str) -> None:
+        quiet()
+        self._protocol, self._sampler = protocol, sampler_called(protocol.sampler)
+        pipeline = subject.pipeline()
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            part.requires_grad_(False).eval().to(device, DTYPES[precision])
+        fit_attention(pipeline.unet)
+        self._policy = policy(pipeline, protocol)
+        self._decode: Callable[[Tensor], Tensor] = decoder(pipeline.vae)
+
+    def pictures(
+        self, text: Sequence[str], steps: int
+    ) -> Iterator[tuple[list[str], Float[Tensor, "b 3 h w"]]]:
+        """Yield the pictures of prompts in pieces, with the prompts of each piece."""
+        sampler = self._sampler.for_evaluation(steps, self._protocol.eta)
+        for start in range(0, len(text), PIECE):
+            part = list(text[start : start + PIECE])
+            rng = torch.Generator().manual_seed(noise_seed(self._protocol.seed, start, part))
+            with torch.no_grad():
+                yield part, self._decode(draw(self._policy, sampler, part, rng))
+
+
+def policy(pipeline: Any, protocol: Protocol) -> UNetPolicy:
+    """Return the policy that draws with a pipeline."""
+    unet = pipeline.unet
+    size = protocol.size or unet.config.sample_size * pipeline.vae_scale_factor
+    return UNetPolicy(
+        unet=unet,
+        call=unet,
+        encode=encoder(pipeline),
+        to_latent=latent_encoder(pipeline.vae, size),
+        scheduler=ddim_schedule(pipeline.scheduler.config),
+        size=size // pipeline.vae_scale_factor,
+        guidance=protocol.guidance,
+    )
+
+
+def noise_seed(seed: int, start: int, text: Sequence[str]) -> int:
+    """Return the seed of a piece's noise: the same for every model that is asked for it."""
+    digest = hashlib.sha256("\0".join([str(seed), str(start), *text]).encode()).digest()
+    return int.from_bytes(digest[:7], "big")

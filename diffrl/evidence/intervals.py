@@ -1,0 +1,125 @@
+"""Means with intervals, and verdicts that do not see more than there is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+
+LEVEL = 0.95
+RESAMPLES = 2000
+CLUSTERS = 8
+"""Fewer prompts than this say little of other prompts: pictures are then resampled instead."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean of pictures, their standard deviation, and the interval of the mean."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    count: int
+
+
+def estimate(values: Sequence[float], prompts: Sequence[str]) -> Estimate:
+    """Return the mean of pictures with its bootstrap interval.
+
+    Prompts are resampled with all their pictures, since pictures of one prompt are alike; of fewer
+    than 8 prompts, the pictures are. Pictures without a value (nan) are left out.
+
+    Args:
+        values: one of each picture.
+        prompts: of the same pictures.
+
+    Raises:
+        ValueError: if no picture has a value.
+    """
+    kept = [(v, p) for v, p in zip(values, prompts, strict=True) if v == v]
+    if not kept:
+        raise ValueError("no picture has a value")
+    numbers = numpy.array([v for v, _ in kept])
+    low, high = _interval(numbers, [p for _, p in kept])
+    mean = float(numbers.mean())
+    return Estimate(mean, float(numbers.std()), low, high, len(numbers))
+
+
+def difference(
+    one: Sequence[float], other: Sequence[float], prompts: Sequence[str]
+) -> tuple[Estimate, str]:
+    """Return how much higher `other` is, picture by picture, and which of the two is higher.
+
+    The second value is `higher`, `lower`, or `not distinguishable` where 0 lies in the interval.
+    """
+    found = estimate([b - a for a, b in zip(one, other, strict=True)], prompts)
+    return found, _said(found)
+
+
+def between_runs(
+    one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]
+) -> tuple[Estimate, str]:
+    """Return how much higher the means of `other`'s runs are, by Welch's t over runs.
+
+    Args:
+        one: values of the pictures of each run, at least two runs.
+        other: likewise.
+    """
+    from scipy.stats import ttest_ind
+
+    a, b = (numpy.nanmean(numpy.array(side), axis=1) for side in (one, other))
+    mean, count = float(b.mean() - a.mean()), min(len(a), len(b))
+    if numpy.ptp(a) == numpy.ptp(b) == 0:
+        found = Estimate(mean, 0.0, mean, mean, count)
+    else:
+        interval = ttest_ind(b, a, equal_var=False).confidence_interval(LEVEL)
+        std = float(numpy.sqrt(a.var(ddof=1) + b.var(ddof=1)))
+        found = Estimate(mean, std, float(interval.low), float(interval.high), count)
+    return found, _said(found)
+
+
+def _said(change: Estimate) -> str:
+    if change.low > 0:
+        return "higher"
+    return "lower" if change.high < 0 else "not distinguishable"
+
+
+def wins(
+    one: Sequence[float], other: Sequence[float], prompts: Sequence[str], higher_is_better: bool
+) -> Estimate:
+    """Return in how many percent of the pictures `other` is better; a tie counts as half."""
+    sign = 1 if higher_is_better else -1
+    share = [
+        50.0 * (1 + float(numpy.sign(sign * (b - a)))) if a == a and b == b else float("nan")
+        for a, b in zip(one, other, strict=True)
+    ]
+    return estimate(share, prompts)
+
+
+def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, float]:
+    from scipy.stats import bootstrap
+
+    names = list(dict.fromkeys(prompts))
+    if len(names) >= CLUSTERS:
+        at = numpy.array([names.index(p) for p in prompts])
+        sums = numpy.bincount(at, values)
+        sample = (sums, numpy.bincount(at).astype(float))
+    else:
+        sample = (values, numpy.ones(len(values)))
+    if len(sample[0]) < 2 or numpy.ptp(sample[0] / sample[1]) == 0:
+        return float(values.mean()), float(values.mean())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = bootstrap(
+            sample,
+            lambda s, n, axis: s.sum(axis) / n.sum(axis),
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            confidence_level=LEVEL,
+            method="percentile",
+            rng=numpy.random.default_rng(0),
+        )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -1,0 +1,31 @@
+"""A page about runs: one HTML file that needs nothing else, and its plots as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffrl.report.page import render
+from diffrl.report.records import Record, grouped, read
+
+
+def write_report(folders: Sequence[Path], output: Path) -> list[str]:
+    """Write a page about runs, and the plots on it as PNG and SVG into `plots/` beside it.
+
+    Args:
+        folders: of the runs.
+        output: the HTML file.
+
+    Returns:
+        What could not be shown, one line each.
+
+    Raises:
+        DiffrlError: if there is nothing to show at all.
+    """
+    records, problems = read(folders)
+    plots = output.parent / "plots"
+    render(grouped(records), output, plots)
+    return problems + [line for record in records for line in record.missing()]
+
+
+__all__ = ["Record", "write_report"]

@@ -1,0 +1,154 @@
+"""Curves as SVG that takes the page's colors, and as files for papers and slides."""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffrl.report.records import Group
+
+COLORS = ("#3b82c4", "#e0803a", "#3fa45b", "#c94f5d", "#8a6bbf", "#1fa3a3", "#b08a2e", "#d36bb0")
+INK, FAINT = "#10203a", "#bac3d0"
+"""Stand-ins that become the page's own colors."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve with a band: one value an x, and its deviation over seeds."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    band: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves in one pair of axes."""
+
+    name: str
+    title: str
+    x_label: str
+    lines: Sequence[Line]
+    log: bool = False
+    dots: bool = field(default=False)
+
+
+def over(group: Group, key: str, axis: str, label: str) -> Line | None:
+    """Return a metric of a group's runs over `samples` or `seconds`: mean, and band ± deviation.
+
+    Epochs without the metric in every run are left out; None if nothing is left.
+    """
+    runs = [{int(m["epoch"]): m for m in record.metrics} for record in group.records]
+    epochs = [e for e in sorted(runs[0]) if all(_number(r.get(e, {}).get(key)) for r in runs)]
+    if not epochs:
+        return None
+    x = [float(statistics.mean(r[e].get(axis, 0.0) for r in runs)) for e in epochs]
+    y = [float(statistics.mean(r[e][key] for r in runs)) for e in epochs]
+    if len(runs) == 1:
+        return Line(label, x, y)
+    return Line(label, x, y, [float(statistics.stdev(r[e][key] for r in runs)) for e in epochs])
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and value == value and abs(value) != float("inf")
+
+
+def chart(
+    name: str,
+    title: str,
+    axis: str,
+    groups: Sequence[Group],
+    keys: Sequence[tuple[str, str]],
+    log: bool = False,
+) -> Chart | None:
+    """Return a chart of metrics, each with a label, for all groups; None if no run has any."""
+    lines = []
+    for group in groups:
+        for key, label in keys:
+            parts = [group.name if len(groups) > 1 else "", label]
+            line = over(group, key, axis, " ".join(filter(None, parts)) or title)
+            lines += [line] if line else []
+    if not lines:
+        return None
+    log = log and all(v > 0 for line in lines for v in line.y)
+    few = max(len(line.x) for line in lines) < 12
+    return Chart(f"{name}-over-{axis}", title, axis, lines, log, few)
+
+
+def save(charts: Sequence[Chart], folder: Path) -> list[str]:
+    """Write charts as PNG and SVG files; return each as SVG for a page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = []
+    for one in charts:
+        figure = draw(one, INK, FAINT)
+        for kind in ("png", "svg"):
+            _write(folder / f"{one.name}.{kind}", figure)
+        pages.append(inline(figure))
+        figure.clear()
+    return pages
+
+
+def draw(one: Chart, ink: str, faint: str) -> Any:
+    """Return the matplotlib figure of a chart."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for number, line in enumerate(one.lines):
+            color = COLORS[number % len(COLORS)]
+            style = (0, (4, 2)) if number >= len(COLORS) else "solid"
+            axes.plot(
+                line.x, line.y, color=color, linestyle=style, linewidth=1.7, label=line.label,
+                marker="o" if one.dots else None, markersize=3.5,
+            )  # fmt: skip
+            if line.band:
+                low, high = (
+                    [y + sign * b for y, b in zip(line.y, line.band, strict=True)]
+                    for sign in (-1, 1)
+                )
+                axes.fill_between(line.x, low, high, color=color, alpha=0.18, linewidth=0)
+        if one.log:
+            axes.set_yscale("log")
+        axes.set_title(one.title, color=ink, fontsize=10, loc="left")
+        axes.set_xlabel(one.x_label, color=ink)
+        axes.tick_params(colors=ink)
+        axes.grid(color=faint, linewidth=0.6, alpha=0.6)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(faint)
+        if len(one.lines) > 1:
+            axes.legend(frameon=False, labelcolor=ink, fontsize=8)
+    return figure
+
+
+def _write(path: Path, figure: Any) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "diffrl"}):
+        partial = path.with_name(f".{path.name}")
+        meta = {"Date": None} if path.suffix == ".svg" else {}
+        figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=meta)
+        partial.replace(path)
+
+
+def inline(figure: Any) -> str:
+    """Return a figure as an SVG element in the page's colors, as wide as its place."""
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "diffrl"}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    return svg.replace(INK, "var(--ink)").replace(FAINT, "var(--line)")

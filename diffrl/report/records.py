@@ -1,0 +1,177 @@
+"""What a run's folder holds, as a report needs it. Broken parts are left out, and told."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffrl.errors import DiffrlError
+from diffrl.folder import ENVIRONMENT, IMAGES, SETTINGS, read_metrics
+
+LINE = re.compile(r"(?P<key>[\w.-]+) = (?P<value>.*?)(?:\s+# (?P<origin>.*))?")
+TABLE = re.compile(r"\[(?P<table>[^\]]+)\](?:\s+# (?P<origin>.*))?")
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Value:
+    """One setting as it was saved: dotted key, value as written, and where it came from."""
+
+    key: str
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run, finished or not.
+
+    Args:
+        folder: of the run.
+        settings: every value, in the order of the file.
+        metrics: one mapping an epoch, 0 being before training.
+        pictures: the grids by epoch.
+        before_after: the last comparison, if the run ended.
+        environment: versions and machine.
+        evaluation: what `diffrl eval` found, if it was asked.
+    """
+
+    folder: Path
+    settings: tuple[Value, ...]
+    metrics: tuple[dict[str, Any], ...]
+    pictures: tuple[tuple[int, Path], ...]
+    before_after: Path | None
+    environment: dict[str, Any]
+    evaluation: dict[str, Any] | None
+
+    def setting(self, key: str) -> str:
+        """Return a setting as it was written, without quotes, or nothing."""
+        return next((v.text.strip('"') for v in self.settings if v.key == key), "")
+
+    @property
+    def rewards(self) -> list[str]:
+        """The names of the rewards that were trained on."""
+        found = [re.fullmatch(r"rewards\.(.+)\.weight", v.key) for v in self.settings]
+        return [m[1] for m in found if m]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are finished."""
+        return int(self.metrics[-1]["epoch"]) if self.metrics else 0
+
+    def missing(self) -> list[str]:
+        """Return what the page cannot show of this run, one line each."""
+        if self.epochs == 0:
+            return [f"{self.folder}: no epoch is finished, so there are no curves"]
+        return []
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only, and the settings that set them apart from others."""
+
+    name: str
+    records: tuple[Record, ...]
+
+
+def read(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
+    """Return the runs in folders, and what is wrong with the others.
+
+    A folder that holds no run but folders with runs stands for all of those.
+
+    Raises:
+        DiffrlError: if no folder holds a run.
+    """
+    records, problems = [], []
+    for folder in folders:
+        inside = [folder] if (folder / SETTINGS).is_file() else _inside(folder)
+        if not inside:
+            problems.append(f"no run in {folder}: expected a folder with {SETTINGS}")
+        for one in inside:
+            try:
+                records.append(record(one))
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"cannot read {one}: {error}")
+    if not records:
+        raise DiffrlError("\n".join(problems) or "no run was named")
+    return records, problems
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(p.parent for p in folder.rglob(SETTINGS) if "checkpoints" not in p.parts)
+
+
+def record(folder: Path) -> Record:
+    """Return what a run's folder holds."""
+    images = folder / IMAGES
+    grids = sorted((int(p.stem), p) for p in images.glob("*.png") if p.stem.isdigit())
+    last = images / "before-after.png"
+    return Record(
+        folder=folder,
+        settings=tuple(read_settings(folder / SETTINGS)),
+        metrics=tuple(read_metrics(folder)),
+        pictures=tuple(grids),
+        before_after=last if last.is_file() else None,
+        environment=_json(folder / ENVIRONMENT) or {},
+        evaluation=_json(folder / EVALUATION),
+    )
+
+
+def read_settings(path: Path) -> list[Value]:
+    """Return the values of a saved settings file with their origins, also of missing plugins."""
+    table, found = "", []
+    for line in path.read_text("utf-8").splitlines():
+        if head := TABLE.fullmatch(line):
+            table = f"{head['table']}."
+        elif value := LINE.fullmatch(line):
+            found.append(Value(f"{table}{value['key']}", value["value"], value["origin"] or ""))
+    return found
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def grouped(records: Sequence[Record]) -> list[Group]:
+    """Return runs with equal settings but for the seed together, named by what differs."""
+    together: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    for one in records:
+        key = tuple((v.key, v.text) for v in one.settings if v.key != "train.seed")
+        together.setdefault(key, []).append(one)
+    firsts = [own[0] for own in together.values()]
+    names = distinct_names(firsts)
+    return [Group(n, tuple(own)) for n, own in zip(names, together.values(), strict=True)]
+
+
+def distinct_names(records: Sequence[Record]) -> list[str]:
+    """Return a name for each run, of as few settings as tell them all apart."""
+    if len(records) == 1:
+        return [records[0].setting("algo")]
+    used: list[str] = []
+    for key, _ in differences(records):
+        before = {tuple(r.setting(k) for k in used) for r in records}
+        after = {tuple(r.setting(k) for k in [*used, key]) for r in records}
+        used += [key] if len(after) > len(before) else []
+    return [
+        ", ".join(r.setting(k) if k == "algo" else f"{_short(k)}={r.setting(k)}" for k in used)
+        for r in records
+    ]
+
+
+def differences(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """Return the settings, but for the seed, that are not the same in all runs; `algo` first."""
+    keys = dict.fromkeys(v.key for one in records for v in one.settings)
+    rows = [(key, [one.setting(key) or "–" for one in records]) for key in keys]
+    return [(k, values) for k, values in rows if len(set(values)) > 1 and k != "train.seed"]
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2]

@@ -1,0 +1,94 @@
+"""TensorBoard, Weights & Biases and the other trackers that accelerate knows."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from diffrl.errors import did_you_mean
+from diffrl.events import EpochDone, Evaluated, RunStarted
+from diffrl.hookspecs import hookimpl
+from diffrl.settings import Settings
+from diffrl.settings.saved import tables
+from diffrl.trainer.pictures import grid
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PROJECT = "diffrl"
+PACKAGES = {"comet_ml": "comet-ml"}
+"""What to install, where it is not called as the tracker is."""
+
+
+class TrackerObserver:
+    """Hands metrics and image grids to every tracker that a run names in `train.track`."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+
+    @hookimpl
+    def diffrl_run_started(self, event: RunStarted) -> None:
+        """Open the trackers: TensorBoard in the run's folder, others where they keep their runs."""
+        made: Any = self._accelerator
+        track = event.settings.train.track
+        os.environ.setdefault("WANDB_SILENT", "true")  # or it writes into the live table
+        for name in track:
+            made.log_with = [name]
+            project = "tensorboard" if name == "tensorboard" else PROJECT
+            made.init_trackers(project, init_kwargs={name: options(name, event)})
+        made.log_with = list(track)
+        for tracker in (t for t in made.trackers if t.name != "tensorboard"):
+            tracker.store_init_configuration(flat(event.settings))
+
+    @hookimpl
+    def diffrl_update_done(self, event: EpochDone) -> None:
+        """Log the epoch's metrics."""
+        self._accelerator.log(dict(event.metrics), step=event.epoch)
+
+    @hookimpl
+    def diffrl_evaluated(self, event: Evaluated) -> None:
+        """Log the image grid, to trackers that take pictures."""
+        picture = numpy.asarray(grid(event.images, event.steps, event.prompts))[None]
+        for tracker in self._accelerator.trackers:
+            shape = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            if hasattr(tracker, "log_images"):
+                tracker.log_images({"pictures": picture}, step=event.epoch, **shape)
+
+
+def options(name: str, event: RunStarted) -> dict[str, Any]:
+    """Return what a tracker is told at its start, so that a resumed run goes on in its place."""
+    if name == "tensorboard":
+        return {"purge_step": event.epoch + 1} if event.epoch else {}
+    if name == "wandb":
+        folder = event.folder.absolute()
+        own = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+        return {"name": folder.name, "id": own, "dir": str(folder), "resume": "allow"}
+    return {}
+
+
+def flat(settings: Settings) -> dict[str, str | int | float | bool]:
+    """Return all settings, by dotted key."""
+    found: dict[str, Any] = {"algo": settings.recipe.name, "preset": settings.preset}
+    for path, _, values in tables(settings):
+        found |= {f"{path}.{name}": value for name, value in values.items()}
+    return {k: v if isinstance(v, bool | int | float) else str(v) for k, v in found.items()}
+
+
+def tracker_problems(track: Sequence[str]) -> list[str]:
+    """Return what keeps trackers from working, one line each."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS as KNOWN
+
+    found = []
+    for name in track:
+        if name not in KNOWN:
+            hint = did_you_mean(name, KNOWN)
+            found.append(f"train.track: no tracker is called {name!r}.{hint}")
+        elif importlib.util.find_spec(name) is None:
+            package = PACKAGES.get(name, name)
+            found.append(f"train.track: {name!r} is not installed; pip install {package}")
+    return found

@@ -1,0 +1,100 @@
+"""`diffrl compare`: settings that differ, and verdicts that need more than luck."""
+
+import json
+import shutil
+
+import pytest
+
+from diffrl.evidence import compare
+
+
+def test_settings_that_differ_are_named_and_no_others(runs, command):
+    code, out, _ = command("compare", runs / "sdpo/1", runs / "sdpo/2")
+    assert code == 0
+    settings = out.split("\n\n")[0].splitlines()
+    assert [line.split() for line in settings[1:]] == [["train.seed", "1", "2"]]
+    assert "true of these two models" in out
+
+
+def test_a_run_is_not_distinguishable_from_itself(runs, command):
+    code, out, _ = command("compare", runs / "sdpo/1", runs / "sdpo/1", "--json")
+    content = json.loads(out)
+    assert code == 0 and content["settings"] == {}
+    (found,) = content["verdicts"].values()
+    assert {v["verdict"] for v in found} == {"not distinguishable"}
+    assert {v["change"]["mean"] for v in found} == {0.0}
+
+
+def test_verdicts_of_single_runs_pair_the_pictures(runs, tmp_path, command):
+    better = tmp_path / "better"
+    shutil.copytree(runs / "sdpo/1", better)
+    path = sorted((better / "evaluations").iterdir())[-1]
+    record = json.loads(path.read_text())
+    for name, shift in (("eval/pickscore/1-step", 1.0), ("picture/edges/2-step", -1.0)):
+        record["scores"][name] = [v + shift for v in record["scores"][name]]
+    path.write_text(json.dumps(record))
+    _, out, _ = command("compare", runs / "sdpo/1", better, "--json")
+    (found,) = json.loads(out)["verdicts"].values()
+    said = {v["metric"]: v["verdict"] for v in found if v["verdict"] != "not distinguishable"}
+    assert said == {"eval/pickscore/1-step": "better", "picture/edges/2-step": "lower"}
+
+
+def test_less_of_a_reward_can_be_better():
+    one = compare.Answers({}, {"eval/cost/1-step": list("abcdefghij")}, {})
+    values = [[float(i) for i in range(10)]]
+    less = [[v - 5 for v in values[0]]]
+    a = compare.Answers({}, one.prompts, {"eval/cost/1-step": values})
+    b = compare.Answers({}, one.prompts, {"eval/cost/1-step": less})
+    assert compare.verdicts(a, b, frozenset({"cost"}))[0].verdict == "better"
+    assert compare.verdicts(a, b, frozenset())[0].verdict == "worse"
+
+
+def test_folders_of_runs_are_compared_by_their_runs(runs, command):
+    code, out, _ = command("compare", runs / "sdpo", runs / "ddpo")
+    assert code == 0 and "Welch's t over runs" in out
+    assert "algo" in out and "train.seed" not in out
+    code, _, told = command("compare", runs, runs / "sdpo/1")
+    assert code == 2 and "expected a folder with settings.toml, or one of such" in told
+
+
+def test_runs_asked_different_things_are_not_compared(runs, sets, command, tmp_path):
+    import diffrl
+
+    other = [*sets, "eval.seed=7"]
+    diffrl.train("sdpo", "pickscore", sets=other, epochs=1, output=tmp_path / "o", live=False)
+    code, out, _ = command("compare", runs / "sdpo/2", tmp_path / "o")
+    assert code == 0 and "ask both the same with: diffrl eval RUN RUN" in out
+
+
+def test_evaluations_of_two_runs_are_compared_as_well(runs, command, tmp_path):
+    pair = [f"a={runs / 'ddpo/1'}", f"b={runs / 'ddpo/2'}"]
+    some = ["--steps", "3", "--prompts", "unseen", "--reward", "jpeg-compressibility"]
+    assert command("eval", *pair, *some, "-o", tmp_path / "e.json")[0] == 0
+    _, out, _ = command("compare", runs / "ddpo/1", runs / "ddpo/2")
+    assert "unseen/jpeg-compressibility/3-step" in out and "unseen/moved/3-step" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{runs}/sdpo/1"], "expected at least two runs"),
+        (["{runs}/sdpo/1", "nowhere"], "no run in nowhere"),
+        (["{runs}/sdpo/1", "{copy}"], "no evaluation there to compare; make one with: diffrl eval"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(words, said, runs, tmp_path, command):
+    copy = tmp_path / "copy"
+    shutil.copytree(runs / "ddpo/1", copy)
+    shutil.rmtree(copy / "evaluations")
+    (copy / "evaluation.json").unlink(missing_ok=True)
+    code, _, told = command("compare", *(w.format(runs=runs, copy=copy) for w in words))
+    assert code == 2 and said in told
+
+
+def test_a_broken_evaluation_is_named(runs, tmp_path, command):
+    copy = tmp_path / "copy"
+    shutil.copytree(runs / "ddpo/1", copy)
+    path = sorted((copy / "evaluations").iterdir())[-1]
+    path.write_text("{")
+    code, _, told = command("compare", runs / "ddpo/1", copy)
+    assert code == 2 and f"cannot read {path}" in told

@@ -1,0 +1,152 @@
+"""`diffrl eval`: the same noise for all, intervals, and what cannot be judged."""
+
+import json
+import shutil
+
+import numpy
+import pytest
+import torch
+
+from diffrl.evidence.drawing import Artist
+from diffrl.evidence.evaluation import frechet
+from diffrl.evidence.protocol import Protocol
+from diffrl.evidence.subjects import subject
+
+QUICK = [
+    "--steps",
+    "1,2",
+    "--seeds",
+    "2",
+    "--prompts",
+    "unseen",
+    "--reward",
+    "jpeg-compressibility",
+]
+
+
+@pytest.fixture(scope="module")
+def judged(runs, model, tmp_path_factory):
+    """The file that one evaluation of two runs, their base and a LoRA writes."""
+    from diffrl.cli import main
+
+    target = tmp_path_factory.mktemp("judged") / "all.json"
+    lora = runs / "sdpo/1/checkpoints/2/pytorch_lora_weights.safetensors"
+    words = [f"one={runs / 'sdpo/1'}", f"early={runs / 'sdpo/1'}@1", f"lora={lora}"]
+    options = ["--model", str(model), "-o", str(target)]
+    with pytest.raises(SystemExit):
+        main(["eval", *words, *QUICK, *options])
+    return json.loads(target.read_text())
+
+
+def cells(judged, name):
+    return {c["steps"]: c for c in judged["cells"] if c["subject"] == name}
+
+
+def test_an_adapter_is_judged_as_the_run_that_it_came_from(judged):
+    for steps, cell in cells(judged, "one").items():
+        assert cell["values"] == cells(judged, "lora")[steps]["values"]
+        assert cell["values"] != cells(judged, "early")[steps]["values"]
+
+
+def test_every_figure_is_there_for_every_number_of_steps(judged):
+    measures = {"sharpness", "edges", "color-entropy", "diversity", "diversity-clip"}
+    assert judged["protocol"]["steps"] == [1, 2]
+    for name in ("base", "one", "early", "lora"):
+        found = cells(judged, name)
+        assert sorted(found) == [1, 2]
+        for cell in found.values():
+            moved = set() if name == "base" else {"moved", "moved-clip"}
+            assert set(cell["found"]) == measures | moved | {"jpeg-compressibility"}
+            assert len(cell["values"]["sharpness"]) == 8  # 4 prompts, 2 pictures of each
+            one = cell["found"]["jpeg-compressibility"]
+            assert one["low"] <= one["mean"] <= one["high"]
+    assert cells(judged, "one")[1]["found"]["moved"]["mean"] > 0
+
+
+def test_wins_are_counted_on_the_same_noise(judged):
+    base, one = cells(judged, "base")[2], cells(judged, "one")[2]
+    a, b = (numpy.array(c["values"]["jpeg-compressibility"]) for c in (base, one))
+    share = 100 * ((b > a).mean() + (b == a).mean() / 2)
+    assert one["wins"]["jpeg-compressibility"]["mean"] == pytest.approx(share)
+
+
+def test_a_run_keeps_its_own_evaluation(runs, judged):
+    kept = json.loads((runs / "sdpo/1/evaluation.json").read_text())
+    assert kept["own"] in ("one", "early")
+    assert {c["subject"] for c in kept["cells"]} == {"base", kept["own"]}
+
+
+def protocol(**changes):
+    given = {
+        "prompts": {"two": ("a cat", "a dog")}, "steps": (2,), "seeds": 2, "seed": 5,
+        "sampler": "ddim", "eta": 1.0, "size": None, "guidance": 1.0,
+    }  # fmt: skip
+    return Protocol(**{**given, **changes})
+
+
+def drawn(text, asked, model):
+    artist = Artist(subject(text, str(model)), asked, "cpu", "fp32")
+    return torch.cat([images for _, images in artist.pictures(asked.text("two"), 2)])
+
+
+def test_two_models_draw_from_the_same_noise_and_another_seed_from_other(runs, model):
+    base = drawn(str(model), protocol(), model)
+    untrained = runs.parent / "untouched"
+    again = drawn(str(model), protocol(), model)
+    other = drawn(str(model), protocol(seed=6), model)
+    assert not untrained.exists()
+    assert torch.equal(base, again) and not torch.equal(base, other)
+    trained = drawn(str(runs / "sdpo/1"), protocol(), model)
+    assert (trained - base).abs().mean() < (other - base).abs().mean()
+
+
+def test_the_distance_of_distributions_is_that_of_gaussians():
+    torch.manual_seed(0)
+    one = torch.randn(4000, 3)
+    shifted = torch.randn(4000, 3) * torch.tensor([2.0, 1.0, 1.0]) + torch.tensor([0.0, 3.0, 0.0])
+    assert frechet(one, torch.randn(4000, 3)) == pytest.approx(0.0, abs=0.02)
+    assert frechet(shifted, one) == pytest.approx(9 + 1, rel=0.05)  # |mean|² + (2 - 1)²
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere/there"], "cannot load the model 'nowhere/there'"),
+        (["./nowhere"], "./nowhere: nothing is there; expected a run's folder, a LoRA"),
+        (["{runs}/sdpo/1@9"], "no checkpoint of epoch 9; there are 1, 2"),
+        (["{runs}/sdpo"], "expected a run (settings.toml), a LoRA"),
+        (["{runs}/sdpo/1", "{runs}/ddpo/1"], "both would be called '1'; write NAME=PATH"),
+        (["{runs}/sdpo/1", "--steps", "1,x"], "'x' is no number of steps from 1 to 1000"),
+        (["{runs}/sdpo/1", "--reward", "pickscor"], "no reward is called 'pickscor'"),
+        (["{runs}/sdpo/1", "--prompts", "nothing.txt"], "no prompts at 'nothing.txt'"),
+        (["{runs}/sdpo/1", "--sampler", "stored"], "--sampler stored: cannot draw by itself"),
+        (["{runs}/sdpo/1", "--device", "tpu"], "--device 'tpu': expected auto, cpu"),
+        (["{runs}/sdpo/1", "--precision", "fp8"], "--precision fp8: expected fp32"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_in_one_line(words, said, runs, command, tmp_path):
+    target = tmp_path / "none.json"
+    given = [word.format(runs=runs) for word in words]
+    code, _, told = command("eval", *given, "-o", target)
+    assert code == 2 and told.startswith("error:") and said in told, told
+    assert not target.exists()
+
+
+def test_a_reward_that_knows_other_prompts_is_left_out_or_refused(runs, command, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a quiet street\n")
+    run, target = runs / "sdpo/1", tmp_path / "e.json"
+    some = ["--prompts", prompts, "--steps", "1", "--seeds", "1", "-o", target]
+    code, _, told = command("eval", run, *some, "--reward", "animal-accuracy")
+    assert code == 2 and "cannot score these prompts" in told
+    code, out, told = command("eval", run, *some)
+    assert code == 0 and "left out: reward 'animal-accuracy' cannot score these prompts" in told
+    assert "pickscore" in out and "animal-accuracy" not in out
+
+
+def test_a_run_without_a_checkpoint_says_how_to_get_one(runs, command, tmp_path):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(runs / "sdpo/1", unfinished)
+    shutil.rmtree(unfinished / "checkpoints")
+    code, _, told = command("eval", unfinished)
+    assert code == 2 and f"no checkpoint there yet; continue it with --resume {unfinished}" in told

@@ -1,0 +1,165 @@
+"""`diffrl report`: one file, all that a run left, and pages of broken runs."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from diffrl.report import write_report
+from diffrl.report.records import grouped, read, read_settings
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    target = tmp_path_factory.mktemp("page") / "report.html"
+    assert write_report([runs / "sdpo/1"], target) == []
+    return target
+
+
+class Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.addresses, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v]
+
+
+def opened(path):
+    reader = Reader()
+    reader.feed(path.read_text("utf-8"))
+    return reader
+
+
+def test_the_page_needs_no_other_file(page):
+    addresses = opened(page).addresses
+    assert addresses and all(a.startswith(("data:", "#")) for a in addresses)
+    assert not re.search(r"url\((?!#)", page.read_text("utf-8"))
+
+
+def test_the_page_shows_curves_pictures_scores_and_settings(page):
+    text = page.read_text("utf-8")
+    for wanted in (
+        "Before and after", "Pictures over time", "Reward in training", "Numerics",
+        "Reward by number of denoising steps", "Rewards that are only watched",
+        "What reward hacking destroys", "loss.clip", "sampler.steps", "--set sampler.steps",
+    ):  # fmt: skip
+        assert wanted in text, wanted
+    assert opened(page).tags.count("svg") == len(list((page.parent / "plots").glob("*.svg")))
+    assert text.count('alt="epoch ') == 3 and 'type="range"' in text
+
+
+def test_plots_are_files_as_well(page):
+    names = {p.name for p in (page.parent / "plots").iterdir()}
+    assert {n.removesuffix(".png") for n in names if n.endswith(".png")} == {
+        n.removesuffix(".svg") for n in names if n.endswith(".svg")
+    }
+    assert "train-pickscore-over-seconds.png" in names and "grad_norm-over-samples.svg" in names
+
+
+def test_runs_that_differ_in_their_seed_become_one_curve_with_a_band(runs, tmp_path):
+    records, problems = read([runs])
+    groups = grouped(records)
+    assert problems == [] and [(g.name, len(g.records)) for g in groups] == [
+        ("ddpo", 2), ("sdpo", 2),
+    ]  # fmt: skip
+    write_report([runs], tmp_path / "all.html")
+    text = (tmp_path / "all.html").read_text("utf-8")
+    assert "What differs, but for the seed." in text and "standard deviation over seeds" in text
+
+
+def test_settings_are_read_from_the_file_as_it_is(runs):
+    values = {v.key: v for v in read_settings(runs / "sdpo/1/settings.toml")}
+    assert values["algo"].text == '"sdpo"'
+    assert values["train.epochs"].text == "2" and "epochs" in values["train.epochs"].origin
+
+
+def test_text_of_a_run_cannot_become_part_of_the_page(runs, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(runs / "sdpo/1", copy)
+    path = copy / "settings.toml"
+    path.write_text(path.read_text().replace('preset = "emoji"', 'preset = "<script>bad()"'))
+    write_report([copy], tmp_path / "page.html")
+    assert "<script>bad()" not in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_run_without_an_epoch_is_shown_as_far_as_it_goes(runs, tmp_path, command):
+    copy = tmp_path / "young"
+    shutil.copytree(runs / "sdpo/1", copy)
+    path = copy / "metrics.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    code, out, told = command("report", copy)
+    assert code == 2 and f"{copy}: no epoch is finished, so there are no curves" in told
+    assert f"report: {copy / 'report.html'}" in out
+    assert "Pictures over time" in (copy / "report.html").read_text("utf-8")
+
+
+def test_what_is_no_run_is_said_and_the_others_are_shown(runs, tmp_path, command):
+    target = tmp_path / "some.html"
+    code, out, told = command("report", runs / "sdpo/1", tmp_path / "nothing", "-o", target)
+    assert code == 2 and f"no run in {tmp_path / 'nothing'}" in told and str(target) in out
+    assert target.is_file()
+    code, _, told = command("report", tmp_path / "nothing")
+    assert code == 2 and told.startswith(f"error: no run in {tmp_path / 'nothing'}")
+
+
+def test_a_torn_metrics_file_and_a_missing_plugin_still_make_a_page(runs, tmp_path):
+    copy = tmp_path / "torn"
+    shutil.copytree(runs / "sdpo/1", copy)
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "rew')
+    settings = copy / "settings.toml"
+    settings.write_text(settings.read_text().replace('algo = "sdpo"', 'algo = "of-a-stranger"'))
+    assert write_report([copy], tmp_path / "page.html") == []
+    assert "of-a-stranger on pickscore" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_run_writes_its_own_report(runs):
+    import diffrl
+
+    assert diffrl.Run(runs / "ddpo/2").report() == runs / "ddpo/2/report.html"
+
+
+def test_train_writes_the_page_and_survives_where_it_cannot(sets, tmp_path, command, monkeypatch):
+    words = [word for one in sets for word in ("--set", one)]
+    train = ["train", "--algo", "sdpo", "--reward", "pickscore", "--epochs", "1", *words]
+    code, out, _ = command(*train, "--output", tmp_path / "one")
+    assert code == 0 and f"report: {tmp_path / 'one/report.html'}" in out
+    assert (tmp_path / "one/report.html").is_file()
+
+    def broken(*_):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("diffrl.report.page.sections", broken)
+    code, out, _ = command(*train, "--output", tmp_path / "two")
+    assert code == 0 and "report: not written (RuntimeError: no fonts)" in out
+
+
+def chromium():
+    return next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_works_in_a_browser(page, width):
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        said, asked = [], []
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on("request", lambda r: asked.append(r.url) if r.url.startswith("http") else None)
+        tab.goto(page.as_uri())
+        assert tab.inner_text(".slides output") == "epoch 2"
+        tab.focus(".slides input")
+        tab.keyboard.press("ArrowLeft")
+        assert tab.inner_text(".slides output") == "epoch 1"
+        assert tab.locator(".slides img:visible").count() == 1
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        browser.close()
+    assert said == [] and asked == []

@@ -1,0 +1,80 @@
+"""Metrics and pictures reach TensorBoard and Weights & Biases."""
+
+import importlib.util
+
+import pytest
+
+import diffrl
+from diffrl.errors import SettingsError
+
+
+def test_tensorboard_gets_metrics_and_pictures(tiny_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    seen = EventAccumulator(str(tiny_run.folder / "tensorboard"))
+    seen.Reload()
+    tags = seen.Tags()
+    assert "reward/pickscore/mean" in tags["scalars"]
+    assert [event.step for event in seen.Scalars("epoch")] == [0, 1, 2, 3, 4]
+    assert tags["images"] == ["pictures"]
+    assert [event.step for event in seen.Images("pictures")] == [0, 2, 4]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_gets_both_offline_and_a_resumed_run_goes_on(tiny_sets, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder, sets = tmp_path / "run", [*tiny_sets, "train.track=['wandb']"]
+    diffrl.train("sdpo", "pickscore", sets=sets, epochs=1, output=folder, live=False)
+    assert not (folder / "tensorboard").exists()
+    (first,) = (folder / "wandb").glob("offline-run-*")
+    assert list(first.glob("*.wandb")) and list(first.rglob("pictures*.png"))
+    diffrl.resume(folder, epochs=2, live=False)
+    runs = list((folder / "wandb").glob("offline-run-*"))
+    assert len(runs) == 2 and len({run.name.rpartition("-")[2] for run in runs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wand", "no tracker is called 'wand'. Did you mean wandb?"),
+        ("clearml", "'clearml' is not installed; pip install clearml"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_told_before_anything_loads(name, said, tmp_path):
+    with pytest.raises(SettingsError, match=r"train\.track") as refused:
+        diffrl.train(
+            "sdpo", "pickscore", sets=[f"train.track=['{name}']"], output=tmp_path / "run",
+            live=False,
+        )  # fmt: skip
+    assert said in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+class Keeper:
+    """What a third party's tracker is: an observer."""
+
+    def __init__(self):
+        self.seen = []
+
+    @diffrl.hookimpl
+    def diffrl_update_done(self, event):
+        self.seen.append(("metrics", event.epoch))
+
+    @diffrl.hookimpl
+    def diffrl_evaluated(self, event):
+        self.seen.append(("pictures", event.epoch, len(event.text)))
+
+
+def test_an_observer_plugin_sees_what_trackers_see(tiny_sets, tmp_path):
+    from diffrl.registry import registry
+
+    keeper = Keeper()
+    registry().register(keeper)
+    try:
+        diffrl.train(
+            "sdpo", "pickscore", sets=tiny_sets, epochs=1, output=tmp_path / "r", live=False
+        )
+    finally:
+        registry().unregister(keeper)
+    assert keeper.seen == [("pictures", 0, 3), ("metrics", 0), ("pictures", 1, 3), ("metrics", 1)]

@@ -1,0 +1,65 @@
+"""Intervals against cases whose answer is known."""
+
+import math
+
+import numpy
+import pytest
+
+from diffrl.evidence.intervals import between_runs, difference, estimate, wins
+
+PROMPTS = [f"prompt {i}" for i in range(20)]
+
+
+def test_pictures_of_one_prompt_do_not_count_as_independent():
+    rng = numpy.random.default_rng(0)
+    own = rng.normal(size=20)
+    one = estimate(own.tolist(), PROMPTS)
+    copied = estimate(numpy.repeat(own, 9).tolist(), list(numpy.repeat(PROMPTS, 9)))
+    assert copied.mean == pytest.approx(one.mean)
+    assert copied.high - copied.low == pytest.approx(one.high - one.low, rel=0.05)
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
+    rng = numpy.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        found = estimate(rng.normal(size=20).tolist(), PROMPTS)
+        hits += found.low <= 0 <= found.high
+    assert 0.86 <= hits / 200 <= 0.99  # 95 % in the limit; a bootstrap of 20 is a little narrow
+
+
+def test_few_prompts_are_not_resampled():
+    found = estimate([1.0, 2.0, 3.0, 4.0], ["a", "a", "b", "b"])
+    assert found.low < 2.0 and found.high > 3.0
+
+
+def test_pictures_without_a_value_are_left_out():
+    found = estimate([1.0, math.nan, 3.0], ["a", "b", "c"])
+    assert (found.mean, found.count) == (2.0, 2)
+    with pytest.raises(ValueError, match="no picture"):
+        estimate([math.nan], ["a"])
+
+
+def test_a_paired_difference_sees_what_means_do_not():
+    rng = numpy.random.default_rng(2)
+    one = (100 * rng.normal(size=20)).tolist()
+    other = [v + 1 + 0.1 * e for v, e in zip(one, rng.normal(size=20), strict=True)]
+    found, said = difference(one, other, PROMPTS)
+    assert said == "higher" and found.mean == pytest.approx(1.0, abs=0.1)
+    assert difference(other, one, PROMPTS)[1] == "lower"
+    assert difference(one, one, PROMPTS)[1] == "not distinguishable"
+
+
+def test_runs_are_the_units_where_there_are_several():
+    flat = [[0.0] * 50, [1.0] * 50, [2.0] * 50]
+    above = [[1.2] * 50, [2.2] * 50, [0.2] * 50]
+    found, said = between_runs(flat, above)
+    assert found.mean == pytest.approx(0.2) and said == "not distinguishable"
+    assert between_runs(flat, [[v + 9 for v in run] for run in flat])[1] == "higher"
+    assert between_runs(flat[:1] * 2, flat[1:2] * 2)[0].low == 1.0
+
+
+@pytest.mark.parametrize(("higher_is_better", "share"), [(True, 62.5), (False, 37.5)])
+def test_a_tie_is_half_a_win(higher_is_better, share):
+    found = wins([0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, -1.0], list("abcd"), higher_is_better)
+    assert found.mean == share
