@@ -1,0 +1,110 @@
+"""`diffrl reproduce`: a card passes where its figures are found again, and only there."""
+
+import pytest
+
+import diffrl
+from diffrl.evidence.reproduce import card, names, settings_of
+from diffrl.types import LossOut
+
+SHORTEST = "emoji-sdpo-quick"
+
+CARD = """
+about = "two epochs of a small random pipeline"
+source = "this test"
+minutes = 0.1
+[run]
+algo = "sdpo"
+rewards = ["pickscore"]
+preset = "emoji"
+epochs = 2
+sets = {sets}
+[tolerance]
+2 = 1e-4
+[expected.{seed}.2]
+{figures}
+"""
+
+
+@pytest.fixture(scope="module")
+def own(runs, sets, tmp_path_factory):
+    """A card of the run `sdpo/1`."""
+    last = diffrl.Run(runs / "sdpo/1").metrics[-1]
+    figures = "\n".join(f'"{k}" = {v}' for k, v in last.items() if k.startswith("eval/pickscore"))
+    path = tmp_path_factory.mktemp("cards") / "own.toml"
+    path.write_text(CARD.format(sets=sets, seed=1, figures=figures))
+    return path
+
+
+def test_what_was_found_once_is_found_again(own, command, tmp_path):
+    code, out, _ = command("reproduce", own, "--output", tmp_path / "run")
+    assert code == 0 and out.splitlines()[-1] == f"own: pass. The run: {tmp_path / 'run'}"
+    before = (tmp_path / "run/metrics.jsonl").stat().st_mtime_ns
+    assert command("reproduce", own, "--output", tmp_path / "run")[0] == 0
+    assert (tmp_path / "run/metrics.jsonl").stat().st_mtime_ns == before  # finished: not run again
+
+
+def test_other_figures_fail_with_exit_code_1(own, command, tmp_path):
+    lines = own.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith('"eval/pickscore/2-step"'))
+    lines[at] = '"eval/pickscore/2-step" = 99.0'
+    other = tmp_path / "other.toml"
+    other.write_text("\n".join([*lines, '"eval/nothing/1-step" = 0.0']))
+    code, out, _ = command("reproduce", other, "--output", tmp_path / "run")
+    assert code == 1 and out.splitlines()[-1].startswith("other: fail: 2 of 3 figures.")
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["as it is", "with a broken loss"])
+def test_the_shortest_card_sees_whether_training_works(broken, command, tmp_path, monkeypatch):
+    assert names()[0] == SHORTEST
+    if broken:
+        from diffrl_sdpo import RewardDifference
+
+        whole = RewardDifference.__call__
+
+        def without_gradient(self, policy, batch):
+            out = whole(self, policy, batch)
+            return LossOut(out.value * 0, out.metrics)
+
+        monkeypatch.setattr(RewardDifference, "__call__", without_gradient)
+    code, out, _ = command("reproduce", SHORTEST, "--output", tmp_path / "run")
+    assert code == (1 if broken else 0), out
+
+
+def test_every_card_can_be_resolved():
+    for name in names():
+        one = card(name)
+        settings = settings_of(one, one.seeds[0])
+        assert settings.train.epochs == max(one.tolerance)
+        steps = {f"{n}-step" for n in settings.eval.steps}
+        for figures in one.expected.values():
+            for epoch, metrics in figures.items():
+                assert epoch in one.tolerance and {m.split("/")[2] for m in metrics} <= steps
+
+
+def test_cards_cover_every_algorithm_in_the_emoji_world_and_the_table_of_the_paper():
+    from diffrl.registry import registry
+
+    there = set(names())
+    first_party = {
+        n for n, e in registry().components("algorithm").items() if e.package == "diffrl"
+    }
+    assert {f"emoji-{name}" for name in first_party} <= there
+    assert sum(name.startswith("sd-turbo-") for name in there) == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["emoji-sdpoo"], "no card is called 'emoji-sdpoo'. Did you mean emoji-sdpo"),
+        (["emoji-sdpo", "--seed", "7"], "--seed 7: the card 'emoji-sdpo' knows seeds 42, 43, 44"),
+        (["nothing.toml"], "no card is called 'nothing.toml'"),
+        (["{broken}"], "not a reproduction card (KeyError: 'source'); expected about, source"),
+        (["{own}", "--output", "{run}"], "holds another run than the card 'own'; choose another"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_said(words, said, own, runs, command, tmp_path):
+    broken = tmp_path / "broken.toml"
+    broken.write_text('about = "nothing"\n')
+    given = [word.format(broken=broken, own=own, run=runs / "ddpo/1") for word in words]
+    code, _, told = command("reproduce", *given)
+    assert code == 2 and told.startswith("error:") and said in told
