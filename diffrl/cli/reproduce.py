@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,9 +33,12 @@ def reproduce(name: str, seed: int | None, output: Path | None) -> None:
     one = card(name)
     chosen = one.seeds[0] if seed is None else seed
     folder = output or Path("reproductions") / f"{one.name}-{chosen}"
-    typer.echo(f"{one.name}: {one.about}\nfigures: {one.source}")
+    main = os.environ.get("RANK", "0") == "0"
+    if main:
+        typer.echo(f"{one.name}: {one.about}\nfigures: {one.source}")
     checks = reproduce(one, chosen, folder)
-    typer.echo("\n".join(_lines(one, checks, folder)))
+    if main:
+        typer.echo("\n".join(_lines(one, checks, folder)))
     if not all(check.passed for check in checks):
         raise typer.Exit(FAILED)
 
