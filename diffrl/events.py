@@ -47,7 +47,7 @@ class Evaluated:
 
     `images[s]` belongs to `steps[s]` and shows `prompts`, the first of `text`. `scores` are means,
     keyed `eval/<reward>/<steps>-step` and `picture/<measure>/<steps>-step`; `each` has the same of
-    every picture, whose prompts are `text`.
+    every picture, whose prompts are `text`. `lower_is_better` names rewards of which less is more.
     """
 
     epoch: int
@@ -57,6 +57,7 @@ class Evaluated:
     scores: Mapping[str, float]
     text: tuple[str, ...] = ()
     each: Mapping[str, Float[Tensor, "n"]] = field(default_factory=dict)
+    lower_is_better: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     lines = []
     for line in path.read_text("utf-8").splitlines():
         try:
-            lines.append(json.loads(line))
+            found = json.loads(line)
         except ValueError:
             break
+        if not isinstance(found, dict):
+            break
+        lines.append(found)
     return lines

@@ -40,7 +40,9 @@ def color_entropy(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
     """Return the entropy in bits of the colors of a picture, in 4 × 4 × 4 bins: at most 6."""
     level = (images * BINS).long().clamp(0, BINS - 1)
     bins = (level[:, 0] * BINS + level[:, 1]) * BINS + level[:, 2]
-    share = functional.one_hot(bins.flatten(1), BINS**3).float().mean(1)
+    flat = bins.flatten(1)
+    share = torch.zeros(len(flat), BINS**3, device=flat.device)
+    share.scatter_add_(1, flat, torch.full(flat.shape, 1 / flat.shape[1], device=flat.device))
     return -(share * share.clamp_min(1e-12).log2()).sum(1)
 
 
@@ -58,18 +60,29 @@ def cosine_distance(
     return 100 * (1 - (one * other).sum(-1))
 
 
+def pixel_distances(pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "pairs"]:
+    """Return `pixel_distance` of every two pictures."""
+    flat = pictures.flatten(1)
+    return torch.pdist(flat) / flat.shape[1] ** 0.5 * 255
+
+
+def cosine_distances(embeddings: Float[Tensor, "b d"]) -> Float[Tensor, "pairs"]:
+    """Return `cosine_distance` of every two unit embeddings."""
+    a, b = torch.triu_indices(len(embeddings), len(embeddings), offset=1)
+    return 100 * (1 - (embeddings @ embeddings.T)[a, b])
+
+
 def diversity(
     items: Float[Tensor, "b *item"],
     text: Sequence[str],
-    distance: Callable[[Tensor, Tensor], Tensor],
+    distances: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
     """Return the mean distance of two pictures, for each prompt that has at least two."""
     found = {}
     for prompt in dict.fromkeys(text):
         own = items[[i for i, one in enumerate(text) if one == prompt]]
         if len(own) > 1:
-            a, b = torch.triu_indices(len(own), len(own), offset=1)
-            found[prompt] = float(distance(own[a], own[b]).mean())
+            found[prompt] = float(distances(own).mean())
     return found
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from diffrl.cli.judging import register
+
 app = typer.Typer(
     name="diffrl",
     help="Finetune diffusion models by reinforcement learning.",
@@ -224,112 +226,4 @@ def serve_reward(
     serve(reward, preset or "emoji", set_ or [], device, host, port, batch, max_megabytes)
 
 
-@app.command("eval")
-def evaluate(
-    subjects: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[NAME=]RUN[@EPOCH]|LORA|MODEL...",
-            help="Runs, adapters or models; all draw from the same noise.",
-        ),
-    ],
-    reward: Rewards = None,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(help="animals, unseen or a file; repeatable; default: both."),
-    ] = None,
-    steps: Annotated[
-        str, typer.Option(metavar="N,N,…", help="Numbers of denoising steps.")
-    ] = "1,2,4,8,16,50",
-    seeds: Annotated[int, typer.Option(min=1, help="Pictures of every prompt.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 1234,
-    preset: Preset = None,
-    model: Annotated[str | None, typer.Option(help="That a bare adapter belongs to.")] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(help="To compare with; default: the adapters' own model; none: without."),
-    ] = None,
-    sampler: Annotated[str | None, typer.Option(help="Default: the run's, or ddim.")] = None,
-    eta: Annotated[float, typer.Option(min=0, max=1, help="Noise of the sampler.")] = 1.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<number> or mps.")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
-    set_: Sets = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="JSON; default evaluations/DATE.json.")
-    ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
-    """Judge runs, adapters and models on the same noise: rewards, and what hacking destroys."""
-    from diffrl.cli import evaluate as command
-
-    asked = command.Asked(
-        subjects=subjects,
-        rewards=reward or [],
-        prompts=prompts or [],
-        steps=steps,
-        seeds=seeds,
-        seed=seed,
-        preset=preset,
-        model=model,
-        base=base,
-        sampler=sampler,
-        eta=eta,
-        device=device,
-        precision=precision,
-        sets=set_ or [],
-        output=output,
-    )
-    command.evaluate(asked)
-
-
-@app.command()
-def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN RUN...", help="Runs, or folders of such that differ in seed."),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
-    """Print what differs between runs and a verdict for each metric; the first is the yardstick."""
-    from diffrl.cli.compare import compare as command
-
-    typer.echo("\n".join(command(runs, as_json)))
-
-
-@app.command()
-def report(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold such.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="The HTML file; default report.html in the run."),
-    ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
-    """Write one HTML page about runs: curves, pictures over time, settings; and its plots."""
-    from diffrl.cli.report import report as command
-
-    command(runs, output, open_)
-
-
-@app.command()
-def reproduce(
-    card: Annotated[
-        str | None, typer.Argument(metavar="[CARD]", help="A card's name or TOML file; none: list.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="One that the card knows.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default reproductions/CARD-SEED.")
-    ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
-    """Run a card of settings and figures again; exit with 1 if the figures are others."""
-    from diffrl.cli import reproduce as command
-
-    if card is None:
-        typer.echo("\n".join(command.listed()))
-    else:
-        command.reproduce(card, seed, output)
+register(app)

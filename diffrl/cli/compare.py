@@ -4,88 +4,111 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import typer
 
 from diffrl.cli.columns import columns
-from diffrl.errors import SettingsError
+from diffrl.errors import DiffrlError, SettingsError
 from diffrl.evidence import compare as evidence
 from diffrl.evidence.intervals import Estimate
 
 STYLES = {"better": "green", "worse": "red"}
 
 
-def compare(texts: Sequence[str], as_json: bool) -> Iterator[str]:
-    """Yield the lines to print.
+@dataclass(frozen=True)
+class Found:
+    """One contender beside the first."""
+
+    name: str
+    runs: int
+    verdicts: list[evidence.Verdict]
+
+
+def compare(texts: Sequence[str], as_json: bool) -> None:
+    """Print what differs and what came of it.
 
     Raises:
-        DiffrlError: if there are no two runs, or one was never evaluated.
+        DiffrlError: if there are no two runs, or something could not be compared; whatever could
+            is printed before.
     """
     if len(texts) < 2:
         raise SettingsError([f"compare {' '.join(texts)}: expected at least two runs"])
     contenders = [evidence.contender(text) for text in texts]
-    answers = [evidence.answers(one) for one in contenders]
-    runs = [run for one in contenders for run in one.runs]
+    epoch, problems = evidence.last_common(contenders)
+    found = _found(contenders, epoch, problems)
     differ = evidence.settings_that_differ([one.runs[0] for one in contenders])
-    lower = evidence.lower_is_better(runs)
-    found = [
-        (other.name, list(_verdicts(answers[0], given, lower)))
-        for other, given in zip(contenders[1:], answers[1:], strict=True)
-    ]
     if as_json:
-        content = {name: [asdict(v) for v in verdicts] for name, verdicts in found}
-        yield json.dumps({"settings": dict(differ), "verdicts": content})
-        return
-    yield from _settings(differ, [one.name for one in contenders])
-    for (name, verdicts), other in zip(found, contenders[1:], strict=True):
-        yield ""
-        yield f"{name} beside {texts[0]}"
-        yield from _table(verdicts, min(len(contenders[0].runs), len(other.runs)))
-
-
-def _verdicts(
-    one: Sequence[evidence.Answers], other: Sequence[evidence.Answers], lower: frozenset[str]
-) -> Iterator[evidence.Verdict]:
-    for a in one:
-        for b in other:
-            if a.asked == b.asked:
-                yield from evidence.verdicts(a, b, lower)
-
-
-def _settings(differ: Sequence[tuple[str, list[str]]], names: Sequence[str]) -> Iterator[str]:
-    if not differ:
-        yield "settings: all the same"
-        return
-    yield from columns([[key, *values] for key, values in differ], ["setting", *names])
-
-
-def _table(verdicts: Sequence[evidence.Verdict], runs: int) -> Iterator[str]:
-    if not verdicts:
-        yield "  nothing to compare: evaluated on different prompts, noise, size or sampler;"
-        yield "  ask both the same with: diffrl eval RUN RUN"
-        return
-    rows = [
-        [v.metric, _mean(v.one), _mean(v.other), _change(v.change), _styled(v.verdict)]
-        for v in verdicts
-    ]
-    yield from columns(rows, ["metric", "first", "other", "change, 95 % interval", "verdict"])
-    if runs > 1:
-        yield "intervals: Welch's t over runs that differ in their seed"
+        verdicts = {one.name: [asdict(v) for v in one.verdicts] for one in found}
+        content = {"epoch": epoch, "settings": dict(differ), "verdicts": verdicts}
+        typer.echo(json.dumps(content))
     else:
-        yield (
-            "intervals: over prompts, same noise; true of these two models. Other training seeds "
-            "scatter, too: to compare methods, name folders with several runs of each"
-        )
+        typer.echo("\n".join(_lines(contenders, found, differ, epoch)))
+    if problems:
+        raise DiffrlError("\n".join(dict.fromkeys(problems)))
 
 
-def _mean(one: Estimate) -> str:
-    return f"{one.mean:.2f}"
+def _found(
+    contenders: Sequence[evidence.Contender], epoch: int | None, problems: list[str]
+) -> list[Found]:
+    answers = []
+    for one in contenders:
+        own, told = evidence.answers(one, epoch)
+        answers.append(own)
+        problems += told
+        if not own:
+            problems.append(
+                f"{one.name}: no evaluation there to compare; make one with: "
+                f"diffrl eval {one.runs[0].folder}"
+            )
+    found = []
+    for other, own in zip(contenders[1:], answers[1:], strict=True):
+        verdicts: list[evidence.Verdict] = []
+        for a, b in evidence.pairs(answers[0], own):
+            said, told = evidence.verdicts(a, b)
+            verdicts += said
+            problems += told
+        if not verdicts and own and answers[0]:
+            problems.append(
+                f"{other.name}: evaluated on other prompts, noise, size or sampler than "
+                f"{contenders[0].name}; ask both the same with: diffrl eval RUN RUN"
+            )
+        found.append(Found(other.name, min(len(contenders[0].runs), len(other.runs)), verdicts))
+    return found
+
+
+def _lines(
+    contenders: Sequence[evidence.Contender],
+    found: Sequence[Found],
+    differ: Sequence[tuple[str, list[str]]],
+    epoch: int | None,
+) -> Iterator[str]:
+    names = [one.name for one in contenders]
+    if differ:
+        yield from columns([[key, *values] for key, values in differ], ["setting", *names])
+    else:
+        yield "settings: all the same"
+    for one in (f for f in found if f.verdicts):
+        yield ""
+        yield f"{one.name} beside {names[0]}; evaluations in training are those of epoch {epoch}"
+        rows = [
+            [v.metric, f"{v.one.mean:.2f}", f"{v.other.mean:.2f}", _change(v.change), _styled(v)]
+            for v in one.verdicts
+        ]
+        yield from columns(rows, ["metric", "first", "other", "change, 95 % interval", "verdict"])
+        if one.runs > 1:
+            yield "intervals: Welch's t over runs that differ in their seed"
+        else:
+            yield (
+                "intervals: over prompts, same noise; true of these two models. Other training "
+                "seeds scatter, too: to compare methods, name folders with several runs of each"
+            )
 
 
 def _change(one: Estimate) -> str:
     return f"{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
 
 
-def _styled(verdict: str) -> str:
-    return typer.style(verdict, fg=STYLES[verdict]) if verdict in STYLES else verdict
+def _styled(one: evidence.Verdict) -> str:
+    said = one.verdict
+    return typer.style(said, fg=STYLES[said]) if said in STYLES else said

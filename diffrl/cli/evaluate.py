@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from diffrl.evidence.evaluation import Cell
     from diffrl.evidence.protocol import Protocol
     from diffrl.evidence.subjects import Subject
+    from diffrl.settings import Settings
     from diffrl.stages import Reward
 
 NONE = "none"
@@ -48,41 +50,70 @@ def evaluate(asked: Asked) -> None:
     """Judge models, print tables, and write what was found.
 
     Raises:
-        DiffrlError: naming what is wrong, before weights load.
+        DiffrlError: naming what is wrong; of the command line, before weights load.
     """
-    from diffrl.evidence import evaluation, protocol, subjects
+    from diffrl.evidence import evaluation, files, judges, subjects
     from diffrl.trainer.session import quiet
 
     preset = asked.preset or _preset(asked.subjects)
     content = presets.read(preset)
     model = asked.model or content["model"]["ref"]
     judged = [subjects.subject(text, model) for text in asked.subjects]
-    base = _base(asked.base, judged)
+    base = _base(asked.base, judged, model)
     everyone = ([base] if base else []) + judged
     subjects.refuse_twins(everyone)
-    question = _protocol(asked, judged, content["model"])
-    prompts = [p for part in question.prompts.values() for p in part]
-    precision = asked.precision or str(content["model"].get("precision", "fp32"))
-    device = _device(asked.device, precision)
+    runs = [s.run for s in judged if s.run is not None]
+    device, precision = _device(asked, runs, content["model"])
+    question = _protocol(asked, runs, content["model"], precision)
     output = asked.output or Path("evaluations") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
+    _refuse_unwritable(output)
     quiet()
-    rewards, left_out = protocol.open_rewards(
-        asked.rewards, preset, asked.sets, _own(judged), prompts, device
+    rewards, left_out = judges.open_rewards(
+        asked.rewards, preset, asked.sets, _own(runs), question.prompts, device
     )
-    embed, why = protocol.embedder(preset, device)
+    embed, why = judges.embedder(preset, device)
     for line in [*left_out, *why]:
         typer.echo(f"left out: {line}", err=True)
-    judges = evaluation.Judges(
+    looking = judges.Judges(
         rewards, embed and embed.image_embedding, lambda line: typer.echo(line, err=True)
     )
-    cells = evaluation.evaluate(judged, base, question, judges, device, precision)
-    evaluation.save(output, question, everyone, cells)
-    for one in judged:
-        if one.folder is not None:
-            own = [c for c in cells if c.subject in (one.name, base and base.name)]
-            evaluation.save(one.folder / evaluation.FILE, question, everyone, own, one.name)
-    typer.echo("\n".join(table(question, cells, [r.name for r in rewards])))
+    cells: list[Cell] = []
+    for own in evaluation.evaluate(judged, base, question, looking, device):
+        cells += own
+        files.save(output, question, everyone, rewards, cells)
+    typer.echo("\n".join(table(question, cells, [r.scorer.name for r in rewards])))
     typer.echo(f"\nevery picture's scores: {output}")
+    for one in (s for s in judged if s.newest):
+        mine = [c for c in cells if c.subject in (one.name, base and base.name)]
+        _keep(
+            one,
+            lambda path, n=one.name, m=mine: files.save(path, question, everyone, rewards, m, n),
+        )
+
+
+def _keep(one: Subject, save: Callable[[Path], None]) -> None:
+    """Leave a run its own part, if its folder takes it."""
+    from diffrl.evidence.files import FILE
+
+    assert one.folder is not None
+    try:
+        save(one.folder / FILE)
+    except OSError as error:
+        typer.echo(f"not kept in {one.folder}: {error.strerror or error}", err=True)
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Refuse an output that cannot be written, before hours of work.
+
+    Raises:
+        SettingsError: saying why.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError([f"--output {path}: {error.strerror or error}"]) from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise SettingsError([f"--output {path}: is a folder, or lies where nothing can be written"])
 
 
 def _preset(texts: Sequence[str]) -> str:
@@ -96,35 +127,42 @@ def _preset(texts: Sequence[str]) -> str:
     return presets.names()[0]
 
 
-def _base(given: str | None, judged: Sequence[Subject]) -> Subject | None:
-    """Return what the others are compared with: the model that the first adapter belongs to."""
+def _base(given: str | None, judged: Sequence[Subject], model: str) -> Subject | None:
+    """Return what the others are compared with: the model that all adapters belong to.
+
+    Raises:
+        SettingsError: if they belong to several.
+    """
     from diffrl.evidence.subjects import Subject, subject
 
     if given == NONE:
         return None
     if given is not None:
-        return subject(given if "=" in given else f"base={given}", given)
+        return subject(given if "=" in given else f"base={given}", model)
     models = list(dict.fromkeys(s.model for s in judged if s.weights is not None))
+    if len(models) > 1:
+        several = " and ".join(models)
+        raise SettingsError([f"these belong to {several}; name one model with --base, or none"])
     return Subject("base", models[0], models[0]) if models else None
 
 
-def _own(judged: Sequence[Subject]) -> list[Reward]:
+def _own(runs: Sequence[Settings]) -> list[Reward]:
     """Return the rewards of the first judged run, as that run set them."""
-    for one in judged:
-        if one.run is not None:
-            return [*(w.reward for w in one.run.rewards), *one.run.watched]
-    return []
+    return [*(w.reward for w in runs[0].rewards), *runs[0].watched] if runs else []
 
 
-def _protocol(asked: Asked, judged: Sequence[Subject], model: dict[str, object]) -> Protocol:
+def _protocol(
+    asked: Asked, runs: Sequence[Settings], model: Mapping[str, Any], precision: str
+) -> Protocol:
     from diffrl.evidence.protocol import PROMPTS, Protocol, sampler_called
     from diffrl.trainer.session import open_prompts
 
-    runs = [s.run for s in judged if s.run is not None]
-    sampler = asked.sampler or (runs[0].recipe.sampler.name if runs else "ddim")
+    first = runs[0] if runs else None
+    usual = first.recipe.sampler.for_evaluation(1, asked.eta).name if first else "ddim"
+    sampler = asked.sampler or usual
     sampler_called(sampler)
-    size = runs[0].model.size if runs else model.get("size")
-    guidance = runs[0].model.guidance if runs else model.get("guidance", 1.0)
+    size = first.model.size if first else model.get("size")
+    guidance = first.model.guidance if first else model.get("guidance", 1.0)
     return Protocol(
         prompts={ref: open_prompts(ref) for ref in (asked.prompts or PROMPTS)},
         steps=_steps(asked.steps),
@@ -132,8 +170,9 @@ def _protocol(asked: Asked, judged: Sequence[Subject], model: dict[str, object])
         seed=asked.seed,
         sampler=sampler,
         eta=asked.eta,
-        size=None if size is None else int(str(size)),
-        guidance=float(str(guidance)),
+        size=None if size is None else int(size),
+        guidance=float(guidance),
+        precision=precision,
     )
 
 
@@ -152,18 +191,27 @@ def _steps(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _device(name: str, precision: str) -> str:
+def _device(asked: Asked, runs: Sequence[Settings], model: Mapping[str, Any]) -> tuple[str, str]:
+    """Return device and precision: as asked, else the run's or the preset's precision.
+
+    Raises:
+        SettingsError: if this machine lacks the device, or cannot compute so.
+    """
     from diffrl.trainer.ranks import check_device
 
+    usual = runs[0].model.precision if runs else str(model.get("precision", "fp32"))
+    precision = asked.precision or usual
     if precision not in ("fp32", "bf16", "fp16"):
         raise SettingsError([f"--precision {precision}: expected fp32, bf16 or fp16"])
-    if found := check_device(name, precision):
+    if found := check_device(asked.device, precision):
         raise SettingsError([f.replace("model.device =", "--device") for f in found])
-    if name != "auto":
-        return name
+    if asked.device != "auto":
+        return asked.device, precision
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda", precision
+    return ("mps" if torch.backends.mps.is_available() else "cpu"), precision
 
 
 def table(protocol: Protocol, cells: Sequence[Cell], rewards: Sequence[str]) -> Iterator[str]:
@@ -189,5 +237,6 @@ def _entry(cell: Cell, name: str) -> str:
     if name not in cell.found:
         return "–"
     one = cell.found[name]
-    text = f"{one.mean:.2f} ±{(one.high - one.low) / 2:.2f}"
+    half = (one.high - one.low) / 2
+    text = f"{one.mean:.2f}" + (f" ±{half:.2f}" if half == half else "")
     return f"{text} ({cell.wins[name].mean:.0f} %)" if name in cell.wins else text

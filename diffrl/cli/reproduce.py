@@ -46,9 +46,9 @@ def reproduce(name: str, seed: int | None, output: Path | None) -> None:
 def _lines(one: Card, checks: Sequence[Check], folder: Path) -> Iterator[str]:
     rows = [
         [
-            check.metric,
-            str(check.epoch),
-            f"{check.expected:.2f} ± {check.tolerance:g}",
+            check.figure.metric,
+            str(check.figure.epoch),
+            f"{check.figure.value:.2f} ± {check.figure.tolerance:g}",
             "–" if check.found is None else f"{check.found:.2f}",
             "pass" if check.passed else typer.style("fail", fg="red"),
         ]

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy
 
 from diffrl.errors import DiffrlError
-from diffrl.evidence.evaluation import FILE, FORMAT
-from diffrl.evidence.intervals import Estimate, between_runs, difference, estimate
-from diffrl.folder import EVALUATIONS, SETTINGS
+from diffrl.evidence.files import Answers, afterwards, in_training, recorded
+from diffrl.evidence.intervals import UNCLEAR, Estimate, between_runs, difference, estimate
+from diffrl.folder import SETTINGS
 from diffrl.measures import PICTURE
 from diffrl.settings import Settings
 from diffrl.settings.saved import tables
 from diffrl.trainer.run import Run
 
-MEASURES = frozenset({*PICTURE, "moved", "moved-clip"})
+MEASURES = frozenset({*PICTURE, "moved", "moved-clip", "diversity", "diversity-clip"})
 """Of which neither more nor less is better."""
 
 
@@ -32,27 +30,11 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What pictures got, and what was asked: answers to one question pair picture by picture.
-
-    Args:
-        asked: the question.
-        prompts: of each picture, by metric.
-        values: of each run and picture, by metric: `eval/<reward>/<s>-step`,
-            `<prompts>/<reward>/<s>-step`.
-    """
-
-    asked: Mapping[str, Any]
-    prompts: Mapping[str, Sequence[str]]
-    values: Mapping[str, Sequence[Sequence[float]]]
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """One metric of two runs.
+    """One metric of two contenders.
 
-    `change` is the other's mean less the first's, over the pictures that both drew from the same
-    noise; `verdict` is `better`, `worse`, `higher`, `lower` or `not distinguishable`.
+    `change` is the other's mean less the first's; `verdict` is `better`, `worse`, `higher`, `lower`
+    or `not distinguishable`.
     """
 
     metric: str
@@ -66,7 +48,7 @@ def contender(text: str) -> Contender:
     """Return the run in a folder, or the runs in the folders in it.
 
     Raises:
-        DiffrlError: if there are none, or they differ in more than their seed.
+        DiffrlError: if there are none, or they differ in anything but their seeds.
     """
     folder = Path(text).expanduser()
     if (folder / SETTINGS).exists():
@@ -80,6 +62,9 @@ def contender(text: str) -> Contender:
         raise DiffrlError(
             f"{text}: its {len(runs)} runs differ in {', '.join(others[:4])}; name them one by one"
         )
+    seeds = [run.settings.train.seed for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise DiffrlError(f"{text}: several of its runs have one seed; a copy is no second run")
     return Contender(text, runs)
 
 
@@ -98,112 +83,103 @@ def _flat(settings: Settings) -> dict[str, str]:
     return found
 
 
-def answers(one: Contender) -> list[Answers]:
-    """Return the last evaluation in training, and that of `diffrl eval`, if there is one.
+def last_common(contenders: Sequence[Contender]) -> tuple[int | None, list[str]]:
+    """Return the last epoch at which all runs were evaluated, and what is unfinished about them."""
+    runs = [run for one in contenders for run in one.runs]
+    each = [recorded(run) for run in runs]
+    common = set(each[0]).intersection(*each[1:])
+    told = [
+        f"{run.folder}: unfinished, evaluated up to epoch {max(own, default=0)} of {epochs}"
+        for run, own in zip(runs, each, strict=True)
+        if max(own, default=0) < (epochs := run.settings.train.epochs)
+    ]
+    return max(common, default=None), told
 
-    Raises:
-        DiffrlError: if a run was never evaluated, was asked something else, or a file is broken.
+
+def answers(one: Contender, epoch: int | None) -> tuple[list[list[Answers]], list[str]]:
+    """Return, for each kind of evaluation that all of its runs have, the answer of each run.
+
+    Args:
+        one: the contender.
+        epoch: of the evaluation in training, or None for none.
+
+    Returns:
+        The answers, and what was left out and why.
     """
-    each = [_answers(run) for run in one.runs]
-    if len({len(found) for found in each}) > 1:
-        each = [found[:1] for found in each]
-    together = []
-    for same in zip(*each, strict=True):
-        if any(a.asked != same[0].asked for a in same):
-            raise DiffrlError(f"{one.name}: its runs were evaluated on different pictures")
-        names = [n for n in same[0].values if all(n in a.values for a in same)]
-        values = {n: [a.values[n][0] for a in same] for n in names}
-        together.append(Answers(same[0].asked, same[0].prompts, values))
-    return together
+    kinds: list[list[Answers]] = []
+    told: list[str] = []
+    if epoch is not None:
+        kinds.append([in_training(run, epoch) for run in one.runs])
+    later = [afterwards(run.folder) for run in one.runs]
+    newest = [max((int(p.name) for p in run.checkpoints), default=0) for run in one.runs]
+    for run, answer, last in zip(one.runs, later, newest, strict=True):
+        if answer is not None and answer.epoch != last:
+            told.append(f"{run.folder}: its evaluation.json is of epoch {answer.epoch}, not {last}")
+    if all(later) and not told:
+        kinds.append([answer for answer in later if answer is not None])
+    whole = [kind for kind in kinds if all(a.asked == kind[0].asked for a in kind)]
+    if len(whole) < len(kinds):
+        told.append(f"{one.name}: its runs were evaluated on different pictures")
+    return whole, told
 
 
-def _answers(run: Run) -> list[Answers]:
-    records = sorted((run.folder / EVALUATIONS).glob("*.json"))
-    found = [_in_training(run, records[-1])] if records else []
-    if (run.folder / FILE).is_file():
-        found.append(_afterwards(run.folder))
-    if not found:
-        raise DiffrlError(
-            f"{run.folder}: no evaluation there to compare; make one with: diffrl eval {run.folder}"
-        )
-    return found
+def pairs(
+    one: Sequence[list[Answers]], other: Sequence[list[Answers]]
+) -> Iterator[tuple[list[Answers], list[Answers]]]:
+    """Yield the answers of two contenders to the same question."""
+    for a in one:
+        for b in other:
+            if a[0].kind == b[0].kind and a[0].asked == b[0].asked:
+                yield a, b
 
 
-def _in_training(run: Run, path: Path) -> Answers:
-    content = _read(path)
-    asked = run.settings.eval.model_dump(include={"seed", "eta", "images", "prompts"})
-    asked |= {"of": content["prompts"], "size": run.settings.model.size}
-    asked["sampler"] = run.settings.recipe.sampler.name
-    values = {
-        name: [[float("nan") if v is None else v for v in found]]
-        for name, found in content["scores"].items()
-    }
-    return Answers(asked, {name: content["prompts"] for name in values}, values)
-
-
-def _afterwards(folder: Path) -> Answers:
-    content = _read(folder / FILE)
-    if content.get("format") != FORMAT or not content.get("own"):
-        raise DiffrlError(
-            f"{folder / FILE}: not written by this version's `diffrl eval RUN`; evaluate again"
-        )
-    protocol = content["protocol"]
-    values: dict[str, list[list[float]]] = {}
-    prompts: dict[str, list[str]] = {}
-    for cell in content["cells"]:
-        if cell["subject"] != content["own"]:
-            continue
-        for metric, found in cell["values"].items():
-            key = f"{cell['prompts']}/{metric}/{cell['steps']}-step"
-            values[key] = [found]
-            prompts[key] = protocol["prompts"][cell["prompts"]] * protocol["seeds"]
-    return Answers({k: v for k, v in protocol.items() if k != "steps"}, prompts, values)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DiffrlError(f"cannot read {path}: {error}; evaluate again") from None
-
-
-def verdicts(one: Answers, other: Answers, lower_is_better: frozenset[str]) -> list[Verdict]:
-    """Return a verdict for each metric that both have.
+def verdicts(one: Sequence[Answers], other: Sequence[Answers]) -> tuple[list[Verdict], list[str]]:
+    """Return a verdict for each metric that both have, and which rewards are not the same.
 
     Of single runs, pictures are paired and their prompts resampled: what holds of the two models.
     With several runs on both sides, Welch's interval of the runs' means is taken instead: what
     holds of the two ways of training.
-
-    Args:
-        one: to compare with.
-        other: what may be better.
-        lower_is_better: rewards of which less is more.
     """
-    found = []
-    for name in (n for n in one.values if n in other.values):
-        prompts = one.prompts[name]
-        a, b = (numpy.nanmean(side.values[name], axis=0).tolist() for side in (one, other))
-        if min(len(one.values[name]), len(other.values[name])) > 1:
-            change, said = between_runs(one.values[name], other.values[name])
-        else:
-            change, said = difference(a, b, prompts)
-        means = estimate(a, prompts), estimate(b, prompts)
-        found.append(Verdict(name, *means, change, _verdict(name, said, lower_is_better)))
-    return found
+    found: list[Verdict] = []
+    every = (*one, *other)
+    apart = {
+        name
+        for name in one[0].rewards
+        if any(name in a.rewards and a.rewards[name] != one[0].rewards[name] for a in every)
+    }
+    for metric in (m for m in one[0].values if all(m in a.values for a in every)):
+        if metric.split("/")[-2] not in apart and (said := _verdict(metric, one, other)):
+            found.append(said)
+    told = [f"reward {name!r} is not the same in both; left out" for name in sorted(apart)]
+    return found, told
 
 
-def _verdict(metric: str, said: str, lower_is_better: frozenset[str]) -> str:
+def _verdict(metric: str, one: Sequence[Answers], other: Sequence[Answers]) -> Verdict | None:
+    items = one[0].items[metric]
+    sides = [numpy.array([a.values[metric] for a in side], float) for side in (one, other)]
+    both = numpy.atleast_1d(~numpy.isnan(numpy.concatenate(sides)).any(0))
+    if not both.any() or any(list(a.items[metric]) != list(items) for a in (*one, *other)):
+        return None
+    sides = [side[:, both] for side in sides]
+    items = [item for item, kept in zip(items, both.tolist(), strict=True) if kept]
+    means = [side.mean(0).tolist() for side in sides]
+    if min(map(len, sides)) > 1:
+        change, said = between_runs(sides[0].tolist(), sides[1].tolist())
+    else:
+        change, said = difference(means[0], means[1], items)
+    lower = one[0].lower_is_better
+    return Verdict(
+        metric,
+        estimate(means[0], items),
+        estimate(means[1], items),
+        change,
+        in_words(metric, said, lower),
+    )
+
+
+def in_words(metric: str, said: str, lower_is_better: frozenset[str]) -> str:
+    """Return whether `higher` or `lower` is better or worse, where either is."""
     name = metric.split("/")[-2]
-    if said == "not distinguishable" or metric.startswith("picture/") or name in MEASURES:
+    if said == UNCLEAR or metric.startswith("picture/") or name in MEASURES:
         return said
     return "better" if (said == "higher") != (name in lower_is_better) else "worse"
-
-
-def lower_is_better(runs: Sequence[Run]) -> frozenset[str]:
-    """Return the names of rewards that runs use and of which less is more."""
-    rewards = [
-        reward
-        for settings in (run.settings for run in runs)
-        for reward in (*(w.reward for w in settings.rewards), *settings.watched)
-    ]
-    return frozenset(r.name for r in rewards if not r.higher_is_better)

@@ -19,46 +19,59 @@ from diffrl.trainer.session import DTYPES, quiet
 PIECE = 32
 """Pictures drawn in one call. Another number would be other noise."""
 
+DECODED = 8
+"""Pictures decoded and scored in one call."""
+
 
 class Artist:
     """A judged model, ready to draw.
 
     Args:
         subject: whose pictures are wanted.
-        protocol: sampler, size and guidance.
+        protocol: sampler, size, guidance and precision.
         device: to draw on.
-        precision: of the network.
     """
 
-    def __init__(self, subject: Subject, protocol: Protocol, device: str, precision: str) -> None:
+    def __init__(self, subject: Subject, protocol: Protocol, device: str) -> None:
         quiet()
         self._protocol, self._sampler = protocol, sampler_called(protocol.sampler)
         pipeline = subject.pipeline()
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            part.requires_grad_(False).eval().to(device, DTYPES[precision])
+            part.requires_grad_(False).eval().to(device, DTYPES[protocol.precision])
+        for name, weight in pipeline.unet.named_parameters():
+            if "lora_" in name:  # in fp32, as they are trained
+                weight.data = weight.data.float()
         fit_attention(pipeline.unet)
         self._policy = policy(pipeline, protocol)
         self._decode: Callable[[Tensor], Tensor] = decoder(pipeline.vae)
 
-    def pictures(
-        self, text: Sequence[str], steps: int
-    ) -> Iterator[tuple[list[str], Float[Tensor, "b 3 h w"]]]:
-        """Yield the pictures of prompts in pieces, with the prompts of each piece."""
+    def pictures(self, text: Sequence[str], steps: int) -> Iterator[Float[Tensor, "b 3 h w"]]:
+        """Yield the pictures of prompts, in pieces and in order."""
         sampler = self._sampler.for_evaluation(steps, self._protocol.eta)
         for start in range(0, len(text), PIECE):
             part = list(text[start : start + PIECE])
             rng = torch.Generator().manual_seed(noise_seed(self._protocol.seed, start, part))
             with torch.no_grad():
-                yield part, self._decode(draw(self._policy, sampler, part, rng))
+                latents = draw(self._policy, sampler, part, rng)
+            for piece in latents.split(DECODED):
+                with torch.no_grad():
+                    images = self._decode(piece)
+                yield images
 
 
 def policy(pipeline: Any, protocol: Protocol) -> UNetPolicy:
     """Return the policy that draws with a pipeline."""
-    unet = pipeline.unet
+    unet, precision = pipeline.unet, protocol.precision
     size = protocol.size or unet.config.sample_size * pipeline.vae_scale_factor
+
+    def call(*inputs: Any, **more: Any) -> Any:
+        # As accelerate calls it in training: inputs stay in fp32, and the network chooses.
+        with torch.autocast(unet.device.type, DTYPES[precision], enabled=precision != "fp32"):
+            return unet(*inputs, **more)
+
     return UNetPolicy(
         unet=unet,
-        call=unet,
+        call=call,
         encode=encoder(pipeline),
         to_latent=latent_encoder(pipeline.vae, size),
         scheduler=ddim_schedule(pipeline.scheduler.config),

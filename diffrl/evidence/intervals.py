@@ -8,21 +8,28 @@ from dataclasses import dataclass
 
 import numpy
 
-LEVEL = 0.95
+LEVEL, UNCLEAR = 0.95, "not distinguishable"
 RESAMPLES = 2000
 CLUSTERS = 8
 """Fewer prompts than this say little of other prompts: pictures are then resampled instead."""
 
+FEWEST = 6
+"""Of fewer prompts or pictures than this, no difference is distinguishable."""
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of pictures, their standard deviation, and the interval of the mean."""
+    """A mean of pictures, their standard deviation, and the interval of the mean.
+
+    `count` is the number of pictures, `units` of what was resampled: prompts, pictures or runs.
+    """
 
     mean: float
     std: float
     low: float
     high: float
     count: int
+    units: int
 
 
 def estimate(values: Sequence[float], prompts: Sequence[str]) -> Estimate:
@@ -42,9 +49,9 @@ def estimate(values: Sequence[float], prompts: Sequence[str]) -> Estimate:
     if not kept:
         raise ValueError("no picture has a value")
     numbers = numpy.array([v for v, _ in kept])
-    low, high = _interval(numbers, [p for _, p in kept])
+    low, high, units = _interval(numbers, [p for _, p in kept])
     mean = float(numbers.mean())
-    return Estimate(mean, float(numbers.std()), low, high, len(numbers))
+    return Estimate(mean, float(numbers.std()), low, high, len(numbers), units)
 
 
 def difference(
@@ -52,10 +59,11 @@ def difference(
 ) -> tuple[Estimate, str]:
     """Return how much higher `other` is, picture by picture, and which of the two is higher.
 
-    The second value is `higher`, `lower`, or `not distinguishable` where 0 lies in the interval.
+    The second value is `higher`, `lower`, or `not distinguishable` where 0 lies in the interval,
+    or fewer than 6 prompts or pictures were seen.
     """
     found = estimate([b - a for a, b in zip(one, other, strict=True)], prompts)
-    return found, _said(found)
+    return found, _said(found) if found.units >= FEWEST else UNCLEAR
 
 
 def between_runs(
@@ -72,18 +80,18 @@ def between_runs(
     a, b = (numpy.nanmean(numpy.array(side), axis=1) for side in (one, other))
     mean, count = float(b.mean() - a.mean()), min(len(a), len(b))
     if numpy.ptp(a) == numpy.ptp(b) == 0:
-        found = Estimate(mean, 0.0, mean, mean, count)
+        found = Estimate(mean, 0.0, mean, mean, count, count)
     else:
         interval = ttest_ind(b, a, equal_var=False).confidence_interval(LEVEL)
         std = float(numpy.sqrt(a.var(ddof=1) + b.var(ddof=1)))
-        found = Estimate(mean, std, float(interval.low), float(interval.high), count)
+        found = Estimate(mean, std, float(interval.low), float(interval.high), count, count)
     return found, _said(found)
 
 
 def _said(change: Estimate) -> str:
     if change.low > 0:
         return "higher"
-    return "lower" if change.high < 0 else "not distinguishable"
+    return "lower" if change.high < 0 else UNCLEAR
 
 
 def wins(
@@ -98,8 +106,13 @@ def wins(
     return estimate(share, prompts)
 
 
-def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, float]:
-    from scipy.stats import bootstrap
+def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, float, int]:
+    """Return the interval and the number of units that were resampled.
+
+    Percentiles of few units are too narrow; they are moved out to what Student's t would take.
+    Source: Hesterberg, What teachers should know about the bootstrap, arXiv:1411.5279, 5.3.
+    """
+    from scipy.stats import bootstrap, norm, t
 
     names = list(dict.fromkeys(prompts))
     if len(names) >= CLUSTERS:
@@ -108,8 +121,10 @@ def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, flo
         sample = (sums, numpy.bincount(at).astype(float))
     else:
         sample = (values, numpy.ones(len(values)))
-    if len(sample[0]) < 2 or numpy.ptp(sample[0] / sample[1]) == 0:
-        return float(values.mean()), float(values.mean())
+    units = len(sample[0])
+    if units < 2 or numpy.ptp(sample[0] / sample[1]) == 0:
+        return float(values.mean()), float(values.mean()), units
+    reach = (units / (units - 1)) ** 0.5 * t.ppf((1 + LEVEL) / 2, units - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = bootstrap(
@@ -118,8 +133,8 @@ def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, flo
             paired=True,
             vectorized=True,
             n_resamples=RESAMPLES,
-            confidence_level=LEVEL,
+            confidence_level=float(1 - 2 * norm.cdf(-reach)),
             method="percentile",
             rng=numpy.random.default_rng(0),
         )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high), units

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,16 @@ ANY = "any"
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A metric at the end of an epoch, and how far off it may be."""
+
+    epoch: int
+    metric: str
+    value: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class Card:
     """What was found once, and what must be found again.
 
@@ -26,26 +37,26 @@ class Card:
         about: one line.
         source: where the figures come from.
         minutes: that it took there; 0: not known.
+        processes: that it must be run with.
         run: algo, rewards, preset, epochs and sets.
-        tolerance: largest difference from a figure, by epoch.
-        expected: figures by seed, epoch and metric.
+        expected: figures by seed.
     """
 
     name: str
     about: str
     source: str
     minutes: float
+    processes: int
     run: Mapping[str, Any]
-    tolerance: Mapping[int, float]
-    expected: Mapping[str, Mapping[int, Mapping[str, float]]]
+    expected: Mapping[str, tuple[Figure, ...]]
 
     @property
     def seeds(self) -> list[int]:
         """The seeds of which figures are known; the first is the usual one."""
         return [int(seed) for seed in self.expected if seed != ANY] or [42]
 
-    def figures(self, seed: int) -> Mapping[int, Mapping[str, float]]:
-        """Return the figures of a seed by epoch.
+    def figures(self, seed: int) -> tuple[Figure, ...]:
+        """Return the figures of a seed.
 
         Raises:
             DiffrlError: if none are known.
@@ -59,18 +70,17 @@ class Card:
 
 @dataclass(frozen=True)
 class Check:
-    """One figure of a card beside what was found; `found` is None where there is no such metric."""
+    """A figure beside what was found; `found` is None where there is no such metric."""
 
-    metric: str
-    epoch: int
-    expected: float
-    tolerance: float
+    figure: Figure
     found: float | None
 
     @property
     def passed(self) -> bool:
         """Whether what was found is near enough."""
-        return self.found is not None and abs(self.found - self.expected) <= self.tolerance
+        if self.found is None:
+            return False
+        return abs(self.found - self.figure.value) <= self.figure.tolerance
 
 
 def names() -> list[str]:
@@ -91,23 +101,40 @@ def card(name: str) -> Card:
         raise UnknownName("card", name, [p.stem for p in HERE.glob("*.toml")])
     content = toml.read(path, str(path))
     try:
-        return Card(
-            name=path.stem,
-            about=str(content["about"]),
-            source=str(content["source"]),
-            minutes=float(content["minutes"]),
-            run=dict(content["run"]),
-            tolerance={int(e): float(v) for e, v in content["tolerance"].items()},
-            expected={
-                seed: {int(e): dict(figures) for e, figures in epochs.items()}
-                for seed, epochs in content["expected"].items()
-            },
-        )
+        return _read(path.stem, content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DiffrlError(
             f"{path}: not a reproduction card ({type(error).__name__}: {error}); expected about, "
-            f"source, minutes, [run], [tolerance] and [expected.SEED.EPOCH]"
+            f"source, minutes, [run] and [expected.SEED.EPOCH] with METRIC = [VALUE, TOLERANCE]"
         ) from None
+
+
+def _read(name: str, content: Mapping[str, Any]) -> Card:
+    run = dict(content["run"])
+    last = int(run["epochs"])
+    expected = {}
+    for seed, epochs in content["expected"].items():
+        figures = tuple(
+            Figure(int(epoch), metric, float(value), float(tolerance))
+            for epoch, metrics in epochs.items()
+            for metric, (value, tolerance) in metrics.items()
+        )
+        if seed != ANY:
+            int(seed)
+        if not figures or any(not 0 < f.epoch <= last for f in figures):
+            raise ValueError(f"expected figures of seed {seed}, of epochs from 1 to {last}")
+        expected[seed] = figures
+    if not expected or not {"algo", "rewards", "preset"} <= set(run):
+        raise ValueError("expected figures, and algo, rewards and preset in [run]")
+    return Card(
+        name=name,
+        about=str(content["about"]),
+        source=str(content["source"]),
+        minutes=float(content["minutes"]),
+        processes=int(content.get("processes", 1)),
+        run=run,
+        expected=expected,
+    )
 
 
 def settings_of(one: Card, seed: int) -> Settings:
@@ -138,6 +165,12 @@ def reproduce(one: Card, seed: int, folder: Path) -> list[Check]:
     from diffrl.trainer import run
 
     figures, settings = one.figures(seed), settings_of(one, seed)
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != one.processes:
+        raise DiffrlError(
+            f"the card {one.name!r} is of {one.processes} processes, and this is {started}: "
+            f"accelerate launch --num_processes {one.processes} -m diffrl reproduce {one.name}"
+        )
     if not (folder / SETTINGS).is_file():
         run(settings, output=folder, live=True)
     elif not _same(load(folder / SETTINGS), settings):
@@ -145,20 +178,13 @@ def reproduce(one: Card, seed: int, folder: Path) -> list[Check]:
     elif _epochs(folder) < settings.train.epochs:
         run(settings, resume=folder, live=True)
     lines = {int(m["epoch"]): m for m in read_metrics(folder)}
-    return [
-        Check(metric, epoch, float(value), one.tolerance[epoch], _figure(lines, epoch, metric))
-        for epoch, expected in figures.items()
-        for metric, value in expected.items()
-    ]
+    return [Check(f, _found(lines, f)) for f in figures]
 
 
 def _same(one: Settings, other: Settings) -> bool:
-    return (one.recipe, one.rewards, one.model, one.optimizer, one.train) == (
-        other.recipe,
-        other.rewards,
-        other.model,
-        other.optimizer,
-        other.train,
+    return all(
+        getattr(one, part) == getattr(other, part)
+        for part in ("recipe", "rewards", "model", "adapter", "optimizer", "train", "eval")
     )
 
 
@@ -167,6 +193,6 @@ def _epochs(folder: Path) -> int:
     return int(lines[-1]["epoch"]) if lines else -1
 
 
-def _figure(lines: Mapping[int, Mapping[str, Any]], epoch: int, metric: str) -> float | None:
-    value = lines.get(epoch, {}).get(metric)
+def _found(lines: Mapping[int, Mapping[str, Any]], figure: Figure) -> float | None:
+    value = lines.get(figure.epoch, {}).get(figure.metric)
     return None if value is None else float(value)

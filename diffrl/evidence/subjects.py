@@ -9,14 +9,16 @@ from typing import Any
 
 from diffrl.adapters import LORA_FILE, load_weights
 from diffrl.builtin.models import check_model, checkpoint
-from diffrl.errors import DiffrlError, SettingsError
+from diffrl.errors import CheckpointMissing, DiffrlError, SettingsError
 from diffrl.folder import SETTINGS
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.saved import load
+from diffrl.trainer.checkpoint import STATE
 from diffrl.trainer.run import Run
 
 EPOCH = re.compile(r"(.+)@(\d+)")
+HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Subject:
         weights: an adapter's file, or the folder that a checkpoint is; None: the model as it is.
         run: the settings it was trained with, if they are known.
         folder: of the run, if it is one.
+        epoch: of the run's checkpoint.
+        newest: whether the run has no newer one.
     """
 
     name: str
@@ -38,15 +42,34 @@ class Subject:
     weights: Path | None = None
     run: Settings | None = None
     folder: Path | None = None
+    epoch: int | None = None
+    newest: bool = False
 
     def pipeline(self) -> Any:
-        """Return the diffusers pipeline with the weights in it."""
+        """Return the diffusers pipeline with the weights in it.
+
+        Raises:
+            CheckpointMissing: if the weights are not of that model.
+        """
         pipeline: Any = registry().hook.diffrl_open_model(ref=self.model)
-        if self.weights is not None and self.weights.is_file():
-            pipeline.load_lora_weights(str(self.weights.parent), weight_name=self.weights.name)
-        elif self.weights is not None:
-            load_weights(pipeline, self.weights)
+        if self.weights is None:
+            return pipeline
+        try:
+            if self.weights.is_file():
+                pipeline.load_lora_weights(str(self.weights.parent), weight_name=self.weights.name)
+            else:
+                load_weights(pipeline, self.weights)
+        except (RuntimeError, ValueError, OSError, KeyError) as error:
+            raise self._misfit(" ".join(str(error).split())[:160]) from error
+        if self.weights.is_file() and not getattr(pipeline.unet, "peft_config", None):
+            raise self._misfit("it holds no adapter of the UNet")
         return pipeline
+
+    def _misfit(self, why: str) -> CheckpointMissing:
+        return CheckpointMissing(
+            f"{self.source}: its weights do not fit the model {self.model!r} ({why}); name the "
+            f"model that it was trained on with --model"
+        )
 
 
 def subject(text: str, model: str) -> Subject:
@@ -60,22 +83,24 @@ def subject(text: str, model: str) -> Subject:
     Raises:
         DiffrlError: if nothing of the kind is there.
     """
-    name, path = _split(text)
-    epoch = None
-    if not path.exists() and (found := EPOCH.fullmatch(str(path))):
-        path, epoch = Path(found[1]), int(found[2])
-    if (path / SETTINGS).is_file() and not (path / "trainer_state.pt").exists():
+    name, ref, epoch = _split(text)
+    path = Path(ref).expanduser()
+    own = name or path.resolve().name
+    if (path / SETTINGS).is_file() and not (path / STATE).exists():
         return _of_run(name, text, path, epoch)
     if epoch is not None:
         raise DiffrlError(f"{text}: {path} is no run, so it has no epochs")
-    if (path / "trainer_state.pt").exists():
+    if (path / STATE).exists():
         settings = load(path / SETTINGS)
-        return Subject(name or str(path), text, settings.model.ref, path, settings)
+        return Subject(own, text, settings.model.ref, path, settings)
     if path.suffix == ".safetensors" and path.is_file():
         return Subject(name or path.stem, text, model, path)
     if (path / LORA_FILE).is_file():
-        return Subject(name or path.name, text, model, path)
-    ref = text.partition("=")[2] if name else text
+        return Subject(own, text, model, path)
+    return _of_model(name, text, ref, path)
+
+
+def _of_model(name: str, text: str, ref: str, path: Path) -> Subject:
     if not path.exists() and not _may_be_hub_id(ref):
         raise DiffrlError(
             f"{text}: nothing is there; expected a run's folder, a LoRA's folder or file, "
@@ -98,25 +123,40 @@ def _of_run(name: str, text: str, path: Path, epoch: int | None) -> Subject:
     if epoch is not None and epoch not in there:
         known = ", ".join(map(str, there))
         raise DiffrlError(f"{text}: no checkpoint of epoch {epoch}; there are {known}")
-    chosen = there[max(there) if epoch is None else epoch]
-    usual = path.name if epoch is None else f"{path.name}@{epoch}"
+    chosen = max(there) if epoch is None else epoch
+    folder = path.resolve().name
+    usual = folder if epoch is None else f"{folder}@{epoch}"
     settings = run.settings
-    return Subject(name or usual, text, settings.model.ref, chosen, settings, path)
+    return Subject(
+        name=name or usual,
+        source=text,
+        model=settings.model.ref,
+        weights=there[chosen],
+        run=settings,
+        folder=path,
+        epoch=chosen,
+        newest=chosen == max(there),
+    )
 
 
-def _split(text: str) -> tuple[str, Path]:
-    """Return the name and the path; a path may itself hold `=`."""
-    whole = Path(text).expanduser()
-    before, equals, after = text.partition("=")
-    if whole.exists() or not equals or "/" in before:
-        return "", whole
-    return before, Path(after).expanduser()
+def _split(text: str) -> tuple[str, str, int | None]:
+    """Return name, path and epoch; a path may itself hold `=` or `@`."""
+    for name, rest in (("", text), text.partition("=")[::2]):
+        if not rest:
+            continue
+        if Path(rest).expanduser().exists():
+            return name, rest, None
+        if found := EPOCH.fullmatch(rest):
+            if Path(found[1]).expanduser().exists():
+                return name, found[1], int(found[2])
+    name, equals, rest = text.partition("=")
+    return (name, rest, None) if equals and "/" not in name else ("", text, None)
 
 
 def _may_be_hub_id(ref: str) -> bool:
     if ref.startswith("bundled:"):
         return Path(checkpoint(ref)).exists()
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", ref) is not None
+    return HUB.fullmatch(ref) is not None and not Path(ref).parent.is_dir()
 
 
 def refuse_twins(subjects: list[Subject]) -> None:

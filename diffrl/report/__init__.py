@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffrl.folder import REPORT
 from diffrl.report.page import render
 from diffrl.report.records import Record, grouped, read
 
 
 def write_report(folders: Sequence[Path], output: Path) -> list[str]:
-    """Write a page about runs, and the plots on it as PNG and SVG into `plots/` beside it.
+    """Write a page about runs, and its plots as PNG and SVG into a folder beside it.
+
+    That is `plots/` beside `report.html`, `<name>-plots/` beside other pages.
 
     Args:
         folders: of the runs.
@@ -23,7 +26,7 @@ def write_report(folders: Sequence[Path], output: Path) -> list[str]:
         DiffrlError: if there is nothing to show at all.
     """
     records, problems = read(folders)
-    plots = output.parent / "plots"
+    plots = output.parent / ("plots" if output.name == REPORT else f"{output.stem}-plots")
     render(grouped(records), output, plots)
     return problems + [line for record in records for line in record.missing()]
 

@@ -105,8 +105,9 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
         for number, line in enumerate(one.lines):
             color = COLORS[number % len(COLORS)]
             style = (0, (4, 2)) if number >= len(COLORS) else "solid"
+            label = _plain(line.label)
             axes.plot(
-                line.x, line.y, color=color, linestyle=style, linewidth=1.7, label=line.label,
+                line.x, line.y, color=color, linestyle=style, linewidth=1.7, label=label,
                 marker="o" if one.dots else None, markersize=3.5,
             )  # fmt: skip
             if line.band:
@@ -117,7 +118,7 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
                 axes.fill_between(line.x, low, high, color=color, alpha=0.18, linewidth=0)
         if one.log:
             axes.set_yscale("log")
-        axes.set_title(one.title, color=ink, fontsize=10, loc="left")
+        axes.set_title(_plain(one.title), color=ink, fontsize=10, loc="left")
         axes.set_xlabel(one.x_label, color=ink)
         axes.tick_params(colors=ink)
         axes.grid(color=faint, linewidth=0.6, alpha=0.6)
@@ -127,6 +128,11 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
         if len(one.lines) > 1:
             axes.legend(frameon=False, labelcolor=ink, fontsize=8)
     return figure
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _write(path: Path, figure: Any) -> None:

@@ -29,6 +29,9 @@ NUMERICS = (
 WIDEST = 1600
 """Pixels of an embedded grid; wider ones are made smaller."""
 
+MOST = 40
+"""Grids of one run on a page; of more, every second, third, …"""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -53,8 +56,8 @@ def render(groups: Sequence[Group], output: Path, plots: Path) -> None:
         script=_text("page.js"),
         sections=sections(groups, plots),
         scores=[(g.name, rows) for g in groups if (rows := score_rows(g))],
-        slides=[(g.name, [slides(r) for r in g.records if r.pictures]) for g in groups],
-        evaluations=[(r.folder.name, evaluation_tables(r)) for r in records if r.evaluation],
+        slides=[(g.name, [s for s in map(slides, g.records) if s["shown"]]) for g in groups],
+        evaluations=[(r.name, evaluation_tables(r)) for r in records if r.evaluation],
         differences=differences([g.records[0] for g in groups]) if len(groups) > 1 else [],
         names=[g.name for g in groups],
         runs=[_about(record) for record in records],
@@ -69,10 +72,10 @@ def _text(name: str) -> str:
 
 
 def _title(groups: Sequence[Group]) -> str:
-    first = groups[0].records[0]
-    algos = dict.fromkeys(g.records[0].setting("algo") for g in groups)
-    rewards = " + ".join(first.rewards) or "stored preferences"
-    return f"{', '.join(algos)} on {rewards}"
+    firsts = [g.records[0] for g in groups]
+    algos = dict.fromkeys(one.setting("algo") for one in firsts)
+    rewards = dict.fromkeys(" + ".join(one.rewards) or "stored preferences" for one in firsts)
+    return f"{', '.join(algos)} on {', '.join(rewards)}"
 
 
 def sections(groups: Sequence[Group], plots: Path) -> list[Section]:
@@ -162,7 +165,7 @@ def _scored(keys: Sequence[str]) -> list[str]:
 def score_rows(group: Group) -> list[tuple[str, ...]]:
     """Return rows of reward, steps, before, after and change: means over a group's runs."""
     runs = [[m for m in r.metrics if any(k.startswith("eval/") for k in m)] for r in group.records]
-    if not all(runs):
+    if any(len(lines) < 2 for lines in runs) or len({lines[-1]["epoch"] for lines in runs}) > 1:
         return []
     rows = []
     for key in (k for k in runs[0][-1] if k.startswith("eval/")):
@@ -178,7 +181,10 @@ def score_rows(group: Group) -> list[tuple[str, ...]]:
 
 def slides(record: Record) -> dict[str, Any]:
     """Return a run's grids for the slider."""
-    shown = [(f"epoch {epoch}", _embedded(path)) for epoch, path in record.pictures]
+    some = record.pictures[:: -(-len(record.pictures) // MOST) or 1]
+    some = (*some, *(p for p in record.pictures[-1:] if p not in some))
+    found = [(f"epoch {epoch}", _embedded(path)) for epoch, path in some]
+    shown = [(label, address) for label, address in found if address]
     comparison = _embedded(record.before_after) if record.before_after else ""
     return {
         "name": f"seed {record.setting('train.seed')}",
@@ -188,12 +194,15 @@ def slides(record: Record) -> dict[str, Any]:
 
 
 def _embedded(path: Path) -> str:
-    """Return a picture as a data address."""
+    """Return a picture as a data address; nothing where it cannot be read."""
     from PIL import Image
 
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
-        small.thumbnail((WIDEST, 10 * WIDEST))
+    try:
+        with Image.open(path) as picture:
+            small = picture.convert("RGB")
+    except (OSError, SyntaxError):  # what Pillow raises for a torn file
+        return ""
+    small.thumbnail((WIDEST, 10 * WIDEST))
     packed = io.BytesIO()
     small.save(packed, "WEBP", quality=88)
     return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
@@ -217,7 +226,9 @@ def _entry(cell: dict[str, Any], name: str) -> str:
     found = cell["found"].get(name)
     if found is None:
         return "–"
-    text = f"{found['mean']:.2f} ± {(found['high'] - found['low']) / 2:.2f}"
+    low, high = found.get("low"), found.get("high")
+    text = f"{found['mean']:.2f}"
+    text += f" ± {(high - low) / 2:.2f}" if None not in (low, high) else ""
     won = cell["wins"].get(name)
     return f"{text} ({won['mean']:.0f} %)" if won else text
 
@@ -228,11 +239,12 @@ def _about(record: Record) -> dict[str, str]:
     machine = record.environment.get("machine", {})
     gpus = ", ".join(machine.get("gpus", [])) or f"{machine.get('cores', '?')} cores"
     return {
-        "run": record.folder.name,
+        "run": record.name,
         "model": record.setting("model.ref"),
         "preset": record.setting("preset"),
         "seed": record.setting("train.seed"),
-        "epochs": f"{record.epochs} of {record.setting('train.epochs')}",
+        "epochs": f"{record.epochs} of {record.setting('train.epochs')}"
+        + ("" if str(record.epochs) == record.setting("train.epochs") else ", unfinished"),
         "samples": f"{int(last.get('samples', 0)):,}",
         "minutes": f"{last.get('seconds', 0.0) / 60:.1f}",
         "on": gpus,

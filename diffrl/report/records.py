@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.errors import DiffrlError
-from diffrl.folder import ENVIRONMENT, IMAGES, SETTINGS, read_metrics
+from diffrl.folder import CHECKPOINTS, ENVIRONMENT, IMAGES, SETTINGS, read_metrics
 
-LINE = re.compile(r"(?P<key>[\w.-]+) = (?P<value>.*?)(?:\s+# (?P<origin>.*))?")
-TABLE = re.compile(r"\[(?P<table>[^\]]+)\](?:\s+# (?P<origin>.*))?")
+LINE = re.compile(r"(?P<key>[\w.-]+) = (?P<value>.*)")
+TABLE = re.compile(r"\[(?P<table>[^\]]+)\]")
+MARK = "  # "
+"""Before the origin of a value, in a saved settings file."""
+
 EVALUATION = "evaluation.json"
 
 
@@ -69,6 +72,11 @@ class Record:
             return [f"{self.folder}: no epoch is finished, so there are no curves"]
         return []
 
+    @property
+    def name(self) -> str:
+        """What tells it from others: the last two parts of its path."""
+        return "/".join(self.folder.resolve().parts[-2:])
+
 
 @dataclass(frozen=True)
 class Group:
@@ -87,9 +95,12 @@ def read(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
         DiffrlError: if no folder holds a run.
     """
     records, problems = [], []
+    seen: set[Path] = set()
     for folder in folders:
         inside = [folder] if (folder / SETTINGS).is_file() else _inside(folder)
-        if not inside:
+        inside = [one for one in inside if one.resolve() not in seen]
+        seen |= {one.resolve() for one in inside}
+        if not inside and folder.resolve() not in seen:
             problems.append(f"no run in {folder}: expected a folder with {SETTINGS}")
         for one in inside:
             try:
@@ -102,7 +113,8 @@ def read(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    return sorted(p.parent for p in folder.rglob(SETTINGS) if "checkpoints" not in p.parts)
+    found = (p for p in folder.rglob(SETTINGS))
+    return sorted(p.parent for p in found if CHECKPOINTS not in p.relative_to(folder).parts)
 
 
 def record(folder: Path) -> Record:
@@ -113,11 +125,11 @@ def record(folder: Path) -> Record:
     return Record(
         folder=folder,
         settings=tuple(read_settings(folder / SETTINGS)),
-        metrics=tuple(read_metrics(folder)),
+        metrics=tuple(m for m in read_metrics(folder) if isinstance(m.get("epoch"), int)),
         pictures=tuple(grids),
         before_after=last if last.is_file() else None,
         environment=_json(folder / ENVIRONMENT) or {},
-        evaluation=_json(folder / EVALUATION),
+        evaluation=_evaluation(folder / EVALUATION),
     )
 
 
@@ -125,10 +137,12 @@ def read_settings(path: Path) -> list[Value]:
     """Return the values of a saved settings file with their origins, also of missing plugins."""
     table, found = "", []
     for line in path.read_text("utf-8").splitlines():
-        if head := TABLE.fullmatch(line):
+        content, mark, origin = line.rpartition(MARK)
+        content = (content if mark else origin).rstrip()
+        if head := TABLE.fullmatch(content):
             table = f"{head['table']}."
-        elif value := LINE.fullmatch(line):
-            found.append(Value(f"{table}{value['key']}", value["value"], value["origin"] or ""))
+        elif value := LINE.fullmatch(content):
+            found.append(Value(f"{table}{value['key']}", value["value"], origin if mark else ""))
     return found
 
 
@@ -138,6 +152,16 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _evaluation(path: Path) -> dict[str, Any] | None:
+    """Return what `diffrl eval` wrote, if it has the shape that tables need."""
+    found = _json(path)
+    cells = (found or {}).get("cells")
+    wanted = {"subject", "prompts", "steps", "found", "wins"}
+    if not isinstance(cells, list) or not all(wanted <= set(c) for c in cells):
+        return None
+    return found
 
 
 def grouped(records: Sequence[Record]) -> list[Group]:

@@ -100,11 +100,27 @@ def chosen(spec: str, preset: str, sets: Sequence[str]) -> Reward:
         UnknownName: if there is no such reward.
     """
     reward = read_spec(spec).reward
+    target = Target(f"rewards.{reward.name}", f"reward {reward.name!r}", reward)
+    return _built(target, from_preset(presets.read(preset), preset, "", [reward.name]), sets)
+
+
+def with_sets(reward: Reward, sets: Sequence[str]) -> Reward:
+    """Return a reward with what `--set` changes.
+
+    Raises:
+        SettingsError: naming every setting that is wrong.
+    """
+    if not sets:
+        return reward
     path = f"rewards.{reward.name}"
-    target = Target(path, f"reward {reward.name!r}", reward)
+    target = Target(path, f"reward {reward.name!r}", type(reward))
+    return _built(target.start(reward.model_dump(), "the run"), [], sets)
+
+
+def _built(target: Target, items: Sequence[Item], sets: Sequence[str]) -> Reward:
     given, problems = from_sets(sets)
-    for item in [*from_preset(presets.read(preset), preset, "", [reward.name]), *given]:
-        problems += _put(target, item, path)
+    for item in [*items, *given]:
+        problems += _put(target, item, target.path)
     built, found = target.build()
     if problems or found:
         raise SettingsError([*problems, *found])

@@ -179,6 +179,7 @@ def _draw_and_score(session: Session) -> dict[str, float]:
         dict(done.scores),
         done.text,
         dict(done.each),
+        done.lower_is_better,
     )
     registry().hook.diffrl_evaluated(event=event)
     return dict(done.scores)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 
 from diffrl.judge import Decode
-from diffrl.measures import PICTURE, diversity, pixel_distance
+from diffrl.measures import diversity, pixel_distances
 from diffrl.policy import UNetPolicy
 from diffrl.scoring import ScoredBy, checked, finite_or_nan
 from diffrl.settings import EvalSettings
 from diffrl.stages import Sampler
 from diffrl.tensors import Float, Generator, Tensor
-
-THUMBNAIL = 64
-"""Side at which the pictures of a prompt are compared with each other, in pixels."""
+from diffrl.trainer.look import Look
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,7 @@ class Evaluation:
         scores: means by `eval/<reward>/<steps>-step`, and by `picture/<measure>/<steps>-step`.
         each: the same of every picture, nan where there is none.
         text: the prompt of every picture.
+        lower_is_better: names of the rewards of which less is more.
         images: the first pictures for each number of steps.
     """
 
@@ -35,6 +33,7 @@ class Evaluation:
     each: Mapping[str, Float[Tensor, "b"]]
     text: tuple[str, ...]
     images: Float[Tensor, "s shown 3 h w"]
+    lower_is_better: tuple[str, ...] = ()
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -66,73 +65,28 @@ def evaluate(
         for steps in settings.steps:
             rng = torch.Generator().manual_seed(settings.seed)
             drawing = sampler.for_evaluation(steps, settings.eta)
-            seen = Seen(rewards, text, finite_or_nan if drop else checked)
+            look = Look(rewards, text, finite_or_nan if drop else checked)
             pictures = []
             for start in range(0, len(text), batch):
                 images = decode(draw(policy, drawing, text[start : start + batch], rng))
-                seen.add(images)
+                look.add(images)
                 pictures.append(images[: max(0, settings.shown - start)].float().cpu())
             shown.append(torch.cat(pictures))
-            for name, found in seen.found().items():
+            for name, found in named(look).items():
                 each[f"{name}/{steps}-step"] = found
                 if bool((mean := found.nanmean()).isfinite()):
                     scores[f"{name}/{steps}-step"] = float(mean)
-            scores |= {f"{k}/{steps}-step": v for k, v in seen.spread().items()}
-    return Evaluation(scores, each, tuple(text), torch.stack(shown))
+            if apart := diversity(look.small, text, pixel_distances):
+                mean = sum(apart.values()) / len(apart)
+                scores[f"picture/diversity/{steps}-step"] = mean
+    lower = tuple(r.name for r in rewards if not r.higher_is_better)
+    return Evaluation(scores, each, tuple(text), torch.stack(shown), lower)
 
 
-class Seen:
-    """What rewards and measures say of pictures that come in pieces."""
-
-    def __init__(
-        self, rewards: Sequence[ScoredBy], text: Sequence[str], check: Callable[..., Tensor]
-    ) -> None:
-        self._rewards, self._text, self._check = rewards, text, check
-        self._columns: dict[str, list[Tensor]] = {}
-        self._kept: list[Tensor] = []
-        self._small: list[Tensor] = []
-        self._count = 0
-
-    def add(self, images: Float[Tensor, "b 3 h w"]) -> None:
-        """Score the next pictures."""
-        text = self._text[self._count : self._count + len(images)]
-        self._count += len(images)
-        for reward in (r for r in self._rewards if not r.groupwise):
-            self._add(f"eval/{reward.name}", self._check(reward, images, text) * reward.scale)
-        for name, measure in PICTURE.items():
-            self._add(f"picture/{name}", measure(images))
-        self._kept += [images] if any(r.groupwise for r in self._rewards) else []
-        self._small.append(functional.adaptive_avg_pool2d(images.float(), THUMBNAIL).cpu())
-
-    def found(self) -> dict[str, Float[Tensor, "b"]]:
-        """Return the scores and measures of every picture, in the order of the rewards."""
-        for reward in (r for r in self._rewards if r.groupwise):
-            images = torch.cat(self._kept)
-            self._columns[f"eval/{reward.name}"] = _compared(
-                self._check, reward, images, self._text
-            )
-        found = {name: torch.cat(parts) for name, parts in self._columns.items()}
-        order = [f"eval/{r.name}" for r in self._rewards] + [f"picture/{n}" for n in PICTURE]
-        return {name: found[name] for name in order}
-
-    def spread(self) -> dict[str, float]:
-        """Return how far pictures of one prompt are apart, if there is a prompt with several."""
-        own = diversity(torch.cat(self._small), self._text, pixel_distance)
-        return {"picture/diversity": sum(own.values()) / len(own)} if own else {}
-
-    def _add(self, name: str, value: Tensor) -> None:
-        self._columns.setdefault(name, []).append(value.float().cpu())
-
-
-def _compared(
-    check: Callable[..., Tensor], reward: ScoredBy, images: Tensor, text: Sequence[str]
-) -> list[Tensor]:
-    """Return the scores of a reward that sees all pictures of a prompt at once."""
-    found = torch.empty(len(text))
-    for prompt in dict.fromkeys(text):
-        rows = [i for i, one in enumerate(text) if one == prompt]
-        found[rows] = check(reward, images[rows], [prompt] * len(rows)).float().cpu() * reward.scale
-    return [found]
+def named(look: Look) -> dict[str, Float[Tensor, "n"]]:
+    """Return what was found of every picture, by the beginning of its key in metrics."""
+    scores = {f"eval/{name}": found for name, found in look.scores().items()}
+    return scores | {f"picture/{name}": found for name, found in look.measures().items()}
 
 
 def draw(

@@ -7,11 +7,14 @@ import os
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from diffrl.events import EpochDone, Evaluated, RunDone, RunStarted
-from diffrl.folder import EVALUATIONS, METRICS, read_metrics, write
+from diffrl.folder import EVALUATIONS, IMAGES, METRICS, read_metrics, write
 from diffrl.hookspecs import hookimpl
 from diffrl.trainer.pictures import before_after, grid
+
+LAST = "before-after.png"
 
 
 def record(folder: Path, event: Evaluated) -> None:
@@ -21,8 +24,29 @@ def record(folder: Path, event: Evaluated) -> None:
         for name, found in event.each.items()
     }
     (folder / EVALUATIONS).mkdir(exist_ok=True)
-    content = {"epoch": event.epoch, "prompts": event.text, "scores": scores}
+    content = {
+        "epoch": event.epoch,
+        "prompts": event.text,
+        "lower_is_better": event.lower_is_better,
+        "scores": scores,
+    }
     write(folder / EVALUATIONS / f"{event.epoch:05d}.json", json.dumps(content) + "\n")
+
+
+def forget(folder: Path, epoch: int) -> None:
+    """Drop what epochs left that a resumed run will make again, of weights that are gone."""
+    for place in (EVALUATIONS, IMAGES):
+        for path in (folder / place).glob("[0-9]*"):
+            if path.stem.isdigit() and (not epoch or int(path.stem) > epoch):
+                path.unlink()
+    (folder / IMAGES / LAST).unlink(missing_ok=True)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    picture.save(partial, path.suffix[1:])
+    partial.replace(path)
 
 
 class FolderObserver:
@@ -39,6 +63,7 @@ class FolderObserver:
         kept = [m for m in read_metrics(event.folder) if event.epoch and m["epoch"] <= event.epoch]
         self._told = int(kept[-1]["epoch"]) if kept else -1
         write(event.folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
+        forget(event.folder, event.epoch)
 
     @hookimpl
     def diffrl_update_done(self, event: EpochDone) -> None:
@@ -58,7 +83,8 @@ class FolderObserver:
         """Save every picture's scores, the pictures as a grid, and as numbers to compare with."""
         record(self._folder, event)
         images = self._folder / "images"
-        grid(event.images, event.steps, event.prompts).save(images / f"{event.epoch:05d}.png")
+        picture = grid(event.images, event.steps, event.prompts)
+        save_picture(picture, images / f"{event.epoch:05d}.png")
         if event.epoch == 0:
             pixels = (event.images * 255).round().to(torch.uint8)
             torch.save({"steps": list(event.steps), "pixels": pixels}, images / "before.pt")
@@ -80,4 +106,4 @@ class FolderObserver:
         if pairs and pairs[0][1].shape == pairs[0][2].shape:
             steps, old, new = zip(*pairs, strict=True)
             picture = before_after(torch.stack(old), torch.stack(new), steps, last.prompts)
-            picture.save(self._folder / "images" / "before-after.png")
+            save_picture(picture, self._folder / IMAGES / LAST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -91,4 +92,4 @@ class Run:
     def _repr_html_(self) -> str:
         last = self.metrics[-1] if self.metrics else {}
         rows = "".join(f"<tr><td>{k}</td><td>{v:.4g}</td></tr>" for k, v in last.items())
-        return f"<b>{self.folder}</b><table>{rows}</table>"
+        return f"<b>{escape(str(self.folder))}</b><table>{rows}</table>"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
+import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy
 
 from diffrl.errors import did_you_mean
 from diffrl.events import EpochDone, Evaluated, RunStarted
+from diffrl.folder import write
 from diffrl.hookspecs import hookimpl
 from diffrl.settings import Settings
 from diffrl.settings.saved import tables
@@ -37,11 +38,13 @@ class TrackerObserver:
         made: Any = self._accelerator
         track = event.settings.train.track
         os.environ.setdefault("WANDB_SILENT", "true")  # or it writes into the live table
-        for name in track:
-            made.log_with = [name]
+        opened = []
+        for name in track:  # one by one: they differ in what they call a project
+            made.log_with, made.trackers = [name], []
             project = "tensorboard" if name == "tensorboard" else PROJECT
             made.init_trackers(project, init_kwargs={name: options(name, event)})
-        made.log_with = list(track)
+            opened += made.trackers
+        made.log_with, made.trackers = list(track), opened
         for tracker in (t for t in made.trackers if t.name != "tensorboard"):
             tracker.store_init_configuration(flat(event.settings))
 
@@ -65,8 +68,11 @@ def options(name: str, event: RunStarted) -> dict[str, Any]:
     if name == "tensorboard":
         return {"purge_step": event.epoch + 1} if event.epoch else {}
     if name == "wandb":
+        path = event.folder / "wandb-id"
+        if not event.epoch or not path.exists():
+            write(path, secrets.token_hex(6))
+        own = path.read_text("utf-8")
         folder = event.folder.absolute()
-        own = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
         return {"name": folder.name, "id": own, "dir": str(folder), "resume": "allow"}
     return {}
 

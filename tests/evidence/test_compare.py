@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from diffrl.evidence import compare
+from diffrl.evidence.files import Answers
 
 
 def test_settings_that_differ_are_named_and_no_others(runs, command):
@@ -39,14 +40,35 @@ def test_verdicts_of_single_runs_pair_the_pictures(runs, tmp_path, command):
     assert said == {"eval/pickscore/1-step": "better", "picture/edges/2-step": "lower"}
 
 
+def answer(values, rewards=None, lower=()):
+    name = "eval/cost/1-step"
+    own = rewards or {"cost": {"scale": 1}}
+    return Answers(
+        "training", 2, {}, {name: list("abcdefghij")}, {name: values}, own, frozenset(lower)
+    )
+
+
 def test_less_of_a_reward_can_be_better():
-    one = compare.Answers({}, {"eval/cost/1-step": list("abcdefghij")}, {})
-    values = [[float(i) for i in range(10)]]
-    less = [[v - 5 for v in values[0]]]
-    a = compare.Answers({}, one.prompts, {"eval/cost/1-step": values})
-    b = compare.Answers({}, one.prompts, {"eval/cost/1-step": less})
-    assert compare.verdicts(a, b, frozenset({"cost"}))[0].verdict == "better"
-    assert compare.verdicts(a, b, frozenset())[0].verdict == "worse"
+    more = [float(i) for i in range(10)]
+    less = [v - 5 for v in more]
+    for lower, said in ((("cost",), "better"), ((), "worse")):
+        found, told = compare.verdicts([answer(more, lower=lower)], [answer(less, lower=lower)])
+        assert [v.verdict for v in found] == [said] and told == []
+
+
+def test_rewards_of_one_name_but_other_settings_are_not_compared():
+    one, other = answer([1.0] * 10), answer([2.0] * 10, {"cost": {"scale": 2}})
+    found, told = compare.verdicts([one], [other])
+    assert found == [] and told == ["reward 'cost' is not the same in both; left out"]
+
+
+def test_pictures_without_a_score_are_left_out_of_a_pair():
+    nan = float("nan")
+    one = answer([nan, *(float(i) for i in range(9))])
+    other = answer([99.0, *(i + 1.0 for i in range(9))])
+    ((verdict,), _) = compare.verdicts([one], [other])
+    assert verdict.change.mean == 1.0 and verdict.change.count == 9
+    assert compare.verdicts([answer([nan] * 10)], [other]) == ([], [])
 
 
 def test_folders_of_runs_are_compared_by_their_runs(runs, command):
@@ -62,8 +84,8 @@ def test_runs_asked_different_things_are_not_compared(runs, sets, command, tmp_p
 
     other = [*sets, "eval.seed=7"]
     diffrl.train("sdpo", "pickscore", sets=other, epochs=1, output=tmp_path / "o", live=False)
-    code, out, _ = command("compare", runs / "sdpo/2", tmp_path / "o")
-    assert code == 0 and "ask both the same with: diffrl eval RUN RUN" in out
+    code, _, told = command("compare", runs / "sdpo/2", tmp_path / "o")
+    assert code == 2 and "ask both the same with: diffrl eval RUN RUN" in told
 
 
 def test_evaluations_of_two_runs_are_compared_as_well(runs, command, tmp_path):
@@ -72,6 +94,22 @@ def test_evaluations_of_two_runs_are_compared_as_well(runs, command, tmp_path):
     assert command("eval", *pair, *some, "-o", tmp_path / "e.json")[0] == 0
     _, out, _ = command("compare", runs / "ddpo/1", runs / "ddpo/2")
     assert "unseen/jpeg-compressibility/3-step" in out and "unseen/moved/3-step" in out
+
+
+def test_unfinished_runs_are_compared_as_far_as_both_went(runs, command, tmp_path):
+    young = tmp_path / "young"
+    shutil.copytree(runs / "sdpo/2", young)
+    (young / "evaluations/00002.json").unlink()
+    code, out, told = command("compare", runs / "sdpo/1", young)
+    assert code == 2 and f"{young}: unfinished, evaluated up to epoch 1 of 2" in told
+    assert "those of epoch 1" in out and "eval/pickscore/1-step" in out
+
+
+def test_a_copy_is_no_second_run(runs, command, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(runs / "sdpo/1", tmp_path / "both" / name)
+    code, _, told = command("compare", runs / "sdpo", tmp_path / "both")
+    assert code == 2 and "several of its runs have one seed; a copy is no second run" in told
 
 
 @pytest.mark.parametrize(
@@ -95,6 +133,7 @@ def test_a_broken_evaluation_is_named(runs, tmp_path, command):
     copy = tmp_path / "copy"
     shutil.copytree(runs / "ddpo/1", copy)
     path = sorted((copy / "evaluations").iterdir())[-1]
-    path.write_text("{")
-    code, _, told = command("compare", runs / "ddpo/1", copy)
-    assert code == 2 and f"cannot read {path}" in told
+    for text in ("{", "[]", '{"scores": 3}'):
+        path.write_text(text)
+        code, _, told = command("compare", runs / "ddpo/1", copy)
+        assert code == 2 and f"cannot read {path}" in told

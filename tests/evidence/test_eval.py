@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import types
 
 import numpy
 import pytest
@@ -70,10 +72,10 @@ def test_wins_are_counted_on_the_same_noise(judged):
     assert one["wins"]["jpeg-compressibility"]["mean"] == pytest.approx(share)
 
 
-def test_a_run_keeps_its_own_evaluation(runs, judged):
+def test_a_run_keeps_its_own_evaluation_of_its_newest_weights(runs, judged):
     kept = json.loads((runs / "sdpo/1/evaluation.json").read_text())
-    assert kept["own"] in ("one", "early")
-    assert {c["subject"] for c in kept["cells"]} == {"base", kept["own"]}
+    assert (kept["own"], kept["subjects"]["one"]["epoch"]) == ("one", 2)
+    assert {c["subject"] for c in kept["cells"]} == {"base", "one"}
 
 
 def protocol(**changes):
@@ -85,19 +87,71 @@ def protocol(**changes):
 
 
 def drawn(text, asked, model):
-    artist = Artist(subject(text, str(model)), asked, "cpu", "fp32")
-    return torch.cat([images for _, images in artist.pictures(asked.text("two"), 2)])
+    artist = Artist(subject(text, str(model)), asked, "cpu")
+    return torch.cat(list(artist.pictures(asked.text("two"), 2)))
 
 
 def test_two_models_draw_from_the_same_noise_and_another_seed_from_other(runs, model):
     base = drawn(str(model), protocol(), model)
-    untrained = runs.parent / "untouched"
     again = drawn(str(model), protocol(), model)
     other = drawn(str(model), protocol(seed=6), model)
-    assert not untrained.exists()
     assert torch.equal(base, again) and not torch.equal(base, other)
     trained = drawn(str(runs / "sdpo/1"), protocol(), model)
     assert (trained - base).abs().mean() < (other - base).abs().mean()
+
+
+def test_half_precision_draws_almost_the_same(runs, model):
+    run = str(runs / "sdpo/1")
+    exact, half = (drawn(run, protocol(precision=p), model) for p in ("fp32", "bf16"))
+    assert 0 < (exact - half).abs().mean() < 0.02
+
+
+def cheap(images, prompts):
+    return images.mean((1, 2, 3))
+
+
+cheap.higher_is_better = False
+
+
+def ranked(images, prompts):
+    assert len(set(prompts)) == 1
+    return images.mean((1, 2, 3)).argsort().argsort().float()
+
+
+ranked.groupwise = True
+
+
+def test_rewards_of_which_less_is_more_and_groupwise_ones(runs, command, tmp_path, monkeypatch):
+    module = types.ModuleType("of_mine")
+    module.cheap, module.ranked = cheap, ranked
+    monkeypatch.setitem(sys.modules, "of_mine", module)
+    words = [runs / "ddpo/1"]
+    some = ["--steps", "2", "--seeds", "3", "--prompts", "unseen", "-o", tmp_path / "e.json"]
+    named = ["--reward", "of_mine:cheap", "--reward", "of_mine:ranked"]
+    code, _, told = command("eval", *words, *some, *named)
+    assert code == 0, told
+    content = json.loads((tmp_path / "e.json").read_text())
+    assert content["lower_is_better"] == ["cheap"]
+    base, own = (next(c for c in content["cells"] if c["subject"] == n) for n in ("base", "1"))
+    a, b = (numpy.array(c["values"]["cheap"]) for c in (base, own))
+    share = 100 * ((b < a).mean() + (b == a).mean() / 2)
+    assert own["wins"]["cheap"]["mean"] == pytest.approx(share)
+    assert sorted(own["values"]["ranked"]) == [0.0] * 4 + [1.0] * 4 + [2.0] * 4
+    (runs / "ddpo/1/evaluation.json").unlink()
+
+
+def test_a_reward_without_a_score_does_not_spoil_the_others(runs, command, tmp_path, monkeypatch):
+    module = types.ModuleType("of_mine")
+    module.broken = lambda images, prompts: [float("nan")] * len(images)
+    monkeypatch.setitem(sys.modules, "of_mine", module)
+    target = tmp_path / "e.json"
+    words = [f"{runs / 'ddpo/1'}@1", "--steps", "1", "--prompts", "unseen", "-o", target]
+    named = ["--reward", "of_mine:broken", "--reward", "jpeg-compressibility"]
+    code, out, told = command("eval", *words, *named)
+    assert code == 0, told
+    assert "jpeg-compressibility" in out
+    found = json.loads(target.read_text())["cells"][0]["found"]
+    assert "broken" not in found and "jpeg-compressibility" in found
 
 
 def test_the_distance_of_distributions_is_that_of_gaussians():
@@ -122,6 +176,9 @@ def test_the_distance_of_distributions_is_that_of_gaussians():
         (["{runs}/sdpo/1", "--sampler", "stored"], "--sampler stored: cannot draw by itself"),
         (["{runs}/sdpo/1", "--device", "tpu"], "--device 'tpu': expected auto, cpu"),
         (["{runs}/sdpo/1", "--precision", "fp8"], "--precision fp8: expected fp32"),
+        (["{runs}/typo"], "typo: nothing is there; expected a run's folder"),
+        (["{runs}/sdpo/1", "--set", "nothing.x=1"], "--set nothing.x=1: about no reward"),
+        (["{runs}/sdpo/1", "m=bundled:pipeline", "--base", "./no"], "./no: nothing is there"),
     ],
 )
 def test_what_cannot_be_judged_is_said_in_one_line(words, said, runs, command, tmp_path):

@@ -82,7 +82,8 @@ def test_text_of_a_run_cannot_become_part_of_the_page(runs, tmp_path):
     path = copy / "settings.toml"
     path.write_text(path.read_text().replace('preset = "emoji"', 'preset = "<script>bad()"'))
     write_report([copy], tmp_path / "page.html")
-    assert "<script>bad()" not in (tmp_path / "page.html").read_text("utf-8")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "<script>bad()" not in text and "&lt;script&gt;bad()" in text
 
 
 def test_a_run_without_an_epoch_is_shown_as_far_as_it_goes(runs, tmp_path, command):
@@ -110,10 +111,22 @@ def test_a_torn_metrics_file_and_a_missing_plugin_still_make_a_page(runs, tmp_pa
     shutil.copytree(runs / "sdpo/1", copy)
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "rew')
+    picture = copy / "images/00001.png"
+    picture.write_bytes(picture.read_bytes()[:100])
     settings = copy / "settings.toml"
     settings.write_text(settings.read_text().replace('algo = "sdpo"', 'algo = "of-a-stranger"'))
     assert write_report([copy], tmp_path / "page.html") == []
-    assert "of-a-stranger on pickscore" in (tmp_path / "page.html").read_text("utf-8")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "of-a-stranger on pickscore" in text and text.count('alt="epoch ') == 2
+
+
+def test_paths_and_values_may_hold_anything(runs, tmp_path):
+    home = tmp_path / "checkpoints" / "a=b $x^$ # c"
+    shutil.copytree(runs / "sdpo", home)
+    path = home / "1/settings.toml"
+    path.write_text(path.read_text().replace('prompts = "animals"', 'prompts = "my  # $l^$.txt"'))
+    assert write_report([home], tmp_path / "page.html") == []
+    assert "my  # $l^$.txt" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_a_run_writes_its_own_report(runs):

@@ -1,12 +1,16 @@
 """`diffrl reproduce`: a card passes where its figures are found again, and only there."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 import diffrl
-from diffrl.evidence.reproduce import card, names, settings_of
+from diffrl.evidence.reproduce import Check, card, names, settings_of
 from diffrl.types import LossOut
 
 SHORTEST = "emoji-sdpo-quick"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 CARD = """
 about = "two epochs of a small random pipeline"
@@ -18,8 +22,6 @@ rewards = ["pickscore"]
 preset = "emoji"
 epochs = 2
 sets = {sets}
-[tolerance]
-2 = 1e-4
 [expected.{seed}.2]
 {figures}
 """
@@ -29,7 +31,8 @@ sets = {sets}
 def own(runs, sets, tmp_path_factory):
     """A card of the run `sdpo/1`."""
     last = diffrl.Run(runs / "sdpo/1").metrics[-1]
-    figures = "\n".join(f'"{k}" = {v}' for k, v in last.items() if k.startswith("eval/pickscore"))
+    keys = [k for k in last if k.startswith("eval/pickscore")]
+    figures = "\n".join(f'"{k}" = [{last[k]}, 1e-4]' for k in keys)
     path = tmp_path_factory.mktemp("cards") / "own.toml"
     path.write_text(CARD.format(sets=sets, seed=1, figures=figures))
     return path
@@ -46,9 +49,9 @@ def test_what_was_found_once_is_found_again(own, command, tmp_path):
 def test_other_figures_fail_with_exit_code_1(own, command, tmp_path):
     lines = own.read_text().splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith('"eval/pickscore/2-step"'))
-    lines[at] = '"eval/pickscore/2-step" = 99.0'
+    lines[at] = '"eval/pickscore/2-step" = [99.0, 1.0]'
     other = tmp_path / "other.toml"
-    other.write_text("\n".join([*lines, '"eval/nothing/1-step" = 0.0']))
+    other.write_text("\n".join([*lines, '"eval/nothing/1-step" = [0.0, 1.0]']))
     code, out, _ = command("reproduce", other, "--output", tmp_path / "run")
     assert code == 1 and out.splitlines()[-1].startswith("other: fail: 2 of 3 figures.")
 
@@ -70,15 +73,22 @@ def test_the_shortest_card_sees_whether_training_works(broken, command, tmp_path
     assert code == (1 if broken else 0), out
 
 
-def test_every_card_can_be_resolved():
+def test_every_card_can_be_resolved_and_asks_only_for_what_its_run_measures():
     for name in names():
         one = card(name)
         settings = settings_of(one, one.seeds[0])
-        assert settings.train.epochs == max(one.tolerance)
         steps = {f"{n}-step" for n in settings.eval.steps}
         for figures in one.expected.values():
-            for epoch, metrics in figures.items():
-                assert epoch in one.tolerance and {m.split("/")[2] for m in metrics} <= steps
+            assert max(f.epoch for f in figures) == settings.train.epochs
+            assert {f.metric.split("/")[2] for f in figures} <= steps
+
+
+def test_a_model_that_has_not_learned_fails_every_figure():
+    zoo = json.loads((RESULTS / "zoo.json").read_text())["algorithms"]
+    for name in (n for n in names() if n.startswith("emoji-") and n != SHORTEST):
+        before = zoo[name.removeprefix("emoji-")]["before"]
+        for figures in card(name).expected.values():
+            assert not any(Check(f, before[f.metric][0]).passed for f in figures)
 
 
 def test_cards_cover_every_algorithm_in_the_emoji_world_and_the_table_of_the_paper():
@@ -98,7 +108,8 @@ def test_cards_cover_every_algorithm_in_the_emoji_world_and_the_table_of_the_pap
         (["emoji-sdpoo"], "no card is called 'emoji-sdpoo'. Did you mean emoji-sdpo"),
         (["emoji-sdpo", "--seed", "7"], "--seed 7: the card 'emoji-sdpo' knows seeds 42, 43, 44"),
         (["nothing.toml"], "no card is called 'nothing.toml'"),
-        (["{broken}"], "not a reproduction card (KeyError: 'source'); expected about, source"),
+        (["{broken}"], "not a reproduction card (KeyError: 'run'); expected about, source"),
+        (["sd-turbo-sdpo-pickscore"], "is of 4 processes, and this is 1: accelerate launch"),
         (["{own}", "--output", "{run}"], "holds another run than the card 'own'; choose another"),
     ],
 )

@@ -34,6 +34,17 @@ def test_wandb_gets_both_offline_and_a_resumed_run_goes_on(tiny_sets, tmp_path, 
     assert len(runs) == 2 and len({run.name.rpartition("-")[2] for run in runs}) == 1
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_several_trackers_are_each_started_once(tiny_sets, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sets = [*tiny_sets, "train.track=['tensorboard', 'wandb']"]
+    folder = tmp_path / "run"
+    diffrl.train("sdpo", "pickscore", sets=sets, epochs=1, output=folder, live=False)
+    assert len(list((folder / "tensorboard").glob("events*"))) == 1
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

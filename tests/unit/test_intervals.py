@@ -19,18 +19,26 @@ def test_pictures_of_one_prompt_do_not_count_as_independent():
     assert copied.high - copied.low == pytest.approx(one.high - one.low, rel=0.05)
 
 
-def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
+@pytest.mark.parametrize("count", [6, 8, 20])
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says(count):
     rng = numpy.random.default_rng(1)
     hits = 0
     for _ in range(200):
-        found = estimate(rng.normal(size=20).tolist(), PROMPTS)
+        found = estimate(rng.normal(size=count).tolist(), PROMPTS[:count])
         hits += found.low <= 0 <= found.high
-    assert 0.86 <= hits / 200 <= 0.99  # 95 % in the limit; a bootstrap of 20 is a little narrow
+    assert 0.9 <= hits / 200 <= 0.99
 
 
-def test_few_prompts_are_not_resampled():
+def test_few_prompts_are_not_resampled_but_their_pictures():
     found = estimate([1.0, 2.0, 3.0, 4.0], ["a", "a", "b", "b"])
-    assert found.low < 2.0 and found.high > 3.0
+    assert found.units == 4 and found.low < 2.0 and found.high > 3.0
+    assert estimate([1.0] * 16, PROMPTS[:8] * 2).units == 8
+
+
+def test_of_very_few_pictures_nothing_is_distinguishable():
+    ones, twos = [1.0, 1.1, 1.2, 1.1, 1.0], [2.0, 2.1, 2.2, 2.1, 2.0]
+    assert difference(ones, twos, list("abcde"))[1] == "not distinguishable"
+    assert difference([*ones, 1.0], [*twos, 2.1], list("abcdef"))[1] == "higher"
 
 
 def test_pictures_without_a_value_are_left_out():

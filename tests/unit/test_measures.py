@@ -52,5 +52,16 @@ def test_distances():
 
 def test_diversity_is_the_mean_over_pairs_of_each_prompt_with_several():
     images = torch.cat([flat(0.0), flat(0.5), flat(0.1), flat(0.3)])
-    found = measures.diversity(images, ["a", "b", "a", "a"], measures.pixel_distance)
+    found = measures.diversity(images, ["a", "b", "a", "a"], measures.pixel_distances)
     assert found == {"a": pytest.approx(255 * (0.1 + 0.3 + 0.2) / 3)}
+
+
+def test_all_distances_at_once_are_those_of_pairs():
+    images, unit = torch.rand(3, 3, 8, 8), torch.nn.functional.normalize(torch.randn(3, 5), dim=1)
+    a, b = torch.triu_indices(3, 3, offset=1)
+    torch.testing.assert_close(
+        measures.pixel_distances(images), measures.pixel_distance(images[a], images[b])
+    )
+    torch.testing.assert_close(
+        measures.cosine_distances(unit), measures.cosine_distance(unit[a], unit[b])
+    )

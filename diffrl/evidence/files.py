@@ -1,0 +1,157 @@
+"""What evaluations leave on disk, and reading it with suspicion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffrl.errors import DiffrlError
+from diffrl.evidence.evaluation import Cell
+from diffrl.evidence.judges import Opened
+from diffrl.evidence.protocol import Protocol
+from diffrl.evidence.subjects import Subject
+from diffrl.folder import EVALUATIONS, environment, write
+from diffrl.trainer.run import Run
+
+FILE = "evaluation.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a run's pictures got, and what was asked: answers to one question pair up.
+
+    Args:
+        kind: `training`, or `eval`.
+        epoch: of the weights.
+        asked: the question.
+        items: the prompt of each value, by metric.
+        values: by metric: `eval/<reward>/<s>-step`, `<prompts>/<reward>/<s>-step`.
+        rewards: the settings of each reward.
+        lower_is_better: rewards of which less is more.
+    """
+
+    kind: str
+    epoch: int
+    asked: Mapping[str, Any]
+    items: Mapping[str, Sequence[str]]
+    values: Mapping[str, Sequence[float]]
+    rewards: Mapping[str, Any]
+    lower_is_better: frozenset[str]
+
+
+def save(
+    path: Path,
+    protocol: Protocol,
+    subjects: Sequence[Subject],
+    rewards: Sequence[Opened],
+    cells: Sequence[Cell],
+    own: str | None = None,
+) -> None:
+    """Write an evaluation as JSON, whole or not at all; `own` names the run whose file it is."""
+    content = {
+        "format": FORMAT,
+        "own": own,
+        "environment": environment(),
+        "protocol": protocol.record(),
+        "rewards": {r.scorer.name: r.settings for r in rewards},
+        "lower_is_better": [r.scorer.name for r in rewards if not r.scorer.higher_is_better],
+        "subjects": {
+            s.name: {"source": s.source, "model": s.model, "epoch": s.epoch} for s in subjects
+        },
+        "cells": [asdict(cell) for cell in cells],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps(_without_nan(content), allow_nan=False) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a value with None in place of nan, which JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def recorded(run: Run) -> list[int]:
+    """Return the epochs whose evaluations are on record, in order."""
+    found = (run.folder / EVALUATIONS).glob("*.json")
+    return sorted(int(path.stem) for path in found if path.stem.isdigit())
+
+
+def in_training(run: Run, epoch: int) -> Answers:
+    """Return an evaluation that training made.
+
+    Raises:
+        DiffrlError: if the file is broken.
+    """
+    path, settings = run.folder / EVALUATIONS / f"{epoch:05d}.json", run.settings
+    content = _read(path)
+    try:
+        asked = settings.eval.model_dump(include={"seed", "eta", "images", "prompts"})
+        asked |= {"of": list(content["prompts"]), "size": settings.model.size}
+        asked |= {"batch": settings.train.sample_batch, "guidance": settings.model.guidance}
+        asked["sampler"] = settings.recipe.sampler.for_evaluation(1, settings.eval.eta).name
+        values = {
+            name: [float("nan") if v is None else float(v) for v in found]
+            for name, found in content["scores"].items()
+        }
+        lower = frozenset(content.get("lower_is_better", ()))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _broken(path, error) from None
+    rewards = {w.reward.name: w.reward for w in settings.rewards}
+    rewards |= {r.name: r for r in settings.watched}
+    dumped = {name: r.model_dump(mode="json") for name, r in rewards.items()}
+    items = {name: content["prompts"] for name in values}
+    return Answers("training", epoch, asked, items, values, dumped, lower)
+
+
+def afterwards(folder: Path) -> Answers | None:
+    """Return what `diffrl eval` found for a run, if it was asked.
+
+    Raises:
+        DiffrlError: if the file is broken, or of another version.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    content = _read(path)
+    if content.get("format") != FORMAT or not content.get("own"):
+        raise DiffrlError(f"{path}: not written by this version's `diffrl eval RUN`")
+    values: dict[str, list[float]] = {}
+    items: dict[str, list[str]] = {}
+    try:
+        protocol = content["protocol"]
+        for cell in (c for c in content["cells"] if c["subject"] == content["own"]):
+            text = protocol["prompts"][cell["prompts"]] * protocol["seeds"]
+            found = {name: (text, each) for name, each in cell["values"].items()}
+            for name, own in cell["by_prompt"].items():
+                found[name] = (list(own), list(own.values()))
+            for name, (prompts, each) in found.items():
+                key = f"{cell['prompts']}/{name}/{cell['steps']}-step"
+                values[key] = [float("nan") if v is None else float(v) for v in each]
+                items[key] = prompts
+        asked = {k: v for k, v in protocol.items() if k != "steps"}
+        epoch = int(content["subjects"][content["own"]]["epoch"])
+        lower = frozenset(content["lower_is_better"])
+        return Answers("eval", epoch, asked, items, values, content["rewards"], lower)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _broken(path, error) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DiffrlError(f"cannot read {path}: {error}; evaluate again") from None
+    if not isinstance(found, dict):
+        raise _broken(path, TypeError("not a JSON object"))
+    return found
+
+
+def _broken(path: Path, error: Exception) -> DiffrlError:
+    return DiffrlError(f"cannot read {path}: {type(error).__name__}: {error}; evaluate again")

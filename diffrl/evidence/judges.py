@@ -1,0 +1,157 @@
+"""What looks at the pictures of an evaluation: rewards, and a CLIP for measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffrl.errors import DiffrlError, SettingsError
+from diffrl.registry import registry
+from diffrl.scoring import ScoredBy
+from diffrl.settings.rewards import chosen, read_spec, with_sets
+from diffrl.stages import Reward
+from diffrl.tensors import Tensor
+
+PromptSets = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A reward, loaded.
+
+    Args:
+        scorer: that scores.
+        settings: that it was loaded with.
+        sets: names of the prompt sets that it can score.
+    """
+
+    scorer: ScoredBy
+    settings: Mapping[str, Any]
+    sets: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What looks at pictures.
+
+    Args:
+        rewards: loaded.
+        embed: pictures to unit embeddings, or None.
+        tell: is told what goes on, one line at a time.
+    """
+
+    rewards: Sequence[Opened]
+    embed: Callable[[Tensor], Tensor] | None
+    tell: Callable[[str], None]
+
+    def of(self, prompts: str) -> list[ScoredBy]:
+        """Return the rewards that can score a set of prompts."""
+        return [r.scorer for r in self.rewards if prompts in r.sets]
+
+
+def open_rewards(
+    named: Sequence[str],
+    preset: str,
+    sets: Sequence[str],
+    own: Sequence[Reward],
+    prompts: PromptSets,
+    device: str,
+) -> tuple[list[Opened], list[str]]:
+    """Return the rewards to score with, loaded, and why others are left out.
+
+    Args:
+        named: rewards that were asked for; none: all that can be had.
+        preset: that says where their weights are.
+        sets: `--set` texts about them.
+        own: those of a judged run, with the run's settings, which count more than the preset.
+        prompts: by the name of their set.
+        device: to score on.
+
+    Raises:
+        SettingsError: if one that was asked for cannot be had, or cannot score any set.
+    """
+    known = {*registry().components("reward"), *(r.name for r in own), *_names(named, own)}
+    if stray := [s for s in sets if not any(_is_about(n, s, len(named) == 1) for n in known)]:
+        raise SettingsError(
+            [f"--set {one}: about no reward; write rewards.NAME.…" for one in stray]
+        )
+    if named:
+        rewards = {r.name: r for r in (_asked(s, preset, sets, own) for s in named)}
+        problems = [line for r in rewards.values() for line in _problems(r, prompts)]
+        if problems:
+            raise SettingsError(problems)
+        return [_opened(r, prompts, device) for r in rewards.values()], []
+    loaded, left_out = [], []
+    for reward in _available(preset, sets, own, left_out):
+        try:
+            if why := _problems(reward, prompts):
+                left_out += why
+            else:
+                loaded.append(_opened(reward, prompts, device))
+        except DiffrlError as error:
+            left_out.append(f"reward {reward.name!r}: {error}")
+    return loaded, left_out
+
+
+def _opened(reward: Reward, prompts: PromptSets, device: str) -> Opened:
+    fit = frozenset(name for name, texts in prompts.items() if not reward.unfit(texts))
+    scorer = ScoredBy.load(reward, device, 1.0)
+    return Opened(scorer, reward.model_dump(mode="json"), fit)
+
+
+def _asked(spec: str, preset: str, sets: Sequence[str], own: Sequence[Reward]) -> Reward:
+    (name,) = _names([spec], own)
+    mine = [s for s in sets if _is_about(name, s, "." not in s.partition("=")[0])]
+    for reward in own:
+        if reward.name == spec:
+            return with_sets(reward, mine)
+    return chosen(spec, preset, mine)
+
+
+def _names(specs: Sequence[str], own: Sequence[Reward]) -> list[str]:
+    mine = {r.name for r in own}
+    return [spec if spec in mine else read_spec(spec).name for spec in specs]
+
+
+def _is_about(name: str, text: str, bare: bool) -> bool:
+    """Return whether a `--set` text is about a reward; `bare`: whether it may lack the name."""
+    key = text.partition("=")[0]
+    return key.startswith(f"rewards.{name}.") or (bare and "." not in key)
+
+
+def _available(
+    preset: str, sets: Sequence[str], own: Sequence[Reward], left_out: list[str]
+) -> Iterator[Reward]:
+    there = {r.name: with_sets(r, [s for s in sets if _is_about(r.name, s, False)]) for r in own}
+    for name in registry().components("reward"):
+        if name not in there:
+            try:
+                there[name] = chosen(name, preset, [s for s in sets if _is_about(name, s, False)])
+            except DiffrlError as error:  # needs settings that no preset gives
+                left_out.append(f"reward {name!r}: {' '.join(str(error).split())}")
+    yield from there.values()
+
+
+def _problems(reward: Reward, prompts: PromptSets) -> list[str]:
+    """Return why a reward cannot be used at all."""
+    found = list(reward.problems())
+    unfit = [why for texts in prompts.values() if (why := reward.unfit(texts))]
+    if len(unfit) == len(prompts):
+        found.append(f"reward {reward.name!r} cannot score these prompts: {unfit[0]}")
+    return found
+
+
+def embedder(preset: str, device: str) -> tuple[Any, list[str]]:
+    """Return the CLIP that embeds pictures for measures, that of `clipscore`, or why there is none.
+
+    Returns:
+        An object with `image_embedding`, or None; and what to tell.
+    """
+    from diffrl.builtin.rewards.clip import ClipScorer
+
+    try:
+        ref = chosen("clipscore", preset, []).model_dump().get("checkpoint")
+        return ClipScorer.load(str(ref), device), []
+    except DiffrlError as error:
+        return None, [f"measures with CLIP: {error}"]
