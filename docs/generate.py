@@ -26,6 +26,7 @@ from generators.fields import (
     sections,
 )
 from generators.hooks import hooks
+from generators.paper import accuracy, paper
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
 from generators.suites import suites
@@ -77,6 +78,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/cli.md": {"cli": cli},
     "docs/hooks.md": {"hooks": hooks},
     "docs/python.md": {"train": train, "resume": resume, "run": run},
+    "docs/paper.md": {"paper": paper, "accuracy": accuracy},
     "docs/settings.md": {
         "sections": sections,
         "presets": presets,

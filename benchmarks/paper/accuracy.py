@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffrl_sdpo import SDPO, Anchors
 
 from benchmarks.paper.experiments import REWARDS
+from diffrl.scoring import checked
 from diffrl.settings.resolve import resolve
-from diffrl.tensors import Tensor
+from diffrl.tensors import Float, Int, Tensor
 from diffrl.trainer.ranks import accelerator
-from diffrl.trainer.session import build, preflight
+from diffrl.trainer.session import Session, build, preflight
+from diffrl.types import Prompts, Rollout
 
 STEPS = 50
+PIECE = 16
 PREDICTORS = {
     "3 queries, adaptive anchor": Anchors(),
     "3 queries, random anchor": Anchors(anchor="random"),
@@ -25,30 +29,62 @@ PREDICTORS = {
 }
 
 
+class Remembered:
+    """A judge that knows the score of every latent it will be asked for."""
+
+    def __init__(self, x0_hat: Float[Tensor, "n T *latent"], score: Float[Tensor, "n T"]) -> None:
+        flat = zip(x0_hat.flatten(0, 1), score.flatten(), strict=True)
+        self._known = {_key(x0): value for x0, value in flat}
+
+    def __call__(
+        self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b"]:
+        """Return what is known."""
+        return torch.stack([self._known[_key(one)] for one in x0])
+
+
+def _key(x0: Tensor) -> bytes:
+    return x0.contiguous().numpy().tobytes()
+
+
 def measured(rollouts: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Return, by reward and predictor, cosine, L1 and L2 on trajectories of 50 steps."""
-    return {reward: of_reward(reward, rollouts) for reward in REWARDS}
-
-
-def of_reward(name: str, rollouts: int) -> dict[str, dict[str, float]]:
-    """Return the figures of one reward, at the bundled model's own weights."""
-    settings = resolve("sdpo", [name], sets=["eval.watch=[]"])
+    """Return, by reward and predictor, cosine, L1 and L2, at the bundled model's own weights."""
+    settings = resolve("sdpo", list(REWARDS), sets=["eval.watch=[]"])
     sampler = SDPO.sampler.model_copy(update={"steps": STEPS, "group": 1})
-    whole: list[Tensor] = []
-    parts: dict[str, list[Tensor]] = {name: [] for name in PREDICTORS}
+    exact: dict[str, list[Tensor]] = {reward: [] for reward in REWARDS}
+    given = {reward: {name: [] for name in PREDICTORS} for reward in REWARDS}
     rng = torch.Generator().manual_seed(7)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         session = build(
             settings, accelerator("cpu", "fp32"), Path(folder), preflight(settings, None)
         )
-        for start in range(0, rollouts, 16):
-            text = [session.prompts[i % len(session.prompts)] for i in range(start, start + 16)]
+        for start in range(0, rollouts, PIECE):
+            text = [session.prompts[i % len(session.prompts)] for i in range(start, start + PIECE)]
             rollout = sampler(session.policy, text, rng)
-            whole.append(Anchors(query="every")(rollout, session.judge).value)
-            for predictor, anchors in PREDICTORS.items():
-                parts[predictor].append(anchors(rollout, session.judge).value)
-    exact = torch.cat(whole)
-    return {predictor: near(torch.cat(given), exact) for predictor, given in parts.items()}
+            for reward, score in scored(session, rollout).items():
+                exact[reward].append(score)
+                assert rollout.path is not None and rollout.path.x0_hat is not None
+                judge: Any = Remembered(rollout.path.x0_hat, score)
+                for name, anchors in PREDICTORS.items():
+                    given[reward][name].append(anchors(rollout, judge).value)
+    return {
+        reward: {
+            name: near(torch.cat(parts), torch.cat(exact[reward])) for name, parts in own.items()
+        }
+        for reward, own in given.items()
+    }
+
+
+def scored(session: Session, rollout: Rollout) -> dict[str, Float[Tensor, "n T"]]:
+    """Return what every reward gives every step's predicted picture; each is decoded once."""
+    assert rollout.path is not None and rollout.path.x0_hat is not None
+    found: dict[str, list[Tensor]] = {reward.name: [] for reward in session.rewards}
+    for step in range(STEPS):
+        images = session.decode(rollout.path.x0_hat[:, step])
+        for reward in session.rewards:
+            score = checked(reward, images, rollout.prompts.text)
+            found[reward.name].append(score * reward.scale)
+    return {name: torch.stack(columns, 1) for name, columns in found.items()}
 
 
 def near(given: Tensor, exact: Tensor) -> dict[str, float]:

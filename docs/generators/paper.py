@@ -1,0 +1,88 @@
+"""The paper's claims beside what was measured, from result files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from generators.markdown import table
+from generators.results import FOLDER
+
+SAID = ("reproduced", "not distinguishable", "contradicted", "not run")
+
+
+def paper() -> str:
+    """Return what of the full tier was run, or of the quick one where nothing was."""
+    for tier in ("full", "quick"):
+        path = FOLDER / f"paper_{tier}.json"
+        if path.exists():
+            measured = json.loads(path.read_text("utf-8"))
+            parts = [_run(measured), _summary(measured), _verdicts(measured)]
+            return "\n\n".join(parts)
+    return "*Not measured yet.*"
+
+
+def accuracy() -> str:
+    """Return Tables II and III."""
+    for tier in ("full", "quick"):
+        path = FOLDER / f"paper_{tier}.json"
+        if path.exists() and (found := json.loads(path.read_text("utf-8"))["accuracy"]):
+            return _accuracy(found)
+    return "*Not measured yet.*"
+
+
+def _run(measured: Mapping[str, Any]) -> str:
+    seeds = [len(own) for own in measured["runs"].values()]
+    hours = sum(second for own in measured["runs"].values() for second in own) / 3600
+    wanted = len(seeds) * measured["seeds_of_the_tier"]
+    commit = str(measured["environment"]["commit"])[:10]
+    return (
+        f"**The {measured['tier']} tier: {sum(seeds)} of {wanted} runs**, {hours:.1f} hours of "
+        f"training on {measured['machine']}, at commit `{commit}`, with "
+        f"`{' '.join(measured['settings'])}`."
+    )
+
+
+def _summary(measured: Mapping[str, Any]) -> str:
+    verdicts = measured["verdicts"]
+    rows = []
+    for place in dict.fromkeys(v["place"] for v in verdicts):
+        said = [v["said"] for v in verdicts if v["place"] == place]
+        rows.append((place, *(str(said.count(one)) for one in SAID)))
+    return table(("where", *SAID), rows)
+
+
+def _verdicts(measured: Mapping[str, Any]) -> str:
+    rows = []
+    for v in measured["verdicts"]:
+        if (change := v["change"]) is None:
+            continue
+        figures = f"{change['mean']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]"
+        rows.append((v["place"], v["text"], figures, v["said"], str(v["seeds"])))
+    tests = ", ".join(dict.fromkeys(v["test"] for v in measured["verdicts"] if v["test"]))
+    return (
+        f"{table(('where', 'claim', 'difference, 95 % interval', 'verdict', 'seeds'), rows)}\n\n"
+        f"Test: {tests or 'none'}. By `python -m benchmarks.paper --tier {measured['tier']}`."
+    )
+
+
+def _accuracy(found: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            f"`{reward}`",
+            name,
+            f"{one['cosine']:.3f} ± {one['cosine_error']:.3f}",
+            f"{one['l1']:.2f}",
+            f"{one['l2']:.2f}",
+        )
+        for reward, predictors in found["rewards"].items()
+        for name, one in predictors.items()
+    ]
+    return (
+        f"{table(('reward', 'predictor', 'cosine', 'L1', 'L2'), rows)}\n\n"
+        f"Predicted dense rewards beside those of every step, on {found['rollouts']} trajectories "
+        f"of 50 steps at the bundled model's own weights. The cosine is that of each trajectory's "
+        f"rewards less their mean, with its standard error; L1 and L2 are in standard deviations "
+        f"of the true ones. By `python -m benchmarks.paper`."
+    )
