@@ -25,6 +25,7 @@ from generators.fields import (
     rewards,
     sections,
 )
+from generators.gallery import gallery
 from generators.hooks import hooks
 from generators.paper import accuracy, paper
 from generators.python_api import resume, run, train
@@ -78,6 +79,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/cli.md": {"cli": cli},
     "docs/hooks.md": {"hooks": hooks},
     "docs/python.md": {"train": train, "resume": resume, "run": run},
+    "docs/gallery.md": {"gallery": gallery},
     "docs/paper.md": {"paper": paper, "accuracy": accuracy},
     "docs/settings.md": {
         "sections": sections,

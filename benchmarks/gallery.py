@@ -1,0 +1,112 @@
+"""Makes the gallery: pictures before and after, and curves, of every algorithm and every reward.
+
+    python benchmarks/gallery.py [--zoo ablations/zoo] [--folder ablations/gallery] [--jobs 2]
+
+The algorithms' runs are those of `benchmarks/zoo.py`, seed 42; SDPO is trained here on the other
+bundled rewards, with the defaults and seed 42. Finished runs are kept. Writes pictures and curves
+into `docs/images/gallery/` and their list into `benchmarks/results/gallery.json`, of which
+`docs/generate.py` makes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from default_run import machine
+from PIL import Image
+from zoo import ALGORITHMS, RESULTS, ROOT
+
+from diffrl.folder import environment, read_metrics
+from diffrl.report.charts import INK, chart, draw
+from diffrl.report.records import Group, record
+
+REWARDS = ("aesthetic", "hpsv2", "imagereward")
+IMAGES = ROOT / "docs" / "images" / "gallery"
+WIDTH = 1040
+LINE = "#c9d0d8"
+
+
+def main() -> None:
+    """Train what is not trained yet, and write pictures, curves and their list."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--zoo", type=Path, default=ROOT / "ablations" / "zoo")
+    parser.add_argument("--folder", type=Path, default=ROOT / "ablations" / "gallery")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    train(options.folder, options.jobs)
+    runs = {("pickscore", a): options.zoo / "runs" / f"algo={a}" / "seed-42" for a in ALGORITHMS}
+    runs |= {(reward, "sdpo"): options.folder / reward for reward in REWARDS}
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    rows = [shown(algo, reward, folder) for (reward, algo), folder in runs.items()]
+    result = {
+        "machine": machine(),
+        "environment": {k: v for k, v in environment().items() if k != "command"},
+        "runs": rows,
+    }
+    (RESULTS / "gallery.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+
+
+def train(folder: Path, jobs: int) -> None:
+    """Train SDPO on the rewards that no run of the zoo trains on."""
+    waiting = [r for r in REWARDS if not (folder / r / "report.html").exists()]
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    while waiting:
+        now, waiting = waiting[:jobs], waiting[jobs:]
+        started = [
+            subprocess.Popen(
+                [*command(folder / reward, reward)],
+                env={**os.environ, "OMP_NUM_THREADS": threads},
+            )
+            for reward in now
+        ]
+        if any(process.wait() for process in started):
+            raise SystemExit("a run failed")
+
+
+def command(folder: Path, reward: str) -> Sequence[str]:
+    """Return the command of a run, or to continue it."""
+    base = [sys.executable, "-m", "diffrl", "train"]
+    if (folder / "settings.toml").exists():
+        return [*base, "--resume", str(folder)]
+    return [*base, "--algo", "sdpo", "--reward", reward, "--output", str(folder)]
+
+
+def shown(algo: str, reward: str, folder: Path) -> dict[str, object]:
+    """Write a run's picture and curve, and return what the page says of it."""
+    name = f"{algo}-{reward}"
+    with Image.open(folder / "images" / "before-after.png") as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((WIDTH, 4 * WIDTH), Image.Resampling.LANCZOS)
+    small.save(IMAGES / f"{name}.webp", quality=86, method=6)
+    curve(folder, reward).savefig(IMAGES / f"{name}-curve.svg")
+    lines = [m for m in read_metrics(folder) if f"eval/{reward}/1-step" in m]
+    steps = [k for k in lines[-1] if k.startswith(f"eval/{reward}/")]
+    return {
+        "algo": algo,
+        "reward": reward,
+        "before": {k: lines[0][k] for k in steps},
+        "after": {k: lines[-1][k] for k in steps},
+        "seconds": lines[-1]["seconds"],
+    }
+
+
+def curve(folder: Path, reward: str) -> Any:
+    """Return the plot of a run's training reward."""
+    group = Group("run", (record(folder),))
+    keys = [(f"reward/{reward}/mean", "")]
+    made = chart("curve", f"{reward} in training", "samples", [group], keys)
+    assert made is not None
+    figure = draw(made, INK, LINE)
+    figure.patch.set_facecolor("white")
+    return figure
+
+
+if __name__ == "__main__":
+    main()
