@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Any
 from diffrl.folder import write
 from diffrl.report import charts
 from diffrl.report.records import Group, Record, differences
+from diffrl.report.tables import evaluation_tables, score_rows, steps_of
 
 AXES = ("samples", "seconds")
 MEASURES = ("sharpness", "edges", "color-entropy", "diversity")
@@ -125,7 +125,7 @@ def _evaluated(
     made = []
     for name in names:
         steps = [k for k in keys if k.startswith(f"eval/{name}/")]
-        every = [(k, _steps(k)) for k in steps]
+        every = [(k, steps_of(k)) for k in steps]
         cases = [("", every)] if len(groups) == 1 else [(label, [(k, "")]) for k, label in every]
         for label, wanted in cases:
             file = f"eval-{name}-{label}".replace(" ", "-").rstrip("-")
@@ -139,8 +139,8 @@ def _measures(groups: Sequence[Group], keys: Sequence[str]) -> list[charts.Chart
     for name in MEASURES:
         steps = [k for k in keys if k.startswith(f"picture/{name}/")]
         wanted = steps if len(groups) == 1 else steps[-1:]
-        labels = [(k, _steps(k) if len(groups) == 1 else "") for k in wanted]
-        title = name if len(groups) == 1 or not wanted else f"{name}, {_steps(wanted[0])}"
+        labels = [(k, steps_of(k) if len(groups) == 1 else "") for k in wanted]
+        title = name if len(groups) == 1 or not wanted else f"{name}, {steps_of(wanted[0])}"
         made.append(charts.chart(f"picture-{name}", title, "samples", groups, labels))
     return [c for c in made if c]
 
@@ -153,30 +153,8 @@ def _numerics(groups: Sequence[Group]) -> list[charts.Chart]:
     return [c for c in made if c]
 
 
-def _steps(key: str) -> str:
-    number = key.rpartition("/")[2].removesuffix("-step")
-    return f"{number} step{'s' if number != '1' else ''}"
-
-
 def _scored(keys: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(k.split("/")[1] for k in keys if k.startswith("eval/")))
-
-
-def score_rows(group: Group) -> list[tuple[str, ...]]:
-    """Return rows of reward, steps, before, after and change: means over a group's runs."""
-    runs = [[m for m in r.metrics if any(k.startswith("eval/") for k in m)] for r in group.records]
-    if any(len(lines) < 2 for lines in runs) or len({lines[-1]["epoch"] for lines in runs}) > 1:
-        return []
-    rows = []
-    for key in (k for k in runs[0][-1] if k.startswith("eval/")):
-        if all(key in lines[0] and key in lines[-1] for lines in runs):
-            before = statistics.mean(lines[0][key] for lines in runs)
-            after = [lines[-1][key] for lines in runs]
-            spread = f" ± {statistics.stdev(after):.2f}" if len(after) > 1 else ""
-            mean = statistics.mean(after)
-            shown = (f"{before:.2f}", f"{mean:.2f}{spread}", f"{mean - before:+.2f}")
-            rows.append((key.split("/")[1], _steps(key), *shown))
-    return rows
 
 
 def slides(record: Record) -> dict[str, Any]:
@@ -206,31 +184,6 @@ def _embedded(path: Path) -> str:
     packed = io.BytesIO()
     small.save(packed, "WEBP", quality=88)
     return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
-
-
-def evaluation_tables(record: Record) -> list[dict[str, Any]]:
-    """Return the tables of what `diffrl eval` found for a run: one for each set of prompts."""
-    cells = (record.evaluation or {}).get("cells", [])
-    tables = []
-    for prompts in dict.fromkeys(c["prompts"] for c in cells):
-        here = sorted((c for c in cells if c["prompts"] == prompts), key=lambda c: c["steps"])
-        columns = list(dict.fromkeys(name for c in here for name in c["found"]))
-        rows = [
-            [str(c["steps"]), c["subject"], *(_entry(c, name) for name in columns)] for c in here
-        ]
-        tables.append({"name": prompts, "head": ["steps", "model", *columns], "rows": rows})
-    return tables
-
-
-def _entry(cell: dict[str, Any], name: str) -> str:
-    found = cell["found"].get(name)
-    if found is None:
-        return "–"
-    low, high = found.get("low"), found.get("high")
-    text = f"{found['mean']:.2f}"
-    text += f" ± {(high - low) / 2:.2f}" if None not in (low, high) else ""
-    won = cell["wins"].get(name)
-    return f"{text} ({won['mean']:.0f} %)" if won else text
 
 
 def _about(record: Record) -> dict[str, str]:
