@@ -16,6 +16,9 @@ from diffrl.evidence.intervals import Estimate, between_runs, difference
 from diffrl.folder import EVALUATIONS, read_metrics
 
 REPRODUCED, UNCLEAR, CONTRADICTED = "reproduced", "not distinguishable", "contradicted"
+FOR, AGAINST = "one seed, for", "one seed, against"
+"""One seed compares two models and not two ways of training: no verdict."""
+
 WELCH = "Welch's t over seeds"
 PAIRED = "paired bootstrap over pictures of one seed"
 
@@ -58,7 +61,11 @@ def judge(claim: Claim, root: Path, tier: Tier) -> Verdict:
         # With four prompts or forty, pictures are the units: other prompts are not asked about.
         change, said = difference(worse[0], better[0], [str(i) for i in range(len(better[0]))])
         test = PAIRED
-    names = {"higher": REPRODUCED, "lower": CONTRADICTED}
+    several = len(seeds) > 1
+    names = {
+        "higher": REPRODUCED if several else FOR,
+        "lower": CONTRADICTED if several else AGAINST,
+    }
     return Verdict(claim.place, claim.text, names.get(said, UNCLEAR), change, test, len(seeds))
 
 

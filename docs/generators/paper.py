@@ -9,7 +9,14 @@ from typing import Any
 from generators.markdown import table
 from generators.results import FOLDER
 
-SAID = ("reproduced", "not distinguishable", "contradicted", "not run")
+SAID = (
+    "reproduced",
+    "not distinguishable",
+    "contradicted",
+    "one seed, for",
+    "one seed, against",
+    "not run",
+)
 
 
 def paper() -> str:

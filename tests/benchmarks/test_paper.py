@@ -55,7 +55,7 @@ def test_a_single_seed_pairs_pictures_and_says_so(tmp_path):
     pretend(tmp_path / "good/42", 1.0, 42)
     pretend(tmp_path / "bad/42", 0.2, 42)
     found = verdicts.judge(claim(), tmp_path, TIER)
-    assert (found.said, found.test, found.seeds) == ("reproduced", verdicts.PAIRED, 1)
+    assert (found.said, found.test, found.seeds) == (verdicts.FOR, verdicts.PAIRED, 1)
 
 
 def test_by_time_the_slower_run_counts_as_far_as_the_faster_went(tmp_path):
