@@ -33,13 +33,14 @@ def record(folder: Path, event: Evaluated) -> None:
     write(folder / EVALUATIONS / f"{event.epoch:05d}.json", json.dumps(content) + "\n")
 
 
-def forget(folder: Path, epoch: int) -> None:
+def forget(folder: Path, epoch: int, epochs: int) -> None:
     """Drop what epochs left that a resumed run will make again, of weights that are gone."""
     for place in (EVALUATIONS, IMAGES):
         for path in (folder / place).glob("[0-9]*"):
             if path.stem.isdigit() and (not epoch or int(path.stem) > epoch):
                 path.unlink()
-    (folder / IMAGES / LAST).unlink(missing_ok=True)
+    if epoch < epochs:
+        (folder / IMAGES / LAST).unlink(missing_ok=True)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
@@ -63,7 +64,7 @@ class FolderObserver:
         kept = [m for m in read_metrics(event.folder) if event.epoch and m["epoch"] <= event.epoch]
         self._told = int(kept[-1]["epoch"]) if kept else -1
         write(event.folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
-        forget(event.folder, event.epoch)
+        forget(event.folder, event.epoch, event.settings.train.epochs)
 
     @hookimpl
     def diffrl_update_done(self, event: EpochDone) -> None:

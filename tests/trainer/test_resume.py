@@ -65,6 +65,31 @@ def test_epochs_after_the_checkpoint_are_written_anew(tiny_run, tmp_path):
     assert untimed(lines) == untimed(tiny_run.metrics)
 
 
+def test_what_later_epochs_left_goes_when_a_run_goes_back(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, folder)
+    shutil.rmtree(folder / "checkpoints" / "4")
+    (folder / "evaluations" / "00007.json").write_text("{}")
+    (folder / "images" / "00007.png").write_bytes(b"")
+    diffrl.resume(folder, live=False)
+    for place, suffix in (("evaluations", "json"), ("images", "png")):
+        left = sorted(p.name for p in (folder / place).glob(f"0*.{suffix}"))
+        assert left == [f"0000{n}.{suffix}" for n in (0, 2, 4)]
+        for name in left:
+            whole = (tiny_run.folder / place / name).read_bytes()
+            assert (folder / place / name).read_bytes() == whole
+    assert (folder / "images" / "before-after.png").exists()
+
+
+def test_resuming_a_finished_run_takes_nothing_away(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, folder)
+    before = sorted(p.relative_to(folder) for p in folder.rglob("*"))
+    diffrl.resume(folder, live=False)
+    after = sorted(p.relative_to(folder) for p in folder.rglob("*"))
+    assert set(before) <= set(after)
+
+
 def test_a_half_written_checkpoint_is_not_taken(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.folder, folder)
