@@ -47,7 +47,8 @@ def main() -> None:
     before = json.loads(target.read_text("utf-8")) if target.exists() else {}
     table = before.get("accuracy")
     if ACCURACY in options.only and (table or {}).get("rollouts") != tier.rollouts:
-        table = {"rollouts": tier.rollouts, "rewards": accuracy.measured(tier.rollouts)}
+        rewards, alike = accuracy.measured(tier.rollouts)
+        table = {"rollouts": tier.rollouts, "rewards": rewards, "least_cosine": alike}
     wanted = [claim for name in options.only if name in PARTS for claim in PARTS[name]()]
     left, failed = run_all(cells_of(wanted), tier, root, options.jobs, until)
     claims = [claim for part in PARTS.values() for claim in part()]

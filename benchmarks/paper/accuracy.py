@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffrl_sdpo import SDPO, Anchors
+from diffrl_sdpo.anchors import similarities
 
 from benchmarks.paper.experiments import REWARDS
 from diffrl.scoring import checked
@@ -47,13 +48,18 @@ def _key(x0: Tensor) -> bytes:
     return x0.contiguous().numpy().tobytes()
 
 
-def measured(rollouts: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Return, by reward and predictor, cosine, L1 and L2, at the bundled model's own weights."""
+def measured(rollouts: int) -> tuple[dict[str, dict[str, dict[str, float]]], float]:
+    """Return, by reward and predictor, cosine, L1 and L2, at the bundled model's own weights.
+
+    The second value is the mean of the least cosine of a step's clean prediction with the first,
+    middle or last one's: how unlike each other the predictions of a trajectory are.
+    """
     settings = resolve("sdpo", list(REWARDS), sets=["eval.watch=[]"])
     sampler = SDPO.sampler.model_copy(update={"steps": STEPS, "group": 1})
     exact: dict[str, list[Tensor]] = {reward: [] for reward in REWARDS}
     given = {reward: {name: [] for name in PREDICTORS} for reward in REWARDS}
     rng = torch.Generator().manual_seed(7)
+    alike: list[Tensor] = []
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         session = build(
             settings, accelerator("cpu", "fp32"), Path(folder), preflight(settings, None)
@@ -61,18 +67,25 @@ def measured(rollouts: int) -> dict[str, dict[str, dict[str, float]]]:
         for start in range(0, rollouts, PIECE):
             text = [session.prompts[i % len(session.prompts)] for i in range(start, start + PIECE)]
             rollout = sampler(session.policy, text, rng)
+            alike.append(likeness(rollout))
             for reward, score in scored(session, rollout).items():
                 exact[reward].append(score)
                 assert rollout.path is not None and rollout.path.x0_hat is not None
                 judge: Any = Remembered(rollout.path.x0_hat, score)
                 for name, anchors in PREDICTORS.items():
                     given[reward][name].append(anchors(rollout, judge).value)
-    return {
-        reward: {
-            name: near(torch.cat(parts), torch.cat(exact[reward])) for name, parts in own.items()
-        }
+    found = {
+        reward: {n: near(torch.cat(parts), torch.cat(exact[reward])) for n, parts in own.items()}
         for reward, own in given.items()
     }
+    return found, float(torch.cat(alike).mean())
+
+
+def likeness(rollout: Rollout) -> Float[Tensor, "n"]:
+    """Return each trajectory's least cosine with its first, middle and last prediction."""
+    assert rollout.path is not None and rollout.path.x0_hat is not None
+    at = torch.tensor([0, (STEPS - 1) // 2, STEPS - 1]).expand(len(rollout), -1)
+    return similarities(rollout.path.x0_hat, at).flatten(1).amin(1)
 
 
 def scored(session: Session, rollout: Rollout) -> dict[str, Float[Tensor, "n T"]]:

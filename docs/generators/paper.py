@@ -23,8 +23,8 @@ def paper() -> str:
     """Return what of the full tier was run, or of the quick one where nothing was."""
     for tier in ("full", "quick"):
         path = FOLDER / f"paper_{tier}.json"
-        if path.exists():
-            measured = json.loads(path.read_text("utf-8"))
+        measured = json.loads(path.read_text("utf-8")) if path.exists() else {"runs": {}}
+        if any(measured["runs"].values()):
             parts = [_run(measured), _summary(measured), _verdicts(measured)]
             return "\n\n".join(parts)
     return "*Not measured yet.*"
@@ -91,5 +91,6 @@ def _accuracy(found: Mapping[str, Any]) -> str:
         f"Predicted dense rewards beside those of every step, on {found['rollouts']} trajectories "
         f"of 50 steps at the bundled model's own weights. The cosine is that of each trajectory's "
         f"rewards less their mean, with its standard error; L1 and L2 are in standard deviations "
-        f"of the true ones. By `python -m benchmarks.paper`."
+        f"of the true ones. The least cosine of a clean prediction with its trajectory's first, "
+        f"middle or last one is {found['least_cosine']:.2f} on average. By `python -m benchmarks.paper`."
     )
