@@ -92,5 +92,6 @@ def _accuracy(found: Mapping[str, Any]) -> str:
         f"of 50 steps at the bundled model's own weights. The cosine is that of each trajectory's "
         f"rewards less their mean, with its standard error; L1 and L2 are in standard deviations "
         f"of the true ones. The least cosine of a clean prediction with its trajectory's first, "
-        f"middle or last one is {found['least_cosine']:.2f} on average. By `python -m benchmarks.paper`."
+        f"middle or last one is {found['least_cosine']:.2f} on average. "
+        f"By `python -m benchmarks.paper`."
     )
