@@ -18,13 +18,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from default_run import machine
+
 import diffrl
 from diffrl.evidence.reproduce import HERE
 from diffrl.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = (1, 2, 4, 8)
-MACHINE = "2 cores of AMD EPYC"
 LEAST = 0.5
 """Of PickScore, gained; where it was less, nothing is asked."""
 
@@ -119,9 +120,10 @@ def emoji(algo: str, runs: list[dict[str, list[Any]]], zoo: Mapping[str, Any], m
     }
     commit = zoo["environment"]["commit"][:10]
     minutes = max(zoo["algorithms"][algo]["seconds"]) / 60
+    where = f"commit {commit}, {zoo['machine']}, one thread"
     content = {
         "about": f"{algo} on PickScore in the emoji world, with its defaults",
-        "source": f"benchmarks/results/zoo_curves.json, commit {commit}, {MACHINE}, one thread",
+        "source": f"benchmarks/results/zoo_curves.json, {where}",
         "minutes": round(minutes, 1),
         "run": {"algo": algo, "rewards": ["pickscore"], "preset": "emoji", "epochs": last},
     }
@@ -144,7 +146,7 @@ def quick() -> None:
     figures = {k: (last[k], (last[k] - first[k]) / 2) for k in keys}
     content = {
         "about": "the first five epochs of SDPO on PickScore in the emoji world",
-        "source": f"benchmarks/cards.py, commit {str(environment()['commit'])[:10]}, {MACHINE}",
+        "source": f"benchmarks/cards.py, commit {str(environment()['commit'])[:10]}, {machine()}",
         "minutes": round(last["seconds"] / 60 + 0.2, 1),
         "run": QUICK,
     }

@@ -16,7 +16,7 @@ from diffrl.errors import RunExists
 from diffrl.settings import Settings
 
 SETTINGS, METRICS, ENVIRONMENT = "settings.toml", "metrics.jsonl", "environment.json"
-REPORT = "report.html"
+REPORT, EVALUATION = "report.html", "evaluation.json"
 IMAGES, CHECKPOINTS, EVALUATIONS = "images", "checkpoints", "evaluations"
 PACKAGES = (
     "diffrl torch diffusers transformers peft accelerate pydantic pluggy open-clip-torch numpy"

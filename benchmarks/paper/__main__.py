@@ -17,17 +17,14 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.default_run import machine
+from benchmarks.paper import accuracy
+from benchmarks.paper.cells import TIERS, finished, run_all
+from benchmarks.paper.experiments import PARTS, cells_of
+from benchmarks.paper.verdicts import judge
+from diffrl.folder import environment, read_metrics
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from default_run import machine  # noqa: E402
-
-from benchmarks.paper import accuracy  # noqa: E402
-from benchmarks.paper.cells import TIERS, finished, run_all  # noqa: E402
-from benchmarks.paper.experiments import PARTS, cells_of  # noqa: E402
-from benchmarks.paper.verdicts import judge  # noqa: E402
-from diffrl.folder import environment, read_metrics  # noqa: E402
-
 ACCURACY = "table-2-3"
 
 

@@ -14,6 +14,7 @@ import typer
 from diffrl import presets
 from diffrl.cli.columns import columns
 from diffrl.errors import SettingsError
+from diffrl.folder import EVALUATION
 
 if TYPE_CHECKING:
     from diffrl.evidence.evaluation import Cell
@@ -93,11 +94,9 @@ def evaluate(asked: Asked) -> None:
 
 def _keep(one: Subject, save: Callable[[Path], None]) -> None:
     """Leave a run its own part, if its folder takes it."""
-    from diffrl.evidence.files import FILE
-
     assert one.folder is not None
     try:
-        save(one.folder / FILE)
+        save(one.folder / EVALUATION)
     except OSError as error:
         typer.echo(f"not kept in {one.folder}: {error.strerror or error}", err=True)
 

@@ -10,11 +10,11 @@ import torch
 
 from diffrl.evidence.protocol import Protocol, sampler_called
 from diffrl.evidence.subjects import Subject
-from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention, latent_encoder
+from diffrl.pipeline import decoder, fit_attention
 from diffrl.policy import UNetPolicy
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.evaluate import draw
-from diffrl.trainer.session import DTYPES, quiet
+from diffrl.trainer.session import DTYPES, policy_of, quiet
 
 PIECE = 32
 """Pictures drawn in one call. Another number would be other noise."""
@@ -62,22 +62,13 @@ class Artist:
 def policy(pipeline: Any, protocol: Protocol) -> UNetPolicy:
     """Return the policy that draws with a pipeline."""
     unet, precision = pipeline.unet, protocol.precision
-    size = protocol.size or unet.config.sample_size * pipeline.vae_scale_factor
 
     def call(*inputs: Any, **more: Any) -> Any:
         # As accelerate calls it in training: inputs stay in fp32, and the network chooses.
         with torch.autocast(unet.device.type, DTYPES[precision], enabled=precision != "fp32"):
             return unet(*inputs, **more)
 
-    return UNetPolicy(
-        unet=unet,
-        call=call,
-        encode=encoder(pipeline),
-        to_latent=latent_encoder(pipeline.vae, size),
-        scheduler=ddim_schedule(pipeline.scheduler.config),
-        size=size // pipeline.vae_scale_factor,
-        guidance=protocol.guidance,
-    )
+    return policy_of(pipeline, call, protocol.size, protocol.guidance)
 
 
 def noise_seed(seed: int, start: int, text: Sequence[str]) -> int:

@@ -13,10 +13,9 @@ from diffrl.evidence.evaluation import Cell
 from diffrl.evidence.judges import Opened
 from diffrl.evidence.protocol import Protocol
 from diffrl.evidence.subjects import Subject
-from diffrl.folder import EVALUATIONS, environment, write
+from diffrl.folder import EVALUATION, EVALUATIONS, environment, write
 from diffrl.trainer.run import Run
 
-FILE = "evaluation.json"
 FORMAT = 1
 
 
@@ -116,7 +115,7 @@ def afterwards(folder: Path) -> Answers | None:
     Raises:
         DiffrlError: if the file is broken, or of another version.
     """
-    path = folder / FILE
+    path = folder / EVALUATION
     if not path.is_file():
         return None
     content = _read(path)

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.errors import DiffrlError
-from diffrl.folder import CHECKPOINTS, ENVIRONMENT, IMAGES, SETTINGS, read_metrics
+from diffrl.folder import CHECKPOINTS, ENVIRONMENT, EVALUATION, IMAGES, SETTINGS, read_metrics
 
 LINE = re.compile(r"(?P<key>[\w.-]+) = (?P<value>.*)")
 TABLE = re.compile(r"\[(?P<table>[^\]]+)\]")
 MARK = "  # "
 """Before the origin of a value, in a saved settings file."""
-
-EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)

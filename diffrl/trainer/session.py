@@ -6,7 +6,7 @@ import contextlib
 import logging
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,15 +218,23 @@ def build_policy(settings: Settings, ranks: Ranks, pipeline: Any, seed: int) -> 
         fused=device.type in ("cpu", "cuda"),
     )
     call = ranks.prepare(unet, adamw)
-    size = settings.model.size or unet.config.sample_size * pipeline.vae_scale_factor
+    return policy_of(pipeline, call, settings.model.size, settings.model.guidance, seed)
+
+
+def policy_of(
+    pipeline: Any, call: Callable[..., Any], size: int | None, guidance: float, seed: int = 0
+) -> UNetPolicy:
+    """Return the policy of a pipeline; `call` is its UNet as the forward pass uses it."""
+    unet = pipeline.unet
+    side = size or unet.config.sample_size * pipeline.vae_scale_factor
     return UNetPolicy(
         unet=unet,
         call=call,
         encode=encoder(pipeline),
-        to_latent=latent_encoder(pipeline.vae, size),
+        to_latent=latent_encoder(pipeline.vae, side),
         scheduler=ddim_schedule(pipeline.scheduler.config),
-        size=size // pipeline.vae_scale_factor,
-        guidance=settings.model.guidance,
+        size=side // pipeline.vae_scale_factor,
+        guidance=guidance,
         seed=seed,
     )
 
