@@ -61,6 +61,29 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Noticed:
+    """Something a person should know of: a check that failed, or a rule that was broken.
+
+    Args:
+        epoch: in which it was noticed.
+        source: who noticed: `check`, `watchdog`, `numerics`.
+        rule: name of the check or rule.
+        message: what was measured, its limit, and what to do.
+        action: what was done about it: `warn`, or another word of the source.
+        measured: the figure, if there is one.
+        limit: that it should keep to, if there is one.
+    """
+
+    epoch: int
+    source: str
+    rule: str
+    message: str
+    action: str = "warn"
+    measured: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
 class RunDone:
     """A run has ended with its last epoch."""
 

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ from diffrl.errors import RunExists
 from diffrl.settings import Settings
 
 SETTINGS, METRICS, ENVIRONMENT = "settings.toml", "metrics.jsonl", "environment.json"
+NOTICES = "notices.jsonl"
 REPORT, EVALUATION = "report.html", "evaluation.json"
 IMAGES, CHECKPOINTS, EVALUATIONS = "images", "checkpoints", "evaluations"
 PACKAGES = (
@@ -116,11 +118,15 @@ def _commit() -> str | None:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the complete lines of `metrics.jsonl`, a torn last line left out."""
-    path = folder / METRICS
+    return read_lines(folder / METRICS)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the JSON objects of a file with one a line, up to the first that is torn."""
     if not path.exists():
         return []
     lines = []
-    for line in path.read_text("utf-8").splitlines():
+    for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
             found = json.loads(line)
         except ValueError:
@@ -129,3 +135,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             break
         lines.append(found)
     return lines
+
+
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Add a JSON object to such a file, and wait until it is on the disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

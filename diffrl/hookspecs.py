@@ -17,7 +17,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diffrl.events import EpochDone, Evaluated, RolloutDone, RunDone, RunStarted
+    from diffrl.events import EpochDone, Evaluated, Noticed, RolloutDone, RunDone, RunStarted
     from diffrl.recipe import Recipe
     from diffrl.stages import (
         AdvantageEstimator,
@@ -99,6 +99,11 @@ def diffrl_update_done(event: EpochDone) -> None:
 @hookspec
 def diffrl_evaluated(event: Evaluated) -> None:
     """Watch an evaluation: pictures on fixed seeds, and their scores."""
+
+
+@hookspec
+def diffrl_noticed(event: Noticed) -> None:
+    """Watch a run notice something: a check that failed, a rule that was broken."""
 
 
 @hookspec

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from diffrl.errors import RewardError
-from diffrl.events import EpochDone, Evaluated, RolloutDone, RunDone, RunStarted
+from diffrl.events import EpochDone, Evaluated, Noticed, RolloutDone, RunDone, RunStarted
 from diffrl.folder import SETTINGS
 from diffrl.registry import registry
-from diffrl.trainer import checkpoint
+from diffrl.trainer import checkpoint, checks
 from diffrl.trainer.collect import refuse_any
 from diffrl.trainer.evaluate import evaluate
 from diffrl.trainer.loop import Batches, train_epoch
@@ -84,6 +84,7 @@ def _close(session: Session, metrics: Mapping[str, float]) -> None:
     line = {"epoch": float(session.epoch), **session.progress, **metrics, **scores}
     event = EpochDone(session.epoch, session.settings.train.epochs, line)
     _tell(session, registry().hook.diffrl_update_done, event)
+    notice(session, checks.of_epoch(session.settings, session.epoch, line))
 
 
 def _last(session: Session) -> bool:
@@ -196,6 +197,14 @@ def _observe(session: Session) -> Any:
 def _tell(session: Session, hook: Any, event: object) -> None:
     if session.ranks.is_main:
         hook(event=event)
+
+
+def notice(session: Session, found: Sequence[Noticed]) -> None:
+    """Tell observers what was noticed; of a check that fails again and again, once."""
+    for one in found:
+        if one.rule not in session.told:
+            _tell(session, registry().hook.diffrl_noticed, one)
+        session.told |= {one.rule} if one.action == "warn" else set()
 
 
 def _save(session: Session) -> None:

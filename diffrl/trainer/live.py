@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from diffrl.events import EpochDone, RunDone, RunStarted
+from diffrl.events import EpochDone, Noticed, RunDone, RunStarted
 from diffrl.hookspecs import hookimpl
 
 
@@ -55,13 +55,22 @@ class LiveView:
     def diffrl_update_done(self, event: EpochDone) -> None:
         """Show the epoch."""
         self._lines.append(event.metrics)
-        warning = self._gap_warning(event)
-        if warning:
-            self._console.print(f"[yellow]{warning}[/]", highlight=False)
         if self._live:
             self._live.update(self._panel(event))
         else:
             self._console.print(self._line(event), highlight=False, soft_wrap=True)
+
+    @hookimpl
+    def diffrl_noticed(self, event: Noticed) -> None:
+        """Say what was noticed, above the table."""
+        done = "" if event.action == "warn" else f" → {event.action}"
+        self._console.print(
+            f"epoch {event.epoch}, {event.source}: {event.message}{done}",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     @hookimpl
     def diffrl_run_done(self, event: RunDone) -> None:
@@ -88,16 +97,6 @@ class LiveView:
             return "?"
         seconds = (time.perf_counter() - self._began) / done * (event.epochs - event.epoch)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
-
-    def _gap_warning(self, event: EpochDone) -> str:
-        limit = self._settings.recipe.loss.log_ratio_limit if self._settings else None
-        gap = event.metrics.get("log_prob_gap/max", 0.0)
-        if not limit or gap <= limit / 10:
-            return ""
-        return (
-            f"epoch {event.epoch}: the log-ratio of unchanged weights is {gap:.1e}, more than a "
-            f"tenth of the clip range {limit:g}; precision or batch shape moves it"
-        )
 
     def _line(self, event: EpochDone) -> str:
         cells = [f"{k} {v}" for k, v in figures(event.metrics)]

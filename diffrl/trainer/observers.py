@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from diffrl.events import EpochDone, Evaluated, RunDone, RunStarted
-from diffrl.folder import EVALUATIONS, IMAGES, METRICS, read_metrics, write
+from diffrl.events import EpochDone, Evaluated, Noticed, RunDone, RunStarted
+from diffrl.folder import (
+    EVALUATIONS,
+    IMAGES,
+    METRICS,
+    NOTICES,
+    append_line,
+    read_metrics,
+    write,
+)
 from diffrl.hookspecs import hookimpl
 from diffrl.trainer.pictures import before_after, grid
 
@@ -74,10 +82,12 @@ class FolderObserver:
             write(self._folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
         self._told = event.epoch
         line = {**event.metrics, "epoch": event.epoch, "samples": int(event.metrics["samples"])}
-        with (self._folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._folder / METRICS, line)
+
+    @hookimpl
+    def diffrl_noticed(self, event: Noticed) -> None:
+        """Append what was noticed; nothing is ever taken back from this file."""
+        append_line(self._folder / NOTICES, asdict(event))
 
     @hookimpl
     def diffrl_evaluated(self, event: Evaluated) -> None:

@@ -65,6 +65,7 @@ class Session:
     progress: dict[str, float] = field(default_factory=lambda: {"samples": 0.0, "seconds": 0.0})
     pending: dict[str, float] = field(default_factory=dict)
     saved: int = 0
+    told: set[str] = field(default_factory=set)
 
     def go_on(self, epoch: int, memory: Memory, progress: dict[str, float]) -> None:
         """Take over what a checkpoint holds; metrics of an epoch not yet evaluated are pending."""

@@ -1,9 +1,9 @@
 import io
-from dataclasses import replace
 
 from rich.console import Console
 
 from diffrl.events import EpochDone, RunDone, RunStarted
+from diffrl.trainer import checks
 from diffrl.trainer.live import LiveView, live_view
 
 
@@ -36,18 +36,17 @@ def test_a_terminal_gets_a_table_that_draws_in_place(tiny_run):
     assert "\x1b[" in text
 
 
-def test_a_large_gap_is_warned_about(tiny_run):
-    out = io.StringIO()
-    view = LiveView(Console(file=out, width=200), table=False)
-    view.diffrl_run_started(RunStarted(tiny_run.folder, tiny_run.settings, 0))
+def test_a_large_gap_is_noticed_and_said(tiny_run):
     limit = tiny_run.settings.recipe.loss.log_ratio_limit
-    event = EpochDone(1, 4, tiny_run.metrics[1])
-    view.diffrl_update_done(event)
-    assert "tenth of the clip range" not in out.getvalue()
-    view.diffrl_update_done(
-        replace(event, metrics={**event.metrics, "log_prob_gap/max": limit / 5})
-    )
-    assert "tenth of the clip range" in out.getvalue()
+    metrics = tiny_run.metrics[1]
+    assert checks.of_epoch(tiny_run.settings, 1, metrics) == []
+    large = {**metrics, "log_prob_gap/max": limit / 5}
+    (notice,) = checks.of_epoch(tiny_run.settings, 1, large)
+    assert (notice.rule, notice.measured, notice.limit) == ("log_prob_gap", limit / 5, limit / 10)
+    out = io.StringIO()
+    LiveView(Console(file=out, width=200), table=False).diffrl_noticed(notice)
+    assert "epoch 1, check: the log-ratio of unchanged weights" in out.getvalue()
+    assert "a tenth of the clip range" in out.getvalue()
 
 
 def test_the_view_fits_where_it_runs():
