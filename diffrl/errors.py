@@ -7,6 +7,7 @@ refused before anything is done, 3 for a run that had to stop and saved what it 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -92,6 +93,31 @@ class RewardUnreachable(RewardError):
 
 class ResumeError(DiffrlError):
     """A run that cannot be continued."""
+
+
+class CannotWrite(DiffrlError):
+    """A disk that is full, or a folder that cannot be written to, while a run goes on."""
+
+    exit_code = 3
+
+
+class Diverged(DiffrlError):
+    """A run whose gradients are not finite, or that its watchdog has stopped."""
+
+    exit_code = 3
+
+
+class Interrupted(DiffrlError):
+    """A run that was asked to stop; `exit_code` is what shells give for the signal.
+
+    Args:
+        number: of the signal.
+        message: for the user.
+    """
+
+    def __init__(self, number: int, message: str = "") -> None:
+        self.number, self.exit_code = number, 128 + number
+        super().__init__(message or f"stopped by {signal.Signals(number).name}")
 
 
 def did_you_mean(name: str, known: Iterable[str], limit: int = 12) -> str:

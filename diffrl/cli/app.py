@@ -96,7 +96,12 @@ def train(
         Path | None,
         typer.Option(help="Folder of the run; runs/ALGO-REWARD-DATE if not given."),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a run to continue.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN[@EPOCH]", help="Folder of a run to continue; from its newest checkpoint."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and stop.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Show the report at the end.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,

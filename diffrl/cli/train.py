@@ -17,8 +17,6 @@ from diffrl.settings.layers import FLAGS, Flags, preferences
 from diffrl.settings.resolve import load, resolve
 from diffrl.settings.rewards import read_spec
 
-SETTINGS = "settings.toml"
-
 
 @dataclass(frozen=True)
 class Request:
@@ -62,6 +60,11 @@ def train(
     show: bool = False,
 ) -> None:
     """Resolve settings, say what is about to run, run it, and write a report."""
+    epoch = None
+    if resume:
+        from diffrl.trainer.shelf import split
+
+        resume, epoch = split(resume)
     settings = _resumed(request, resume, output) if resume else _new(request)
     if dry_run:
         typer.echo("\n".join(settings_lines(settings)))
@@ -70,7 +73,7 @@ def train(
         typer.echo(preset_line(settings.preset))
     from diffrl.trainer import run
 
-    done = run(settings, output=output, resume=resume, live=True)
+    done = run(settings, output=output, resume=resume, live=True, at=epoch)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"report: {written(done.folder, show)}")
 
@@ -114,10 +117,9 @@ def _resumed(request: Request, folder: Path, output: Path | None) -> Settings:
     Raises:
         ResumeError: if the folder holds no run, or something else than that run is asked for.
     """
-    path = folder / SETTINGS
-    if not path.is_file():
-        raise ResumeError(f"--resume {folder}: no {SETTINGS} there; expected a run's folder")
-    settings = load(path, request.sets, request.flags)
+    from diffrl.trainer.shelf import settings_of
+
+    settings = load(settings_of(folder), request.sets, request.flags)
     used = [r.reward.name for r in settings.rewards]
     if request.algo not in (None, settings.recipe.name):
         raise ResumeError(

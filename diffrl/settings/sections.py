@@ -64,6 +64,11 @@ class OptimizerSettings(Section):
     eps: PositiveFloat = Field(1e-8, description="Added to the root of the second moment.")
     weight_decay: NonNegativeFloat = Field(1e-4, description="Decoupled weight decay.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradient norm is clipped to this.")
+    bad_steps: PositiveInt = Field(
+        20,
+        description="Steps whose gradient is not finite are skipped; after so many in a row the "
+        "run saves and stops.",
+    )
 
 
 class TrainSettings(Section):
@@ -123,6 +128,11 @@ class CheckpointSettings(Section):
 
     every: PositiveInt = Field(10, description="Epochs between checkpoints; the last always saves.")
     keep: NonNegativeInt = Field(0, description="How many newest checkpoints stay; 0: all.")
+    best: str | None = Field(
+        None,
+        description="Metric, as eval/pickscore/4-step, whose best checkpoint stays, too; with a "
+        "minus before it less is better.",
+    )
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from diffrl.folder import SETTINGS, create, default_folder, write
+from diffrl.errors import CannotWrite
+from diffrl.folder import METRICS, SETTINGS, create, default_folder, write
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.resolve import dump
-from diffrl.trainer import checkpoint
+from diffrl.trainer import checkpoint, shelf
 from diffrl.trainer.api import resume, train
 from diffrl.trainer.epochs import go
+from diffrl.trainer.interrupt import Patience
 from diffrl.trainer.live import LiveView, live_view
 from diffrl.trainer.observers import FolderObserver
 from diffrl.trainer.ranks import accelerator, agreed
@@ -18,12 +24,20 @@ from diffrl.trainer.run import Run
 from diffrl.trainer.session import Session, build, preflight
 from diffrl.trainer.trackers import TrackerObserver
 
+UNWRITABLE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")
+    if hasattr(errno, name)
+}
+"""What the system says of a disk or folder that takes nothing."""
+
 
 def run(
     settings: Settings,
     output: Path | None = None,
     resume: Path | None = None,
     live: bool = False,
+    at: int | None = None,
 ) -> Run:
     """Run settings to their last epoch.
 
@@ -33,31 +47,72 @@ def run(
         resume: a run's folder, to go on from its newest checkpoint instead, or from the beginning
             if it has none yet.
         live: show a table (on a terminal) or lines.
+        at: epoch of the checkpoint to go on from in place of the newest; 0: from the beginning.
+
+    Raises:
+        DiffrlError: naming everything that is wrong, before any weights load; or why the run
+            stopped, and how to continue it.
     """
     prompts = preflight(settings, None if resume else output, resume)
     made = accelerator(settings.model.device, settings.model.precision)
     folder = agreed(resume or output or default_folder(settings), made)
-    start = checkpoint.newest(folder) if resume else None
+    start = shelf.chosen(folder, at) if resume else None
     session = build(settings, made, folder, prompts)
     observers = _observers(session, live)
     try:
-        if start is None:
-            if session.ranks.is_main:
-                create(folder, dump(settings))
-        else:
-            session.go_on(*checkpoint.load(start, session.policy, session.ranks, session.rng))
-            if session.ranks.is_main:
-                write(folder / SETTINGS, dump(settings))
-        session.ranks.accelerator.wait_for_everyone()
-        go(session)
-        session.ranks.accelerator.wait_for_everyone()
+        with Patience() as patience, stopping_cleanly(session):
+            session.ranks.asked = lambda: patience.asked
+            _begin(session, start)
+            session.ranks.accelerator.wait_for_everyone()
+            go(session)
+            session.ranks.accelerator.wait_for_everyone()
     finally:
-        session.ranks.finish()
         for observer in observers:
             registry().unregister(observer)
             if isinstance(observer, LiveView):
                 observer.close()
+        with contextlib.suppress(OSError):  # of a full disk, which is told already
+            session.ranks.finish()
     return Run(folder)
+
+
+def _begin(session: Session, start: Path | None) -> None:
+    """Restore a checkpoint, or make the folder of a run that begins; keep what is gone back on."""
+    folder, ranks = session.folder, session.ranks
+    if start is not None:
+        session.go_on(checkpoint.load(start, session.policy, ranks, session.rng))
+    if not ranks.is_main:
+        return
+    if start is None:
+        create(folder, dump(session.settings))
+    else:
+        if (start / METRICS).is_file():
+            write(folder / METRICS, (start / METRICS).read_text("utf-8"))
+        write(folder / SETTINGS, dump(session.settings))
+    shelf.tidy(folder)
+    shelf.set_aside(folder, session.epoch)
+
+
+@contextlib.contextmanager
+def stopping_cleanly(session: Session) -> Iterator[None]:
+    """Say of a disk that takes no more what is safe, and how to continue.
+
+    Raises:
+        CannotWrite: in place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        newest = shelf.newest(session.folder)
+        kept = f"epoch {newest.name} is saved" if newest else "no epoch was saved"
+        where = Path(str(error.filename)).name if error.filename else session.folder
+        reason = os.strerror(error.errno or errno.EIO)
+        raise CannotWrite(
+            f"cannot write {where} in {session.folder}: {reason}; {kept}; when it can be written, "
+            f"continue with: diffrl train --resume {session.folder}"
+        ) from error
 
 
 def _observers(session: Session, live: bool) -> list[object]:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffrl.errors import ResumeError
-from diffrl.folder import SETTINGS
 from diffrl.settings import layers
 from diffrl.settings.layers import FLAGS, Flags
 from diffrl.settings.resolve import load, resolve
@@ -83,7 +81,8 @@ def resume(
     """Continue a run as `diffrl train --resume` does, and return it.
 
     Args:
-        folder: of the run. It goes on from its newest checkpoint, or from the beginning.
+        folder: of the run. It goes on from its newest checkpoint, or from the beginning;
+            `RUN@EPOCH` goes back to that checkpoint, `RUN@0` to the beginning.
         sets: single settings that change, `"eval.every=5"`.
         epochs: how many the whole run has.
         live: show progress while training.
@@ -91,12 +90,11 @@ def resume(
     Raises:
         DiffrlError: naming everything that is wrong, before any weights load.
     """
-    from diffrl.trainer import run
+    from diffrl.trainer import run, shelf
 
-    path = Path(folder) / SETTINGS
-    if not path.is_file():
-        raise ResumeError(f"cannot resume {folder}: no {SETTINGS} there; expected a run's folder")
-    return run(load(path, sets, _flags({"epochs": epochs}, {})), resume=Path(folder), live=live)
+    place, epoch = shelf.split(folder)
+    settings = load(shelf.settings_of(place), sets, _flags({"epochs": epochs}, {}))
+    return run(settings, resume=place, live=live, at=epoch)
 
 
 def _flags(given: Mapping[str, Any], checkpoints: Mapping[str, str]) -> Flags:

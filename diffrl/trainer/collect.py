@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 
-from diffrl.errors import RewardError
+from diffrl.errors import Interrupted, RewardError
 from diffrl.judge import WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
@@ -93,39 +94,48 @@ def collect(
 
     Raises:
         RewardError: in every process, if a reward failed in one of them.
+        Interrupted: in every process, if one was asked to stop.
     """
     at_once = max(1, rows // recipe.sampler.group)
     scoring = Scoring(recipe, judge, overlap)
     rollouts, rewards = [], []
-    failed: Exception | None = None
     try:
         for start in range(0, len(text), at_once):
-            with torch.no_grad():
-                rollouts.append(recipe.sampler(policy, text[start : start + at_once], rng))
-            clock.lap("sample")
-            scoring.add(rollouts[-1])
-            clock.lap("score")
-        rewards = scoring.finish()
-    except Exception as error:
-        failed = error
+            with refusing(ranks):
+                with torch.no_grad():
+                    rollouts.append(recipe.sampler(policy, text[start : start + at_once], rng))
+                clock.lap("sample")
+                scoring.add(rollouts[-1])
+                clock.lap("score")
+        with refusing(ranks):
+            rewards = scoring.finish()
     finally:
         scoring.stop()
         clock.lap("score")
-    refuse_any(ranks, failed)
     return concat(rollouts), concat_rewards(rewards)
 
 
-def refuse_any(ranks: Ranks, failed: Exception | None) -> None:
+@contextlib.contextmanager
+def refusing(ranks: Ranks) -> Iterator[None]:
     """Raise in every process what failed in one, so that none waits for the others for ever.
 
     Raises:
         RewardError: in the processes where nothing failed, with the first message of the others.
+        Interrupted: in every process, if one was asked to stop.
     """
+    failed: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failed = error
     cause = "" if failed is None else f"{type(failed).__name__}: {failed}"
-    told = ranks.everyones([str(failed) if isinstance(failed, RewardError) else cause])
+    own = str(failed) if isinstance(failed, RewardError) else cause
+    told = ranks.everyones([(ranks.asked(), own)])
+    if number := max(asked for asked, _ in told):
+        raise Interrupted(number)
     if failed is not None:
         raise failed
-    for message in told:
+    for _, message in told:
         if message:
             raise RewardError(message)
 

@@ -8,17 +8,19 @@ from typing import Any
 
 import torch
 
-from diffrl.errors import RewardError
+from diffrl.errors import DiffrlError, Diverged, Interrupted, RewardError
 from diffrl.events import EpochDone, Evaluated, Noticed, RolloutDone, RunDone, RunStarted
-from diffrl.folder import SETTINGS
 from diffrl.registry import registry
-from diffrl.trainer import checkpoint, checks
-from diffrl.trainer.collect import refuse_any
+from diffrl.trainer import checkpoint, checks, shelf
+from diffrl.trainer.collect import refusing
 from diffrl.trainer.evaluate import evaluate
 from diffrl.trainer.loop import Batches, train_epoch
 from diffrl.trainer.metrics import summarise
+from diffrl.trainer.moment import Moment
+from diffrl.trainer.randomness import random_state, restore_random
+from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.scorers import overlaps
-from diffrl.trainer.session import PENDING, Session
+from diffrl.trainer.session import Session
 from diffrl.types import Rewards, Rollout
 
 
@@ -26,7 +28,9 @@ def go(session: Session) -> None:
     """Evaluate, train to the last epoch, and tell observers of it.
 
     Raises:
-        RewardError: if a reward fails; what there is has been saved.
+        RewardError: if a reward fails; what there is has been saved, as in the other cases.
+        Interrupted: if the process was asked to stop.
+        Diverged: if gradients are not finite any more.
     """
     settings, hook = session.settings, registry().hook
     total = settings.train.epochs
@@ -42,40 +46,51 @@ def go(session: Session) -> None:
 
 
 def _one_epoch(session: Session) -> None:
-    """Train for an epoch; where a reward fails, save the state to go on from, and stop.
+    """Train for an epoch; where it cannot end, save the state that it began with, and stop.
 
     Raises:
-        RewardError: saying what failed and how to continue.
+        RewardError, Interrupted: saying what happened and how to continue.
+        Diverged: after the epoch, if too many updates in a row were skipped.
     """
-    before = checkpoint.random_state(session.rng, session.policy.noise_rng)
+    before = Moment.of(session)
     began = time.perf_counter()
     try:
         metrics = _train(session, session.epoch + 1)
-    except RewardError as error:
-        checkpoint.restore_random(before, session.rng, session.policy.noise_rng)
+    except (RewardError, Interrupted) as error:
+        before.back(session)
         raise _stopped(session, error) from error
     session.epoch += 1
     session.progress["seconds"] += time.perf_counter() - began
+    if session.ranks.bad_steps >= session.settings.optimizer.bad_steps:
+        session.pending = dict(metrics)
+        raise _stopped(session, _diverged(session))
     _close(session, metrics)
     if _last(session) or session.epoch % session.settings.checkpoint.every == 0:
         _save(session)
 
 
+def _diverged(session: Session) -> Diverged:
+    return Diverged(
+        f"the gradients of {session.ranks.bad_steps} optimizer steps in a row were not finite "
+        f"(optimizer.bad_steps); lower optimizer.lr, or compute with --precision fp32 or bf16"
+    )
+
+
 def _close(session: Session, metrics: Mapping[str, float]) -> None:
     """Evaluate where it is due, and tell observers of the epoch.
 
-    Where a reward fails, the epoch is saved as it is, and evaluated first when the run goes on.
+    Where that cannot end, the epoch is saved as it is, and evaluated first when the run goes on.
 
     Raises:
-        RewardError: saying what failed and how to continue.
+        RewardError, Interrupted: saying what happened and how to continue.
     """
-    before = checkpoint.random_state(session.rng, session.policy.noise_rng)
+    before = random_state(session.rng, session.policy.noise_rng)
     began, scores = time.perf_counter(), {}
     if _evaluates(session):
         try:
             scores = _evaluate(session)
-        except RewardError as error:
-            checkpoint.restore_random(before, session.rng, session.policy.noise_rng)
+        except (RewardError, Interrupted) as error:
+            restore_random(before, session.rng, session.policy.noise_rng)
             session.pending = dict(metrics)
             raise _stopped(session, error) from error
     session.pending = {}
@@ -96,13 +111,16 @@ def _evaluates(session: Session) -> bool:
     return not session.epoch or _last(session) or bool(every and session.epoch % every == 0)
 
 
-def _stopped(session: Session, error: RewardError) -> RewardError:
+def _stopped(session: Session, error: DiffrlError) -> DiffrlError:
     """Save what there is, and return the error that says how to continue."""
     if session.epoch and (session.pending or session.saved != session.epoch):
         _save(session)
         session.ranks.accelerator.wait_for_everyone()  # the first to leave ends the others
     what = f"epoch {session.epoch} is saved" if session.epoch else "no epoch was finished"
-    return type(error)(f"{error}; {what}; continue with: diffrl train --resume {session.folder}")
+    said = f"{error}; {what}; continue with: diffrl train --resume {session.folder}"
+    if isinstance(error, Interrupted):
+        return Interrupted(error.number, said)
+    return type(error)(said)
 
 
 def _train(session: Session, number: int) -> dict[str, float]:
@@ -125,6 +143,7 @@ def _train(session: Session, number: int) -> dict[str, float]:
             _observe(session),
             overlaps(settings, session.ranks.accelerator.device),
             train.bad_scores == "drop",
+            session.ranks.check_in if Moment.can_rewind(session) else lambda: None,
         ),
     )
     session.progress["samples"] += (len(tally.rollout) + tally.dropped) * session.ranks.count
@@ -148,15 +167,12 @@ def _evaluate(session: Session) -> dict[str, float]:
 
     Raises:
         RewardError: in every process, if a reward failed.
+        Interrupted: in every process, if one was asked to stop.
     """
-    failed: Exception | None = None
     scores: dict[str, float] = {}
-    if session.ranks.is_main:
-        try:
+    with refusing(session.ranks):
+        if session.ranks.is_main:
             scores = _draw_and_score(session)
-        except Exception as error:
-            failed = error
-    refuse_any(session.ranks, failed)
     return scores
 
 
@@ -171,6 +187,7 @@ def _draw_and_score(session: Session) -> dict[str, float]:
         settings.eval,
         settings.train.sample_batch,
         settings.train.bad_scores == "drop",
+        lambda: stop_here(session.ranks),
     )
     event = Evaluated(
         session.epoch,
@@ -207,18 +224,26 @@ def notice(session: Session, found: Sequence[Noticed]) -> None:
         session.told |= {one.rule} if one.action == "warn" else set()
 
 
+def stop_here(ranks: Ranks) -> None:
+    """Stop this process if it was asked to; the others hear of it when they meet.
+
+    Raises:
+        Interrupted: naming the signal.
+    """
+    if number := ranks.asked():
+        raise Interrupted(number)
+
+
 def _save(session: Session) -> None:
     checkpoint.save(
         session.folder,
-        session.epoch,
         session.pipeline.unet,
         session.policy,
         session.ranks,
         session.rng,
-        session.memory,
-        {**session.progress, **{f"{PENDING}{k}": v for k, v in session.pending.items()}},
-        session.folder / SETTINGS,
+        session.position(),
     )
     session.saved = session.epoch
+    kept = session.settings.checkpoint
     if session.ranks.is_main:
-        checkpoint.prune(session.folder, session.settings.checkpoint.keep)
+        shelf.prune(session.folder, kept.keep, kept.best)

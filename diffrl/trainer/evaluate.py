@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,12 +50,14 @@ def evaluate(
     settings: EvalSettings,
     batch: int,
     drop: bool = False,
+    stop: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Draw `settings.images` pictures per number of steps, always with the same noise.
 
     The recipe's own sampler draws, with the number of steps and eta of the evaluation. The picture
     is the clean state that the last step predicts: what is left out is its noise. With `drop`,
-    pictures without a finite score are left out of the means.
+    pictures without a finite score are left out of the means. `stop` is called after every piece,
+    and may raise.
     """
     text = [prompts[i % len(prompts)] for i in range(settings.images)]
     scores: dict[str, float] = {}
@@ -71,6 +73,7 @@ def evaluate(
                 images = decode(draw(policy, drawing, text[start : start + batch], rng))
                 look.add(images)
                 pictures.append(images[: max(0, settings.shown - start)].float().cpu())
+                stop()
             shown.append(torch.cat(pictures))
             for name, found in named(look).items():
                 each[f"{name}/{steps}-step"] = found

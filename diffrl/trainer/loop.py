@@ -28,6 +28,7 @@ class Batches:
         observe: is told of the rollout and its rewards.
         overlap: whether pieces are scored while the next one is sampled.
         drop: whether groups without finite scores are left out.
+        stop: is called after every optimizer step, and raises if the run is to end there.
     """
 
     sample: int
@@ -35,6 +36,7 @@ class Batches:
     observe: Observe
     overlap: bool = False
     drop: bool = False
+    stop: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -82,16 +84,22 @@ def train_epoch(
     tally = Tally(rewards, advantages, rollout, ledger, clock.laps, dropped=dropped)
     batches.observe(epoch, rollout, rewards)
     clock.lap("observe")
-    update(recipe, policy, ranks, tally, rng, batches.micro)
+    update(recipe, policy, ranks, tally, rng, batches.micro, batches.stop)
     policy.follow(recipe.update_scheduler.behind(epoch))
     clock.lap("update")
     return tally, memory
 
 
 def update(
-    recipe: Recipe, policy: UNetPolicy, ranks: Ranks, tally: Tally, rng: Generator, micro: int
+    recipe: Recipe,
+    policy: UNetPolicy,
+    ranks: Ranks,
+    tally: Tally,
+    rng: Generator,
+    micro: int,
+    stop: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make the epoch's optimizer steps."""
+    """Make the epoch's optimizer steps; `stop` is called after each, and may raise."""
     rollout, advantages = tally.rollout, tally.advantages
     minibatches = recipe.update_scheduler(rollout.prompts, advantages, rng)
     for piece in cut(minibatches, micro):
@@ -104,6 +112,7 @@ def update(
         tally.losses.append((piece.weight, {"value": out.value.detach(), **out.metrics}))
         if piece.commit:
             tally.grad_norms.append(ranks.commit())
+            stop()
 
 
 def cut(minibatches: Iterable[Minibatch], tuples: int) -> Iterator[Minibatch]:

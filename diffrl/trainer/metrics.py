@@ -63,22 +63,25 @@ def reward_metrics(tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...]) ->
 def loss_metrics(tally: Tally) -> dict[str, float]:
     """Return the weighted mean of what each loss call reported, and the gradient norm.
 
-    In half precision the scaler skips optimizer steps whose gradient overflowed; they do not count.
+    Steps whose gradient is not finite are skipped, and counted apart, as are losses.
     """
     if not tally.losses:
         return {}
     weights = torch.tensor([w for w, _ in tally.losses])
     names = list(tally.losses[0][1])
     rows = torch.stack([_stack(m, names) for _, m in tally.losses]).float().cpu()
-    mean = (rows * weights[:, None]).sum(0) / weights.sum()
-    worst = rows.amax(0)
-    out = {
-        f"loss/{n}": float(worst[i] if n.endswith("_max") else mean[i]) for i, n in enumerate(names)
-    }
+    good = rows.isfinite().all(1)
+    rows, weights, out = rows[good], weights[good], {}
+    if len(rows):
+        mean, worst = (rows * weights[:, None]).sum(0) / weights.sum(), rows.amax(0)
+        for i, n in enumerate(names):
+            out[f"loss/{n}"] = float(worst[i] if n.endswith("_max") else mean[i])
     if tally.grad_norms:
         norms = torch.stack(tally.grad_norms).float().cpu()
         made = norms[norms.isfinite()]
         out["updates"] = float(len(made))
+        if len(made) < len(norms):
+            out["skipped"] = float(len(norms) - len(made))
         if len(made):
             out["grad_norm"] = float(made.mean())
     return out

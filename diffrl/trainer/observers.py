@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-from diffrl.events import EpochDone, Evaluated, Noticed, RunDone, RunStarted
+from diffrl.events import EpochDone, Evaluated, Noticed, RunStarted
 from diffrl.folder import (
     EVALUATIONS,
     IMAGES,
     METRICS,
     NOTICES,
     append_line,
+    read_lines,
     read_metrics,
     write,
 )
 from diffrl.hookspecs import hookimpl
+from diffrl.trainer.packing import write_tensors
 from diffrl.trainer.pictures import before_after, grid
+from diffrl.trainer.shelf import sync
 
-LAST = "before-after.png"
+LAST, BEFORE = "before-after.png", "before.safetensors"
 
 
 def record(folder: Path, event: Evaluated) -> None:
@@ -54,7 +60,10 @@ def forget(folder: Path, epoch: int, epochs: int) -> None:
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, path.suffix[1:])
+    with partial.open("wb") as file:
+        picture.save(file, path.suffix[1:])
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
 
 
@@ -64,14 +73,17 @@ class FolderObserver:
     def __init__(self) -> None:
         self._folder = Path()
         self._told = -1
+        self._epochs = 0
 
     @hookimpl
     def diffrl_run_started(self, event: RunStarted) -> None:
         """Drop what a resumed run will write again."""
-        self._folder = event.folder
+        self._folder, self._epochs = event.folder, event.settings.train.epochs
         kept = [m for m in read_metrics(event.folder) if event.epoch and m["epoch"] <= event.epoch]
         self._told = int(kept[-1]["epoch"]) if kept else -1
         write(event.folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
+        if (path := event.folder / NOTICES).exists():  # without a line that was torn
+            write(path, "".join(json.dumps(m) + "\n" for m in read_lines(path)))
         forget(event.folder, event.epoch, event.settings.train.epochs)
 
     @hookimpl
@@ -98,21 +110,24 @@ class FolderObserver:
         save_picture(picture, images / f"{event.epoch:05d}.png")
         if event.epoch == 0:
             pixels = (event.images * 255).round().to(torch.uint8)
-            torch.save({"steps": list(event.steps), "pixels": pixels}, images / "before.pt")
-        self._last = event
+            partial = images / f".{BEFORE}.partial"
+            write_tensors({"steps": torch.tensor(event.steps), "pixels": pixels}, partial)
+            sync(partial)
+            partial.replace(images / BEFORE)
+        elif event.epoch == self._epochs:
+            self._compare(event)
 
-    @hookimpl(tryfirst=True)
-    def diffrl_run_done(self, event: RunDone) -> None:
+    def _compare(self, last: Evaluated) -> None:
         """Put the pictures before and after training side by side."""
-        before = self._folder / "images" / "before.pt"
-        last = getattr(self, "_last", None)
-        if last is None or last.epoch == 0 or not before.exists():
-            return
-        kept = torch.load(before, weights_only=True)
+        try:
+            before = load_file(self._folder / IMAGES / BEFORE)
+        except (OSError, SafetensorError):
+            return  # lost with a disk; the grids of all epochs are still there
+        kept = before["steps"].tolist()
         pairs = [
-            (steps, kept["pixels"][kept["steps"].index(steps)].float() / 255, images)
+            (steps, before["pixels"][kept.index(steps)].float() / 255, images)
             for steps, images in zip(last.steps, last.images, strict=True)
-            if steps in kept["steps"]
+            if steps in kept
         ]
         if pairs and pairs[0][1].shape == pairs[0][2].shape:
             steps, old, new = zip(*pairs, strict=True)

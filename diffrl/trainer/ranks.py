@@ -6,13 +6,13 @@ No stage sees any of it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffrl.errors import SettingsError
+from diffrl.errors import Interrupted, SettingsError
 from diffrl.stages import AdvantageEstimator
 from diffrl.tensors import Tensor
 from diffrl.types import Advantages, Memory, Prompts, Rewards
@@ -28,6 +28,10 @@ class Ranks:
         self.accelerator, self._max_norm = accelerator, max_grad_norm
         self._network: Any = None
         self._optimizer: Any = None
+        self.asked: Callable[[], int] = lambda: 0
+        """Returns the signal that asks this process to stop, or 0."""
+        self.bad_steps = 0
+        """Optimizer steps in a row whose gradient was not finite."""
 
     def prepare(self, network: Any, optimizer: torch.optim.Optimizer) -> Any:
         """Return the network as the forward pass uses it, in the run's precision."""
@@ -65,12 +69,34 @@ class Ranks:
         self.accelerator.backward(loss)
 
     def commit(self) -> Tensor:
-        """Clip the gradient norm, step, forget the gradients; return the norm before clipping."""
+        """Clip the gradient norm, step, forget the gradients; return the norm before clipping.
+
+        Where the norm is not finite, weights and optimizer stay as they are. In half precision the
+        scaler sees to that, and lowers its scale.
+        """
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        norm = self.accelerator.clip_grad_norm_(parameters, self._max_norm)
-        self._optimizer.step()
+        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(parameters, self._max_norm))
+        good = bool(norm.isfinite())
+        if good or self.accelerator.scaler is not None:
+            self._optimizer.step()
+        self.bad_steps = 0 if good else self.bad_steps + 1
         self._optimizer.zero_grad(set_to_none=True)
-        return torch.as_tensor(norm).detach()
+        return norm.detach()
+
+    def check_in(self) -> None:
+        """Stop, in all processes, if one of them was asked to.
+
+        Raises:
+            Interrupted: in every process.
+        """
+        number = self.asked()
+        if self.count > 1:
+            mine = torch.tensor([number], device=self.accelerator.device)
+            every = self.accelerator.gather(mine)
+            assert isinstance(every, torch.Tensor)
+            number = int(every.max())
+        if number:
+            raise Interrupted(number)
 
     def advantages(
         self, estimator: AdvantageEstimator, rewards: Rewards, prompts: Prompts, memory: Memory

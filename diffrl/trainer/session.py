@@ -26,6 +26,7 @@ from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
 from diffrl.settings.saved import load
 from diffrl.tensors import Float, Generator, Tensor
+from diffrl.trainer.checkpoint import Position
 from diffrl.trainer.heap import reuse_freed_memory
 from diffrl.trainer.ranks import Ranks, check_device, log_into
 from diffrl.trainer.scorers import load_rewards, reward_problems
@@ -43,6 +44,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 PENDING = "pending/"
 """Before the metrics, in a checkpoint, of an epoch whose evaluation is still to be made."""
+
+
+BAD_STEPS = "bad-steps"
+"""What a checkpoint calls the number of optimizer steps in a row that were skipped."""
 
 
 @dataclass
@@ -64,16 +69,24 @@ class Session:
     memory: Memory = field(default_factory=Memory)
     progress: dict[str, float] = field(default_factory=lambda: {"samples": 0.0, "seconds": 0.0})
     pending: dict[str, float] = field(default_factory=dict)
+    watch: dict[str, float] = field(default_factory=dict)
     saved: int = 0
     told: set[str] = field(default_factory=set)
 
-    def go_on(self, epoch: int, memory: Memory, progress: dict[str, float]) -> None:
+    def go_on(self, at: Position) -> None:
         """Take over what a checkpoint holds; metrics of an epoch not yet evaluated are pending."""
-        self.epoch = self.saved = epoch
-        self.memory = memory
-        self.progress = {k: v for k, v in progress.items() if not k.startswith(PENDING)}
-        told = {k: v for k, v in progress.items() if k.startswith(PENDING)}
+        self.epoch = self.saved = at.epoch
+        self.memory, self.watch = at.memory, dict(at.watch)
+        self.ranks.bad_steps = int(self.watch.get(BAD_STEPS, 0))
+        self.progress = {k: v for k, v in at.progress.items() if not k.startswith(PENDING)}
+        told = {k: v for k, v in at.progress.items() if k.startswith(PENDING)}
         self.pending = {k.removeprefix(PENDING): v for k, v in told.items()}
+
+    def position(self) -> Position:
+        """Return what a checkpoint is to hold."""
+        pending = {f"{PENDING}{k}": v for k, v in self.pending.items()}
+        watch = {**self.watch, BAD_STEPS: float(self.ranks.bad_steps)}
+        return Position(self.epoch, self.memory, {**self.progress, **pending}, watch)
 
     def decode(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h8 w8"]:
         """Return pictures in [0, 1]."""

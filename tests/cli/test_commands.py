@@ -28,7 +28,7 @@ def trainer(monkeypatch):
     """Stands in for the trainer and records what it was asked to run."""
     calls = []
 
-    def run(settings, output=None, resume=None, live=False):
+    def run(settings, output=None, resume=None, live=False, at=None):
         calls.append(SimpleNamespace(settings=settings, output=output, resume=resume, live=live))
         return SimpleNamespace(folder=output or resume)
 
@@ -188,7 +188,9 @@ def test_a_resumed_run_cannot_become_another_one(argv, message, diffrl, trainer,
 def test_a_folder_without_a_run_cannot_be_resumed(diffrl, trainer, tmp_path):
     code, _, err = diffrl("train", "--resume", str(tmp_path))
     assert code == 2
-    assert err == f"error: --resume {tmp_path}: no settings.toml there; expected a run's folder\n"
+    assert (
+        err == f"error: cannot resume {tmp_path}: no settings.toml there; expected a run's folder\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import diffrl
 from diffrl.cli import main
 from diffrl.errors import RewardError
 from diffrl.testing.tiny import save_tiny_pipeline
+from diffrl.trainer import checkpoint
 
 HERE = Path(__file__).parent
 EPOCHS = 4
@@ -52,10 +53,7 @@ def whole(sets, tmp_path_factory):
 
 def assert_same(run, whole):
     """Weights and metrics are those of the run that nothing happened to."""
-    states = [
-        torch.load(r.folder / "checkpoints" / str(EPOCHS) / "trainer_state.pt", weights_only=True)
-        for r in (run, whole)
-    ]
+    states = [checkpoint.read(r.folder / "checkpoints" / str(EPOCHS)) for r in (run, whole)]
     for name, weight in states[1]["trained"].items():
         assert torch.equal(states[0]["trained"][name], weight), name
     assert len(run.metrics) == len(whole.metrics) == EPOCHS + 1

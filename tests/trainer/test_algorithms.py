@@ -7,6 +7,7 @@ import diffrl
 from diffrl.errors import FitError, SettingsError
 from diffrl.registry import registry
 from diffrl.settings.resolve import resolve
+from diffrl.trainer import checkpoint
 
 INSTALLED = registry().components("algorithm")
 ALGORITHMS = [name for name, entry in INSTALLED.items() if entry.package == "diffrl"]
@@ -20,7 +21,7 @@ def test_two_epochs_move_the_weights_and_start_on_policy(algo, tiny_sets, tmp_pa
         assert line["log_prob_gap/max"] < 1e-5
         assert line["grad_norm"] > 0 and line["updates"] >= 1
         assert line["samples"] == 8 * line["epoch"]
-    state = torch.load(run.checkpoints[-1] / "trainer_state.pt", weights_only=True)
+    state = checkpoint.read(run.checkpoints[-1])
     assert all(w.isfinite().all() for w in state["trained"].values())
     assert any(w.abs().max() > 0 for n, w in state["trained"].items() if "lora_B" in n)
 
@@ -96,7 +97,7 @@ def test_epochs_of_mixed_lengths(algo, tiny_sets, tmp_path):
     run = diffrl.train(algo, "pickscore", sets=sets, epochs=4, output=tmp_path / "run", live=False)
     lines = run.metrics[1:]
     assert all(line["log_prob_gap/max"] < 1e-5 for line in lines)
-    state = torch.load(run.checkpoints[-1] / "trainer_state.pt", weights_only=True)
+    state = checkpoint.read(run.checkpoints[-1])
     assert {steps for _, steps, _ in state["memory"]} == {2, 4}
     if algo == "sdpo":  # an optimizer step for each step of the denoising
         assert [line["updates"] for line in lines] == [1, 3, 1, 3]

@@ -10,8 +10,11 @@ from PIL import Image
 import diffrl
 from diffrl.errors import ResumeError, SettingsError
 from diffrl.settings.resolve import load
-from diffrl.trainer import run, train
-from diffrl.trainer.checkpoint import newest, prune
+from diffrl.trainer import checkpoint, run, train
+from diffrl.trainer.packing import write_packed
+from diffrl.trainer.shelf import newest, prune, seal, tidy
+
+STATE = "trainer_state.safetensors"
 
 TIMED = ("seconds", "samples_per_second")
 
@@ -37,10 +40,7 @@ def cut_run(tiny_sets, tmp_path_factory):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_run, cut_run):
-    whole, cut = (
-        torch.load(f / "checkpoints" / "4" / "trainer_state.pt", weights_only=True)
-        for f in (tiny_run.folder, cut_run)
-    )
+    whole, cut = (checkpoint.read(f / "checkpoints" / "4") for f in (tiny_run.folder, cut_run))
     for name, weight in whole["trained"].items():
         assert torch.equal(weight, cut["trained"][name])
     for source in ("rng", "noise_rng"):
@@ -97,13 +97,65 @@ def test_a_half_written_checkpoint_is_not_taken(tiny_run, tmp_path):
     assert newest(folder).name == "3"
 
 
-def test_a_damaged_checkpoint_is_named(tiny_run, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(tiny_run.folder, folder)
-    state = folder / "checkpoints" / "4" / "trainer_state.pt"
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(ResumeError, match=r"checkpoints/4 cannot be read"):
-        run(load(folder / "settings.toml"), resume=folder)
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda p: (p / STATE).write_bytes((p / STATE).read_bytes()[:1000]), "is not what was"),
+        (lambda p: (p / STATE).unlink(), "trainer_state.safetensors is missing"),
+        (lambda p: (p / "settings.toml").write_text("algo = 1"), "settings.toml is not what was"),
+        (lambda p: (p / "SHA256SUMS").unlink(), "SHA256SUMS is missing"),
+        (lambda p: (p / "SHA256SUMS").write_text("f00"), "SHA256SUMS is torn"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_a_whole_one_offered(tiny_run, copied, harm, said):
+    harm(copied / "checkpoints" / "4")
+    with pytest.raises(ResumeError) as refused:
+        diffrl.resume(copied)
+    message = str(refused.value)
+    assert f"checkpoint {copied / 'checkpoints' / '4'} is damaged: " in message and said in message
+    assert f"diffrl train --resume {copied}@3" in message
+    again = diffrl.resume(f"{copied}@3", live=False)
+    assert untimed(again.metrics) == untimed(tiny_run.metrics)
+    assert (copied / "checkpoints" / "4.set-aside").is_dir()
+
+
+def test_a_run_without_a_whole_checkpoint_can_begin_anew(tiny_run, copied):
+    for path in (copied / "checkpoints").iterdir():
+        (path / "SHA256SUMS").unlink()
+    with pytest.raises(ResumeError, match=f"begin anew with: diffrl train --resume {copied}@0"):
+        diffrl.resume(copied)
+    again = diffrl.resume(f"{copied}@0", live=False)
+    assert untimed(again.metrics) == untimed(tiny_run.metrics)
+
+
+def test_a_checkpoint_that_is_not_there_is_named(copied):
+    with pytest.raises(ResumeError, match=r"no checkpoint of epoch 9 in .*; there are: 1, 2, 3, 4"):
+        diffrl.resume(f"{copied}@9")
+
+
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="there is no sha256sum")
+def test_sums_are_those_of_the_usual_tool(copied):
+    done = subprocess.run(
+        ["sha256sum", "--check", "--quiet", "SHA256SUMS"],
+        cwd=copied / "checkpoints" / "4",
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+def test_torn_metrics_come_back_from_the_checkpoint(tiny_run, copied):
+    path = copied / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:100])
+    again = diffrl.resume(copied, live=False)
+    assert untimed(again.metrics) == untimed(tiny_run.metrics)
+
+
+def test_what_a_kill_left_between_two_names_is_put_right(copied):
+    checkpoints = copied / "checkpoints"
+    (checkpoints / "4").rename(checkpoints / ".4.old")
+    (checkpoints / ".3.partial").mkdir()
+    tidy(copied)
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["1", "2", "3", "4"]
 
 
 @pytest.fixture
@@ -134,10 +186,11 @@ def test_what_the_weights_depend_on_cannot_be_changed(copied, change):
 
 
 def test_weights_of_another_shape_are_refused(copied):
-    path = copied / "checkpoints" / "4" / "trainer_state.pt"
-    state = torch.load(path, weights_only=True)
+    path = copied / "checkpoints" / "4"
+    state = checkpoint.read(path)
     state["trained"] = {n: w[:1] for n, w in state["trained"].items()}
-    torch.save(state, path)
+    write_packed(state, path / "trainer_state")
+    seal(path)
     with pytest.raises(ResumeError, match="written for another model or adapter"):
         diffrl.resume(copied, epochs=5)
 
@@ -156,3 +209,15 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert len(list((tmp_path / "checkpoints").iterdir())) == 4
     prune(tmp_path, 2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["10", "9"]
+
+
+def test_the_best_checkpoint_by_a_metric_stays(tmp_path):
+    for n in (1, 2, 3, 4):
+        (tmp_path / "checkpoints" / str(n)).mkdir(parents=True)
+    lines = [{"epoch": n, "eval/x/1-step": v} for n, v in ((1, 5.0), (2, 7.0), (3, 6.0))]
+    lines.append({"epoch": 4})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in lines))
+    prune(tmp_path, 1, "eval/x/1-step", also=[3])
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "3", "4"]
+    prune(tmp_path, 1, "-eval/x/1-step")
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]

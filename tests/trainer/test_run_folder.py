@@ -8,7 +8,7 @@ import diffrl
 from diffrl.adapters import LORA_FILE
 from diffrl.errors import DiffrlError
 from diffrl.folder import METRICS, read_metrics
-from diffrl.trainer import Run
+from diffrl.trainer import Run, checkpoint
 
 
 def test_a_run_leaves_settings_environment_metrics_pictures_and_checkpoints(tiny_run):
@@ -56,7 +56,7 @@ def test_the_learning_rate_falls_by_its_factor_after_each_epoch(tiny_sets, tmp_p
     sets = [*tiny_sets, "optimizer.lr=0.5e-2", "optimizer.lr_decay=0.5"]
     run = diffrl.train("sdpo", "pickscore", sets=sets, epochs=2, output=tmp_path / "r", live=False)
     assert [m.get("lr") for m in run.metrics] == [None, 5e-3, 2.5e-3]
-    state = torch.load(run.checkpoints[-1] / "trainer_state.pt", weights_only=True)
+    state = checkpoint.read(run.checkpoints[-1])
     assert [group["lr"] for group in state["optimizer"]["param_groups"]] == [2.5e-3]
 
 
@@ -71,7 +71,7 @@ def test_a_picture_is_the_same_from_the_trainer_and_from_plain_diffusers(tiny_ru
     trained = StableDiffusionPipeline.from_pretrained(tiny_model)
     untouched = StableDiffusionPipeline.from_pretrained(tiny_model)
     attach_lora(trained.unet, adapter.rank, adapter.alpha, seed=9)
-    state = torch.load(folder / "trainer_state.pt", weights_only=True)
+    state = checkpoint.read(folder)
     missing = trained.unet.load_state_dict(state["trained"], strict=False)
     assert not missing.unexpected_keys
     plain = StableDiffusionPipeline.from_pretrained(tiny_model)

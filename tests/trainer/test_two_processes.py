@@ -6,6 +6,8 @@ import sys
 import pytest
 import torch
 
+from diffrl.trainer import checkpoint
+
 SCRIPT = """
 import sys, torch
 from pathlib import Path
@@ -49,6 +51,6 @@ def test_two_processes_stay_in_step_and_share_their_rewards(algo, tiny_sets, tmp
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [m["epoch"] for m in lines] == [0, 1, 2]
     assert lines[-1]["samples"] == 2 * 2 * 8
-    state = torch.load(folder / "checkpoints" / "2" / "trainer_state.pt", weights_only=True)
+    state = checkpoint.read(folder / "checkpoints" / "2")
     assert len(state["random"]) == 2
     assert not torch.equal(state["random"][0]["rng"], state["random"][1]["rng"])

@@ -1,0 +1,48 @@
+"""Ctrl-C and the signal of a scheduler: the run stops where it can go on, a second one at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Patience:
+    """Notes the first signal for the run to see, and leaves at the second.
+
+    Works in the main thread only, where Python delivers signals; elsewhere nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Patience:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.asked:
+            if sys.stdout.isatty():
+                os.write(1, b"\x1b[?25h")  # the live view hides the cursor
+            os.write(2, b"error: stopped at once\n")
+            os._exit(128 + number)
+        self.asked = number
+        said = f"\n{name}: this step ends, then the run is saved; once more to leave at once\n"
+        os.write(2, said.encode())

@@ -1,0 +1,45 @@
+"""The state at the beginning of an epoch, to go back to when the epoch cannot end."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from diffrl.trainer.checkpoint import restore_trained, trained
+from diffrl.trainer.randomness import random_state, restore_random
+from diffrl.trainer.session import Session
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Randomness, and copies of what is trained where these are small.
+
+    With full finetuning there are no copies: they would double or triple the memory. An epoch whose
+    updates have begun then goes on to its end before the run stops.
+    """
+
+    random: dict[str, Any]
+    trained: dict[str, Any] | None
+    bad_steps: int
+
+    @staticmethod
+    def can_rewind(session: Session) -> bool:
+        """Return whether an epoch's updates can be undone."""
+        return session.settings.adapter.kind == "lora"
+
+    @classmethod
+    def of(cls, session: Session) -> Moment:
+        """Return the state of now."""
+        weights = None
+        if cls.can_rewind(session):
+            weights = copy.deepcopy(trained(session.policy, session.ranks))
+        random = random_state(session.rng, session.policy.noise_rng)
+        return cls(random, weights, session.ranks.bad_steps)
+
+    def back(self, session: Session) -> None:
+        """Go back to it. Without copies, weights have not changed yet."""
+        if self.trained is not None:
+            restore_trained(self.trained, session.policy, session.ranks)
+        restore_random(self.random, session.rng, session.policy.noise_rng)
+        session.ranks.bad_steps = self.bad_steps

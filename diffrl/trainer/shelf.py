@@ -1,0 +1,193 @@
+"""A run's checkpoints as folders: sealed with checksums, found, offered, kept and set aside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from diffrl.errors import ResumeError
+from diffrl.folder import CHECKPOINTS, SETTINGS, read_metrics
+
+SUMS = "SHA256SUMS"
+EPOCH = re.compile(r"(.+)@(\d+)")
+ASIDE = "set-aside"
+
+
+def place(folder: Path, epoch: int) -> Path:
+    """Return where the checkpoint of an epoch lies."""
+    return folder / CHECKPOINTS / str(epoch)
+
+
+def saved(folder: Path) -> list[Path]:
+    """Return a run's checkpoints, oldest first, damaged ones included."""
+    found = [p for p in (folder / CHECKPOINTS).glob("*") if p.name.isdigit() and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a run, if it has one yet."""
+    return next(reversed(saved(folder)), None)
+
+
+def seal(path: Path) -> None:
+    """Write the checksums of all files in a folder, as `sha256sum` does, and sync everything."""
+    files = sorted(f for f in path.rglob("*") if f.is_file() and f.name != SUMS)
+    lines = [f"{_digest(f)}  {f.relative_to(path).as_posix()}\n" for f in files]
+    (path / SUMS).write_text("".join(lines), "utf-8")
+    for one in [*files, path / SUMS, *(d for d in path.rglob("*") if d.is_dir()), path]:
+        sync(one)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def damage(path: Path) -> str | None:
+    """Return what is wrong with a sealed folder, or None if every file is as it was written."""
+    try:
+        lines = (path / SUMS).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return f"{SUMS} is missing or cannot be read"
+    rows = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
+    if not rows or not all(rows):
+        return f"{SUMS} is torn"
+    for digest, name in [row.groups() for row in rows if row]:
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()):
+            return f"{SUMS} names {name}, which is not in that folder"
+        if not file.is_file():
+            return f"{name} is missing"
+        if _digest(file) != digest:
+            return f"{name} is not what was written (its SHA-256 is another)"
+    return None
+
+
+def _digest(file: Path) -> str:
+    found = hashlib.sha256()
+    with file.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def split(word: str | Path) -> tuple[Path, int | None]:
+    """Return the folder and the epoch of `RUN` or `RUN@EPOCH`; a folder may itself hold an @."""
+    path = Path(word)
+    found = None if path.exists() else EPOCH.fullmatch(str(word))
+    return (Path(found[1]), int(found[2])) if found else (path, None)
+
+
+def chosen(folder: Path, epoch: int | None) -> Path | None:
+    """Return the whole checkpoint to go on from: the newest, or that of an epoch; 0 is none.
+
+    Raises:
+        ResumeError: if it is not there or damaged, naming the newest that is whole.
+    """
+    there = saved(folder)
+    if epoch == 0 or (epoch is None and not there):
+        return None
+    wanted = there[-1] if epoch is None else place(folder, epoch)
+    if wanted not in there:
+        known = ", ".join(p.name for p in there) or "none"
+        raise ResumeError(f"no checkpoint of epoch {epoch} in {folder}; there are: {known}")
+    if wrong := damage(wanted):
+        raise ResumeError(f"the checkpoint {wanted} is damaged: {wrong}; {offer(folder, wanted)}")
+    return wanted
+
+
+def offer(folder: Path, bad: Path) -> str:
+    """Return a sentence about the newest checkpoint that is whole, but for a bad one."""
+    for path in reversed(saved(folder)):
+        if path != bad and damage(path) is None:
+            return (
+                f"the newest whole one is of epoch {path.name}; "
+                f"go on from it with: diffrl train --resume {folder}@{path.name}"
+            )
+    return f"no other is whole; begin anew with: diffrl train --resume {folder}@0"
+
+
+def put(partial: Path, target: Path) -> None:
+    """Give a finished folder its name; what had that name goes only when the new one is there."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def tidy(folder: Path) -> None:
+    """Finish or undo what was interrupted when a checkpoint was written."""
+    for old in (folder / CHECKPOINTS).glob(".*.old"):
+        target = old.with_name(old.name[1 : -len(".old")])
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
+    for partial in (folder / CHECKPOINTS).glob(".*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def set_aside(folder: Path, epoch: int) -> list[Path]:
+    """Rename the checkpoints after an epoch, whose weights the run leaves; return their names."""
+    moved = []
+    for path in (p for p in saved(folder) if int(p.name) > epoch):
+        target, number = path.with_name(f"{path.name}.{ASIDE}"), 2
+        while target.exists():
+            target, number = path.with_name(f"{path.name}.{ASIDE}-{number}"), number + 1
+        moved.append(path.rename(target))
+    return moved
+
+
+def prune(folder: Path, keep: int, best: str | None = None, also: Collection[int] = ()) -> None:
+    """Delete checkpoints but for the newest `keep`, the best by a metric, and those in `also`.
+
+    Args:
+        folder: of the run.
+        keep: how many newest stay; 0: all.
+        best: metric of whose values the highest stays, too; with a minus before it, the lowest.
+        also: epochs that stay, too.
+    """
+    there = saved(folder)
+    stay = {int(p.name) for p in there[-keep:]} | set(also)
+    if best:
+        stay |= best_of(folder, best, [int(p.name) for p in there])
+    for path in there if keep else []:
+        if int(path.name) not in stay:
+            shutil.rmtree(path)
+
+
+def best_of(folder: Path, metric: str, epochs: Sequence[int]) -> set[int]:
+    """Return the epoch with the best value of a metric, of those that have one; else nothing."""
+    sign, key = (-1, metric[1:]) if metric.startswith("-") else (1, metric)
+    values = {
+        m["epoch"]: sign * m[key] for m in read_metrics(folder) if m["epoch"] in epochs and key in m
+    }
+    return {max(values, key=lambda epoch: values[epoch])} if values else set()
+
+
+def settings_of(folder: Path) -> Path:
+    """Return a run's settings file.
+
+    Raises:
+        ResumeError: if there is none, naming a copy if a checkpoint keeps one.
+    """
+    path = folder / SETTINGS
+    if path.is_file() and path.stat().st_size:
+        return path
+    what = f"{SETTINGS} is empty" if path.is_file() else f"no {SETTINGS} there"
+    copies = [p / SETTINGS for p in reversed(saved(folder)) if damage(p) is None]
+    hint = f"a copy of it is {copies[0]}" if copies else "expected a run's folder"
+    raise ResumeError(f"cannot resume {folder}: {what}; {hint}")
