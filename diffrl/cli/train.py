@@ -16,6 +16,7 @@ from diffrl.settings import Settings
 from diffrl.settings.layers import FLAGS, Flags, preferences
 from diffrl.settings.resolve import load, resolve
 from diffrl.settings.rewards import read_spec
+from diffrl.shelf import settings_of, split
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,6 @@ def train(
     """Resolve settings, say what is about to run, run it, and write a report."""
     epoch = None
     if resume:
-        from diffrl.trainer.shelf import split
-
         resume, epoch = split(resume)
     settings = _resumed(request, resume, output) if resume else _new(request)
     if dry_run:
@@ -117,8 +116,6 @@ def _resumed(request: Request, folder: Path, output: Path | None) -> Settings:
     Raises:
         ResumeError: if the folder holds no run, or something else than that run is asked for.
     """
-    from diffrl.trainer.shelf import settings_of
-
     settings = load(settings_of(folder), request.sets, request.flags)
     used = [r.reward.name for r in settings.rewards]
     if request.algo not in (None, settings.recipe.name):

@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from diffrl import shelf
 from diffrl.errors import CannotWrite
 from diffrl.folder import METRICS, SETTINGS, create, default_folder, write
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.resolve import dump
-from diffrl.trainer import checkpoint, shelf
+from diffrl.trainer import checkpoint
 from diffrl.trainer.api import resume, train
 from diffrl.trainer.epochs import go
 from diffrl.trainer.interrupt import Patience

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffrl import shelf
 from diffrl.settings import layers
 from diffrl.settings.layers import FLAGS, Flags
 from diffrl.settings.resolve import load, resolve
@@ -90,7 +91,7 @@ def resume(
     Raises:
         DiffrlError: naming everything that is wrong, before any weights load.
     """
-    from diffrl.trainer import run, shelf
+    from diffrl.trainer import run
 
     place, epoch = shelf.split(folder)
     settings = load(shelf.settings_of(place), sets, _flags({"epochs": epochs}, {}))

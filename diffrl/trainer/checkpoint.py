@@ -15,11 +15,11 @@ from diffrl.adapters import save_weights
 from diffrl.errors import ResumeError
 from diffrl.folder import METRICS, SETTINGS
 from diffrl.policy import UNetPolicy
+from diffrl.shelf import offer, place, put, seal
 from diffrl.tensors import Generator
 from diffrl.trainer.packing import as_os_error, read_packed, write_packed
 from diffrl.trainer.randomness import random_state, restore_random
 from diffrl.trainer.ranks import Ranks
-from diffrl.trainer.shelf import offer, place, put, seal
 from diffrl.types import Memory
 
 STATE, FORMAT = "trainer_state", 2

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from diffrl import shelf
 from diffrl.errors import DiffrlError, Diverged, Interrupted, RewardError
 from diffrl.events import EpochDone, Evaluated, Noticed, RolloutDone, RunDone, RunStarted
 from diffrl.registry import registry
-from diffrl.trainer import checkpoint, checks, shelf
+from diffrl.trainer import checkpoint, checks
 from diffrl.trainer.collect import refusing
 from diffrl.trainer.evaluate import evaluate
 from diffrl.trainer.loop import Batches, train_epoch

@@ -24,9 +24,9 @@ from diffrl.folder import (
     write,
 )
 from diffrl.hookspecs import hookimpl
+from diffrl.shelf import sync
 from diffrl.trainer.packing import write_tensors
 from diffrl.trainer.pictures import before_after, grid
-from diffrl.trainer.shelf import sync
 
 LAST, BEFORE = "before-after.png", "before.safetensors"
 

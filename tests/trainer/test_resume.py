@@ -10,9 +10,9 @@ from PIL import Image
 import diffrl
 from diffrl.errors import ResumeError, SettingsError
 from diffrl.settings.resolve import load
+from diffrl.shelf import newest, prune, seal, tidy
 from diffrl.trainer import checkpoint, run, train
 from diffrl.trainer.packing import write_packed
-from diffrl.trainer.shelf import newest, prune, seal, tidy
 
 STATE = "trainer_state.safetensors"
 
