@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from diffrl import shelf
-from diffrl.errors import CannotWrite
 from diffrl.folder import METRICS, SETTINGS, create, default_folder, write
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.resolve import dump
 from diffrl.trainer import checkpoint
 from diffrl.trainer.api import resume, train
+from diffrl.trainer.disks import telling_of_disks
 from diffrl.trainer.epochs import go
 from diffrl.trainer.interrupt import Patience
 from diffrl.trainer.live import LiveView, live_view
@@ -24,13 +21,6 @@ from diffrl.trainer.ranks import accelerator, agreed
 from diffrl.trainer.run import Run
 from diffrl.trainer.session import Session, build, preflight
 from diffrl.trainer.trackers import TrackerObserver
-
-UNWRITABLE = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")
-    if hasattr(errno, name)
-}
-"""What the system says of a disk or folder that takes nothing."""
 
 
 def run(
@@ -61,7 +51,7 @@ def run(
     session = build(settings, made, folder, prompts)
     observers = _observers(session, live)
     try:
-        with Patience() as patience, stopping_cleanly(session):
+        with Patience() as patience, telling_of_disks(folder):
             session.ranks.asked = lambda: patience.asked
             _begin(session, start)
             session.ranks.accelerator.wait_for_everyone()
@@ -92,28 +82,6 @@ def _begin(session: Session, start: Path | None) -> None:
         write(folder / SETTINGS, dump(session.settings))
     shelf.tidy(folder)
     shelf.set_aside(folder, session.epoch)
-
-
-@contextlib.contextmanager
-def stopping_cleanly(session: Session) -> Iterator[None]:
-    """Say of a disk that takes no more what is safe, and how to continue.
-
-    Raises:
-        CannotWrite: in place of the system's error.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        newest = shelf.newest(session.folder)
-        kept = f"epoch {newest.name} is saved" if newest else "no epoch was saved"
-        where = Path(str(error.filename)).name if error.filename else session.folder
-        reason = os.strerror(error.errno or errno.EIO)
-        raise CannotWrite(
-            f"cannot write {where} in {session.folder}: {reason}; {kept}; when it can be written, "
-            f"continue with: diffrl train --resume {session.folder}"
-        ) from error
 
 
 def _observers(session: Session, live: bool) -> list[object]:
