@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffrl.errors import ResumeError
 from diffrl.folder import CHECKPOINTS, SETTINGS, read_metrics
+from diffrl.settings.saved import END
 
 SUMS = "SHA256SUMS"
 EPOCH = re.compile(r"(.+)@(\d+)")
@@ -182,12 +183,16 @@ def settings_of(folder: Path) -> Path:
     """Return a run's settings file.
 
     Raises:
-        ResumeError: if there is none, naming a copy if a checkpoint keeps one.
+        ResumeError: if there is none or it is cut off, naming a copy if a checkpoint keeps one.
     """
     path = folder / SETTINGS
-    if path.is_file() and path.stat().st_size:
+    if path.is_file() and END.encode() in path.read_bytes()[-len(END) - 4 :]:
         return path
-    what = f"{SETTINGS} is empty" if path.is_file() else f"no {SETTINGS} there"
+    what = f"{SETTINGS} is cut off" if path.is_file() else f"no {SETTINGS} there"
     copies = [p / SETTINGS for p in reversed(saved(folder)) if damage(p) is None]
-    hint = f"a copy of it is {copies[0]}" if copies else "expected a run's folder"
+    hint = "expected a run's folder"
+    if path.is_file():
+        hint = "no checkpoint keeps a copy; begin it again"
+    if copies:
+        hint = f"a copy of it is {copies[0]}"
     raise ResumeError(f"cannot resume {folder}: {what}; {hint}")

@@ -18,6 +18,7 @@ from diffrl.settings.sections import SECTIONS
 from diffrl.settings.toml import read, write_value
 
 MARK = "  # "
+END = "# end of the settings"
 HEADER = "# Settings of a run, resolved. After # stands where a value comes from."
 
 
@@ -34,7 +35,7 @@ def dump(settings: Settings) -> str:
             at = path if name == "name" and path not in SECTIONS else f"{path}.{name}"
             origin = settings.origins.get(at)
             lines.append(f"{text:<{width}}{MARK}{origin}" if origin else text)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", END]) + "\n"
 
 
 def tables(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -55,9 +56,12 @@ def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Se
     """Return the settings that `dump` wrote to a file, with overrides.
 
     Raises:
-        SettingsError: if the file cannot be read, or something in it is no longer installed.
+        SettingsError: if the file cannot be read or is cut off, or something in it is no longer
+            installed.
     """
     content = read(path, str(path))
+    if not path.read_text("utf-8").rstrip().endswith(END):
+        raise SettingsError([f"{path}: cut off; expected {END!r} as its last line"])
     problems: list[str] = []
     try:
         recipe = registry().get("algorithm", str(content.pop("algo", ""))).value

@@ -221,3 +221,13 @@ def test_the_best_checkpoint_by_a_metric_stays(tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "3", "4"]
     prune(tmp_path, 1, "-eval/x/1-step")
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+
+
+@pytest.mark.parametrize("size", [0, 200, -30])
+def test_settings_that_are_cut_off_are_refused_and_a_copy_is_named(copied, size):
+    path = copied / "settings.toml"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ResumeError, match=r"settings.toml is cut off; a copy of it is .*/4/setti"):
+        diffrl.resume(copied)
+    with pytest.raises(SettingsError, match=r"cut off|not TOML"):
+        _ = diffrl.Run(copied).settings
