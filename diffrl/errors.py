@@ -69,6 +69,10 @@ class CheckpointMissing(DiffrlError):
     """Weights that are neither on disk nor reachable."""
 
 
+class CheckpointRefused(DiffrlError):
+    """Weights that are there, but are not those that were pinned, or could run code."""
+
+
 class ModelIncomplete(DiffrlError):
     """A model folder lacks a part that training needs."""
 

@@ -55,12 +55,13 @@ def check_free(folder: Path) -> None:
         raise RunExists(f"cannot write {folder}: {parent} is no folder that can be written to")
 
 
-def create(folder: Path, settings_text: str) -> None:
-    """Make the folder of a new run and write its settings and environment."""
+def create(folder: Path, settings_text: str, sources: Mapping[str, str]) -> None:
+    """Make the folder of a new run; write its settings, and its environment with its sources."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("images", "checkpoints"):
         (folder / name).mkdir(exist_ok=True)
-    write(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+    content = {**environment(), "sources": dict(sources)}
+    write(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
     write(folder / SETTINGS, settings_text)
 
 

@@ -6,48 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diffrl.builtin.references import find, local
 from diffrl.errors import CheckpointMissing, ModelIncomplete
 from diffrl.hookspecs import hookimpl
 
+INDEX = "model_index.json"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-
-
-def checkpoint(ref: str) -> str:
-    """Return where a reference points: `bundled:<name>` is inside the package.
-
-    Raises:
-        CheckpointMissing: if no such weights are bundled.
-    """
-    scheme, _, name = ref.partition(":")
-    if scheme != "bundled":
-        return str(Path(ref).expanduser()) if Path(ref).expanduser().exists() else ref
-    from diffrl import emoji
-
-    places = {
-        "pipeline": emoji.PIPELINE,
-        "pickscore": emoji.PICKSCORE,
-        "aesthetic": emoji.AESTHETIC,
-        "hpsv2": emoji.HPSV2,
-        "imagereward": emoji.IMAGEREWARD,
-    }
-    if name not in places:
-        raise CheckpointMissing(f"nothing bundled is called {ref!r}; there are {sorted(places)}")
-    return str(places[name])
-
-
-def missing(field: str, ref: str) -> list[str]:
-    """Return one line if a reference is a path, and nothing is there."""
-    if not ref.startswith((".", "/", "~")) or Path(ref).expanduser().exists():
-        return []
-    return [f"{field} = {ref!r}: no such file or folder"]
 
 
 def missing_parts(folder: Path) -> list[str]:
     """Return the parts of a diffusers pipeline folder that are not there."""
     try:
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        index = json.loads((folder / INDEX).read_text("utf-8"))
     except (OSError, ValueError):
-        return ["model_index.json"]
+        return [INDEX]
     return [p for p in PARTS if p not in index or not (folder / p).is_dir()]
 
 
@@ -57,8 +29,8 @@ def check_model(ref: str) -> None:
     Raises:
         ModelIncomplete: naming the parts.
     """
-    folder = Path(checkpoint(ref))
-    if not folder.exists():
+    folder = local(ref)
+    if folder is None:
         if ref.startswith((".", "/", "~")):
             raise CheckpointMissing(f"no model at {ref}: expected a diffusers pipeline folder")
         return
@@ -75,18 +47,14 @@ def diffrl_open_model(ref: str) -> Any:
     from diffusers import StableDiffusionPipeline
 
     check_model(ref)
+    source = find(ref, INDEX, "model", "--model ")
     try:
         return StableDiffusionPipeline.from_pretrained(
-            checkpoint(ref), safety_checker=None, requires_safety_checker=False
+            source.where,
+            safety_checker=None,
+            requires_safety_checker=False,
+            use_safetensors=True,
+            **source.at,
         )
     except (OSError, ValueError) as error:
-        raise unreachable("model", ref, "--model FOLDER", error) from None
-
-
-def unreachable(what: str, ref: str, option: str, error: Exception) -> CheckpointMissing:
-    """Return the error for weights that cannot be had, with its cause in one line."""
-    cause = " ".join(str(error).split())[:160]
-    return CheckpointMissing(
-        f"cannot load the {what} {ref!r}: not in the local cache and not reachable. "
-        f"Point to a local copy with {option}. ({type(error).__name__}: {cause})"
-    )
+        raise source.unreadable("model", error) from None

@@ -59,6 +59,7 @@ def evaluate(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Judge runs, adapters and models on the same noise: rewards, and what hacking destroys."""
+    from diffrl.builtin.references import recording
     from diffrl.cli import evaluate as command
 
     asked = command.Asked(
@@ -78,7 +79,8 @@ def evaluate(
         sets=set_ or [],
         output=output,
     )
-    command.evaluate(asked)
+    with recording():
+        command.evaluate(asked)
 
 
 def compare(

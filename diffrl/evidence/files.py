@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diffrl.builtin.references import opened
 from diffrl.errors import DiffrlError
 from diffrl.evidence.evaluation import Cell
 from diffrl.evidence.judges import Opened
@@ -54,7 +55,7 @@ def save(
     content = {
         "format": FORMAT,
         "own": own,
-        "environment": environment(),
+        "environment": {**environment(), "sources": opened()},
         "protocol": protocol.record(),
         "rewards": {r.scorer.name: r.settings for r in rewards},
         "lower_is_better": [r.scorer.name for r in rewards if not r.scorer.higher_is_better],

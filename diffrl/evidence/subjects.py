@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.adapters import LORA_FILE, load_weights
-from diffrl.builtin.models import check_model, checkpoint
+from diffrl.builtin.models import check_model
+from diffrl.builtin.references import is_hub_id, local
 from diffrl.errors import CheckpointMissing, DiffrlError, SettingsError
 from diffrl.folder import SETTINGS
 from diffrl.registry import registry
@@ -18,7 +19,6 @@ from diffrl.trainer.checkpoint import STATE
 from diffrl.trainer.run import Run
 
 EPOCH = re.compile(r"(.+)@(\d+)")
-HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Subject:
             return pipeline
         try:
             if self.weights.is_file():
-                pipeline.load_lora_weights(str(self.weights.parent), weight_name=self.weights.name)
+                pipeline.load_lora_weights(
+                    self.weights.parent, weight_name=self.weights.name, use_safetensors=True
+                )
             else:
                 load_weights(pipeline, self.weights)
         except (RuntimeError, ValueError, OSError, KeyError) as error:
@@ -155,8 +157,8 @@ def _split(text: str) -> tuple[str, str, int | None]:
 
 def _may_be_hub_id(ref: str) -> bool:
     if ref.startswith("bundled:"):
-        return Path(checkpoint(ref)).exists()
-    return HUB.fullmatch(ref) is not None and not Path(ref).parent.is_dir()
+        return local(ref) is not None
+    return is_hub_id(ref)
 
 
 def refuse_twins(subjects: list[Subject]) -> None:

@@ -75,7 +75,7 @@ def _begin(session: Session, start: Path | None) -> None:
     if not ranks.is_main:
         return
     if start is None:
-        create(folder, dump(session.settings))
+        create(folder, dump(session.settings), session.sources)
     else:
         if (start / METRICS).is_file():
             write(folder / METRICS, (start / METRICS).read_text("utf-8"))

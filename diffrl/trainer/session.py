@@ -16,6 +16,7 @@ import torch
 
 from diffrl.adapters import attach_lora, train_all
 from diffrl.builtin.models import check_model
+from diffrl.builtin.references import recording
 from diffrl.errors import DiffrlError, PromptsError, SettingsError
 from diffrl.folder import SETTINGS, check_free
 from diffrl.judge import WeighedJudge
@@ -65,6 +66,7 @@ class Session:
     prompts: tuple[str, ...]
     eval_prompts: tuple[str, ...]
     rng: Generator
+    sources: dict[str, str] = field(default_factory=dict)
     epoch: int = 0
     memory: Memory = field(default_factory=Memory)
     progress: dict[str, float] = field(default_factory=lambda: {"samples": 0.0, "seconds": 0.0})
@@ -185,9 +187,10 @@ def build(
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)
-    pipeline = open_pipeline(model.ref, made.device, DTYPES[model.precision])
-    policy = build_policy(settings, ranks, pipeline, seed)
-    rewards, watched = load_rewards(settings, str(made.device))
+    with recording() as sources:
+        pipeline = open_pipeline(model.ref, made.device, DTYPES[model.precision])
+        policy = build_policy(settings, ranks, pipeline, seed)
+        rewards, watched = load_rewards(settings, str(made.device))
     return Session(
         settings=settings,
         folder=folder,
@@ -200,6 +203,7 @@ def build(
         prompts=prompts[0],
         eval_prompts=prompts[1],
         rng=torch.Generator().manual_seed(seed),
+        sources=sources,
     )
 
 

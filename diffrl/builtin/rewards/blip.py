@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from diffrl.builtin.models import checkpoint, unreachable
+from diffrl.builtin.references import find
 from diffrl.builtin.rewards.clip import DTYPES, REMEMBERED
 from diffrl.builtin.rewards.heads import fill, linear_layers, read_weights
 from diffrl.builtin.rewards.pixels import Preprocess
@@ -66,17 +67,19 @@ class BlipScorer:
         """
         from transformers import AutoTokenizer
 
-        where, heads = Path(checkpoint(ref)), {}
-        if where.is_dir():
-            path, heads = where / "model.safetensors", _heads(where / "config.json")
-        else:
-            path = where if where.is_file() else _download(ref)
+        source, heads = find(ref, FILE, "ImageReward", "--reward-checkpoint imagereward="), {}
+        if source.file.is_dir():
+            heads = _heads(source.file / "config.json")
+            source = replace(source, file=source.file / "model.safetensors")
+        option = "--set rewards.imagereward.tokenizer="
+        spoken = find(tokenizer, "tokenizer_config.json", "tokenizer", option)
         try:
-            words = AutoTokenizer.from_pretrained(checkpoint(tokenizer))
+            words = AutoTokenizer.from_pretrained(
+                spoken.where, trust_remote_code=False, **spoken.at
+            )
         except (OSError, ValueError) as error:
-            option = "--set rewards.imagereward.tokenizer=FOLDER"
-            raise unreachable("tokenizer", tokenizer, option, error) from None
-        weights = read_weights(path)
+            raise spoken.unreadable("tokenizer", error) from None
+        weights, path = read_weights(source), source.file
         vision, text = towers(weights, path, **heads)
         return cls(vision, text, linear_layers(weights, path, "mlp."), words, device, precision)
 
@@ -228,13 +231,3 @@ def _lacking(error: KeyError, path: Path) -> CheckpointMissing:
     return CheckpointMissing(
         f"cannot read the weights {path}: no {error.args[0]}; expected ImageReward's key names"
     )
-
-
-def _download(ref: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(ref, FILE))
-    except (OSError, ValueError) as error:
-        option = "--reward-checkpoint imagereward=FILE"
-        raise unreachable("ImageReward", ref, option, error) from None

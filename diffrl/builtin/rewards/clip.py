@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
-from diffrl.builtin.models import checkpoint, unreachable
+from diffrl.builtin.references import find
 from diffrl.builtin.rewards.pixels import Preprocess
 from diffrl.tensors import Float, Tensor
 
@@ -18,7 +18,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REMEMBERED = 10_000
 """Prompts whose embeddings are kept."""
 
-_loaded: WeakValueDictionary[tuple[str, str, str], ClipScorer] = WeakValueDictionary()
+_loaded: WeakValueDictionary[tuple[str, str, str, str], ClipScorer] = WeakValueDictionary()
 
 
 class ClipScorer:
@@ -39,19 +39,20 @@ class ClipScorer:
         """
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-        where = checkpoint(ref)
-        key = (where, device, precision)
+        source = find(ref, "config.json", "CLIP", "--reward-checkpoint NAME=")
+        key = (source.where, source.commit, device, precision)
         if (found := _loaded.get(key)) is not None:
             return found
+        where, at, dtype = source.where, source.at, DTYPES[precision]
         try:
             made = cls(
-                CLIPModel.from_pretrained(where, dtype=DTYPES[precision]),
-                CLIPTokenizer.from_pretrained(where),
-                CLIPImageProcessor.from_pretrained(where),
+                CLIPModel.from_pretrained(where, dtype=dtype, use_safetensors=True, **at),
+                CLIPTokenizer.from_pretrained(where, **at),
+                CLIPImageProcessor.from_pretrained(where, **at),
                 device,
             )
         except (OSError, ValueError) as error:
-            raise unreachable("CLIP", ref, "--reward-checkpoint NAME=FOLDER", error) from None
+            raise source.unreadable("CLIP", error) from None
         _loaded[key] = made
         return made
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from diffrl.builtin.models import missing
+from diffrl.builtin.references import missing
 from diffrl.builtin.rewards.precision import Precision, precision
 from diffrl.stages import Reward, Scorer
 

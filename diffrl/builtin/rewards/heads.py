@@ -9,26 +9,33 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from diffrl.builtin.references import Source
+from diffrl.checksums import check
 from diffrl.errors import CheckpointMissing
 from diffrl.tensors import Tensor
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(source: Source) -> dict[str, Tensor]:
     """Return the state dict of a safetensors or PyTorch file, in fp32, without running its code.
 
     A dict under `state_dict` is unwrapped, as open_clip's training checkpoints have it.
 
     Raises:
         CheckpointMissing: if the file is neither, or holds other things than tensors.
+        CheckpointRefused: if it is a pickle that nobody vouched for, or not the one that was.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    path = source.file
+    safe = path.suffix == ".safetensors"
     try:
-        if path.suffix == ".safetensors":
-            found = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            check(file, path, source.sha256, safe or source.pinned, source.accepted_by)
+            if safe:
+                found = load_file(path)
+            else:
+                found = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise CheckpointMissing(_unreadable(path, " ".join(str(error).split())[:160])) from None
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):

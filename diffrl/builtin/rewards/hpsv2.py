@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from diffrl.builtin.models import missing
+from diffrl.builtin.references import missing
 from diffrl.builtin.rewards.precision import Precision, precision
 from diffrl.stages import Reward, Scorer
 
@@ -22,7 +22,7 @@ class HPSv2(Reward):
     differentiable: ClassVar[bool] = True
     licence: ClassVar[str] = "Apache-2.0"
     checkpoint: str = Field(
-        "xswu/HPSv2",
+        "xswu/HPSv2@697403c78157020a1ae59d23f111aa58ced35b0a",
         description="Hub id, the .pt file itself, or a folder as open_clip saves it.",
     )
     version: Literal["v2.0", "v2.1"] = Field(

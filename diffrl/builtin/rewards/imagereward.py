@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from diffrl.builtin.models import missing
+from diffrl.builtin.references import missing
 from diffrl.builtin.rewards.precision import Precision, precision
 from diffrl.stages import Reward, Scorer
 
@@ -25,7 +25,8 @@ class ImageReward(Reward):
     differentiable: ClassVar[bool] = True
     licence: ClassVar[str] = "Apache-2.0"
     checkpoint: str = Field(
-        "THUDM/ImageReward", description="Hub id, the .pt file itself, or a folder of one's own."
+        "THUDM/ImageReward@5736be03b2652728fb87788c9797b0570450ab72",
+        description="Hub id, the .pt file itself, or a folder of one's own.",
     )
     tokenizer: str = Field(
         "bert-base-uncased", description="Hub id or folder of the text encoder's tokenizer."

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from diffrl.builtin.models import checkpoint, unreachable
+from diffrl.builtin.references import Source, find
 from diffrl.builtin.rewards.clip import DTYPES, REMEMBERED
 from diffrl.builtin.rewards.heads import fill, read_weights
 from diffrl.builtin.rewards.pixels import Preprocess
@@ -40,15 +40,14 @@ class OpenClipScorer:
         """
         import open_clip
 
-        where = Path(checkpoint(ref))
-        if where.is_dir():
-            model, tokenize = _from_folder(where)
+        source = find(ref, FILES[version], "HPSv2", "--reward-checkpoint hpsv2=")
+        if source.file.is_dir():
+            model, tokenize = _from_folder(source)
         else:
-            path = where if where.is_file() else _download(ref, FILES[version])
             config: Any = open_clip.get_model_config(ARCHITECTURE)
             model = empty(config)
             tokenize = open_clip.get_tokenizer(ARCHITECTURE)
-            fill(model, read_weights(path), path)
+            fill(model, read_weights(source), source.file)
         return cls(model, tokenize, device, precision)
 
     def image_embedding(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
@@ -80,19 +79,19 @@ def empty(config: dict[str, Any]) -> Any:
     return CLIP(config["embed_dim"], vision, text, bool(config.get("quick_gelu", False)))
 
 
-def _from_folder(folder: Path) -> tuple[Any, Tokenize]:
+def _from_folder(source: Source) -> tuple[Any, Tokenize]:
     """Return the model and tokenizer of a folder with open_clip's two files and a tokenizer."""
     from transformers import CLIPTokenizer
 
-    path = folder / "open_clip_model.safetensors"
+    folder = source.file
+    source = replace(source, file=folder / "open_clip_model.safetensors")
     try:
         config = json.loads((folder / "open_clip_config.json").read_text("utf-8"))["model_cfg"]
         tokenizer = CLIPTokenizer.from_pretrained(folder)
         model, length = empty(config), int(config["text_cfg"].get("context_length", 77))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        option = "--reward-checkpoint hpsv2=FOLDER"
-        raise unreachable("open_clip model", str(folder), option, error) from None
-    fill(model, read_weights(path), path)
+        raise source.unreadable("open_clip model", error) from None
+    fill(model, read_weights(source), source.file)
 
     def tokenize(text: str) -> Int[Tensor, "1 n"]:
         # open_clip reads the text at its highest token, which must be the end, and pads with 0.
@@ -100,12 +99,3 @@ def _from_folder(folder: Path) -> tuple[Any, Tokenize]:
         return torch.tensor([ids + [0] * (length - len(ids))])
 
     return model, tokenize
-
-
-def _download(ref: str, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(ref, name))
-    except (OSError, ValueError) as error:
-        raise unreachable("HPSv2", ref, "--reward-checkpoint hpsv2=FILE", error) from None
