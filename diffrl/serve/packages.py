@@ -10,20 +10,28 @@ Networks, preprocessing and tokenizers are the packages' own; nothing here needs
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import sys
 import types
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffrl.errors import RewardError
+from diffrl.checksums import check, split
+from diffrl.errors import CheckpointRefused, RewardError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+PUBLISHED = {
+    "image-reward": ("THUDM/ImageReward", "5736be03b2652728fb87788c9797b0570450ab72"),
+    "hpsv2": ("xswu/HPSv2", "697403c78157020a1ae59d23f111aa58ced35b0a"),
+}
+"""Repository and commit of each package's weights."""
 
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
@@ -31,8 +39,8 @@ VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 def image_reward(images: Tensor, prompts: Sequence[str]) -> list[float]:
     """Score [b, 3, h, w] with the `score` of image-reward: standardized, a picture at a time.
 
-    The environment variable `IMAGE_REWARD` names a checkpoint file (otherwise `ImageReward-v1.0` is
-    downloaded) and `IMAGE_REWARD_CONFIG` its `med_config.json`.
+    The environment variable `IMAGE_REWARD` names a checkpoint, `FILE#sha256=<64 digits>` (otherwise
+    `ImageReward-v1.0` is downloaded), and `IMAGE_REWARD_CONFIG` its `med_config.json`.
     """
     model = _image_reward()
     return [float(model.score(p, i)) for p, i in zip(prompts, _pictures(images), strict=True)]
@@ -42,8 +50,8 @@ def hpsv2(images: Tensor, prompts: Sequence[str]) -> list[float]:
     """Score [b, 3, h, w] with the network, preprocessing and tokenizer of hpsv2, in one batch.
 
     Its own `score` reads the checkpoint anew for every picture; here it is read once. The
-    environment variable `HPS_CHECKPOINT` names a file, otherwise `HPS_VERSION` (v2.0, v2.1) one to
-    download.
+    environment variable `HPS_CHECKPOINT` names a file as above, otherwise `HPS_VERSION` (v2.0,
+    v2.1) one to download.
     """
     import torch
 
@@ -58,8 +66,10 @@ def hpsv2(images: Tensor, prompts: Sequence[str]) -> list[float]:
 @cache
 def _image_reward() -> Any:
     package = _imported("ImageReward", "image-reward")
-    name = os.environ.get("IMAGE_REWARD", "ImageReward-v1.0")
-    return package.load(name, med_config=os.environ.get("IMAGE_REWARD_CONFIG"))
+    config = os.environ.get("IMAGE_REWARD_CONFIG") or _fetched("image-reward", "med_config.json")
+    path = _checkpoint("IMAGE_REWARD") or _fetched("image-reward", "ImageReward.pt")
+    with _weights_only():
+        return package.load(path, med_config=config)
 
 
 @cache
@@ -83,15 +93,51 @@ vars(hpsv2).update(load=_hpsv2, scale=100)
 
 
 def _hpsv2_checkpoint() -> str:
-    if path := os.environ.get("HPS_CHECKPOINT"):
+    if path := _checkpoint("HPS_CHECKPOINT"):
         return path
-    from huggingface_hub import hf_hub_download
-
     files = _imported("hpsv2.utils", "hpsv2").hps_version_map
     version = os.environ.get("HPS_VERSION", "v2.0")
     if version not in files:
         raise RewardError(f"HPS_VERSION is {version!r}; expected one of {', '.join(files)}")
-    return hf_hub_download("xswu/HPSv2", files[version])
+    return _fetched("hpsv2", files[version])
+
+
+def _fetched(package: str, name: str) -> str:
+    """Return a file of the hub, at the commit that is known."""
+    from huggingface_hub import hf_hub_download
+
+    repo, commit = PUBLISHED[package]
+    return hf_hub_download(repo, name, revision=commit)
+
+
+def _checkpoint(variable: str) -> str:
+    """Return the file that an environment variable names, if its bytes are those that were meant.
+
+    Raises:
+        RewardError: if they are not, or were not said.
+    """
+    if not (given := os.environ.get(variable)):
+        return ""
+    try:
+        path, digest = split(given)
+        with open(path, "rb") as file:
+            check(file, Path(path), digest, False, f"{variable}={path}")
+    except (OSError, CheckpointRefused) as error:
+        raise RewardError(f"{variable}: {error}") from None
+    return path
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """Let `torch.load` read tensors only, which packages from before that option do not ask for."""
+    import torch
+
+    usual = torch.load
+    torch.load = partial(usual, weights_only=True)
+    try:
+        yield
+    finally:
+        torch.load = usual
 
 
 def mend_hpsv2() -> None:

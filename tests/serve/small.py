@@ -1,11 +1,13 @@
 """The packages' own networks at a small size with random weights, for their own environments."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
 
 import diffrl.serve.packages as packages
+from diffrl.checksums import MARK, sha256
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 TEXT = {
@@ -57,6 +59,7 @@ def _small_image_reward():
     for part in model.mlp.layers.parameters():
         torch.nn.init.normal_(part, std=0.05)
     torch.save(model.state_dict(), "ImageReward.pt")
+    _pin("IMAGE_REWARD", "ImageReward.pt")
     packages._image_reward()
 
 
@@ -70,7 +73,14 @@ def _small_hpsv2():
     open_clip.add_model_config("configs")
     torch.manual_seed(0)
     torch.save({"state_dict": open_clip.create_model("ViT-H-14").state_dict()}, "HPS.pt")
+    _pin("HPS_CHECKPOINT", "HPS.pt")
     packages._hpsv2()
+
+
+def _pin(variable, name):
+    """Vouch for a file that was written just now."""
+    with open(name, "rb") as file:
+        os.environ[variable] = f"{name}{MARK}{sha256(file)}"
 
 
 image_reward.load, hpsv2.load, hpsv2.scale = _small_image_reward, _small_hpsv2, packages.hpsv2.scale

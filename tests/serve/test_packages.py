@@ -16,16 +16,18 @@ from servers import HERE, ROOT, Server
 from small import CLIP
 
 import diffrl
+from diffrl.builtin.references import find
 from diffrl.builtin.rewards.heads import fill, read_weights
 from diffrl.builtin.rewards.imagereward import ImageReward
 from diffrl.builtin.rewards.open_clip import OpenClipScorer, empty
+from diffrl.checksums import MARK, sha256
 from diffrl.serve.client import Client
 
 pytestmark = pytest.mark.slow
 PROMPTS = ["a red fox", "two cats", "a red fox", "a very small whale under a tree"]
 FILES = {
-    "image-reward": {"IMAGE_REWARD": "ImageReward.pt", "IMAGE_REWARD_CONFIG": "med_config.json"},
-    "hpsv2": {"HPS_CHECKPOINT": "HPS.pt"},
+    "image-reward": {"IMAGE_REWARD_CONFIG": "med_config.json"},
+    "hpsv2": {},
 }
 
 
@@ -65,6 +67,11 @@ def serve(environments, tmp_path, free_port):
         server.stop()
 
 
+def pinned(path):
+    with path.open("rb") as file:
+        return f"{path}{MARK}{sha256(file)}"
+
+
 def images(height, width):
     return torch.rand(4, 3, height, width, generator=torch.Generator().manual_seed(3))
 
@@ -72,7 +79,7 @@ def images(height, width):
 def test_image_reward_scores_as_ours_does(serve, tmp_path):
     served = Client(serve("image-reward").url).score(images(80, 64), PROMPTS)
     ours = ImageReward(
-        checkpoint=str(tmp_path / "ImageReward.pt"),
+        checkpoint=pinned(tmp_path / "ImageReward.pt"),
         tokenizer=str(tmp_path / "bert-base-uncased"),
         output="standardized",
     ).load("cpu")(images(80, 64), PROMPTS)
@@ -84,7 +91,8 @@ def test_hpsv2_scores_as_ours_does(serve, tmp_path):
     # At the network's size: others the package resizes in floats and pads, unlike SDPO.
     served = Client(serve("hpsv2").url).score(images(32, 32), PROMPTS)
     model = empty(CLIP)
-    fill(model, read_weights(tmp_path / "HPS.pt"), tmp_path / "HPS.pt")
+    source = find(pinned(tmp_path / "HPS.pt"), "HPS.pt", "HPSv2", "")
+    fill(model, read_weights(source), source.file)
     ours = OpenClipScorer(model, open_clip.get_tokenizer("ViT-H-14"), "cpu", "fp32")
     expected = ours.cosine(images(32, 32), PROMPTS)
     assert served.std() > 1e-3
