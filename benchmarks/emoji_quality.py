@@ -56,7 +56,7 @@ class Models:
 
 def load(weights: Path) -> Models:
     """Loads all parts of a weights folder in fp32."""
-    pipe = StableDiffusionPipeline.from_pretrained(weights / "pipeline")
+    pipe = StableDiffusionPipeline.from_pretrained(weights / "pipeline", use_safetensors=True)
     judge = Judge()
     judge.load_state_dict(
         {k: v.float() for k, v in load_file(weights / "judge.safetensors").items()}

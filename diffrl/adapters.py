@@ -70,6 +70,6 @@ def load_weights(pipeline: Any, folder: Path) -> None:
     """Load what `save_weights` wrote into a diffusers pipeline."""
     if (folder / LORA_FILE).exists():
         logging.getLogger("diffusers").setLevel(logging.ERROR)
-        pipeline.load_lora_weights(folder, weight_name=LORA_FILE)
+        pipeline.load_lora_weights(folder, weight_name=LORA_FILE, use_safetensors=True)
         return
-    pipeline.unet = type(pipeline.unet).from_pretrained(folder / "unet")
+    pipeline.unet = type(pipeline.unet).from_pretrained(folder / "unet", use_safetensors=True)

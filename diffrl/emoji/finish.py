@@ -28,10 +28,12 @@ def finish(out: Path, scale: float = 1.0) -> None:
     folder = out / "pipeline"
     parts: Any = StableDiffusionPipeline  # which asks for parts that it can do without
     parts(
-        vae=AutoencoderKL.from_pretrained(folder / "vae").half(),
-        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder").half(),
+        vae=AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).half(),
+        text_encoder=CLIPTextModel.from_pretrained(
+            folder / "text_encoder", use_safetensors=True
+        ).half(),
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(folder / "unet").half(),
+        unet=UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True).half(),
         scheduler=new_scheduler(),
         safety_checker=None,
         feature_extractor=None,

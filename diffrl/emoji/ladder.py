@@ -46,7 +46,9 @@ class Ladder:
 def make_ladder(out: Path, scale: float = 1.0, seed: int = 16) -> Ladder:
     """Generates with 1, 2, 4 or 8 stochastic steps and climbs to the chain's target."""
     noise, source = Generator().manual_seed(seed), SceneSource(seed)
-    unet: Any = UNet2DConditionModel.from_pretrained(out / "pipeline" / "unet").float()
+    unet: Any = UNet2DConditionModel.from_pretrained(
+        out / "pipeline" / "unet", use_safetensors=True
+    ).float()
     unet, vae, pictures = unet.to(DEVICE).eval(), load_vae(out), []
     scenes = source.scenes(64 * max(1, int(COUNT * scale) // 64))
     texts, pairing = encode(out, [caption(scene) for scene in scenes]), Pairing(vae)

@@ -90,7 +90,9 @@ def encode(out: Path, texts: list[str]) -> Tensor:
     """Text states [b, 16, 128] of captions, from the pipeline's own text encoder."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    encoder: Any = CLIPTextModel.from_pretrained(out / "pipeline" / "text_encoder")
+    encoder: Any = CLIPTextModel.from_pretrained(
+        out / "pipeline" / "text_encoder", use_safetensors=True
+    )
     encoder = encoder.float().to(DEVICE)
     tokenizer = CLIPTokenizer.from_pretrained(out / "pipeline" / "tokenizer")
     chunks = [texts[i : i + 512] for i in range(0, len(texts), 512)]

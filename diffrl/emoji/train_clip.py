@@ -156,5 +156,5 @@ def named_right(clip: CLIPModel, tokenizer: CLIPTokenizer) -> dict[str, float]:
 
 def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     """A CLIP of the emoji world in fp32 and its tokenizer."""
-    clip: Any = CLIPModel.from_pretrained(folder).float()
+    clip: Any = CLIPModel.from_pretrained(folder, use_safetensors=True).float()
     return clip.to(DEVICE), CLIPTokenizer.from_pretrained(folder)

@@ -78,5 +78,5 @@ def psnr(vae: Any, count: int = 256) -> float:
 
 def load_vae(out: Path) -> Any:
     """The trained VAE, fp32, frozen."""
-    vae: Any = AutoencoderKL.from_pretrained(out / "pipeline" / "vae").float()
+    vae: Any = AutoencoderKL.from_pretrained(out / "pipeline" / "vae", use_safetensors=True).float()
     return vae.to(DEVICE).eval().requires_grad_(False)
