@@ -5,7 +5,8 @@ One JSON object a line::
     {"prompt": "a fox", "images": ["a.png", "b.png"], "choice": 0}
 
 `choice` is the place of the preferred picture, 0 or 1, or null where neither is. `latents` with two
-`.npy` files of shape `c h w` may stand for `images`. Paths are relative to the file.
+`.npy` files of shape `c h w` may stand for `images`. Paths are relative to the file, and stay below
+its folder: such files come from other people.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.errors import SettingsError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""Of pictures. Of others Pillow hands some to programs of the machine."""
 
 SHOWN = 8
 """Problems of a file that are listed; the others are counted."""
@@ -106,12 +110,26 @@ def _files(row: dict[str, Any], folder: Path) -> tuple[Path, Path]:
         raise ValueError(f"{kinds[0]} is {names!r}; expected two paths")
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"{kinds[0]} is {names!r}; expected two paths")
+    for name in names:
+        if not stays_inside(folder, name):
+            raise ValueError(
+                f"{kinds[0]}: {name!r} leads out of {folder}; put the files beside this one, and "
+                f"name them relative to it"
+            )
     first, second = (folder / Path(name) for name in names)
     for file in (first, second):
         if not file.is_file():
             raise ValueError(f"{kinds[0]}: there is no {file}")
         (_check_latent if kinds[0] == "latents" else _check_image)(file)
     return first, second
+
+
+def stays_inside(folder: Path, name: str | Path) -> bool:
+    """Return whether a path, as a file in a folder names it, stays there; links are followed."""
+    path = Path(name)
+    if path.anchor or ".." in path.parts:
+        return False
+    return (folder / path).resolve().is_relative_to(folder.resolve())
 
 
 def _check_latent(file: Path) -> None:
@@ -122,8 +140,10 @@ def _check_latent(file: Path) -> None:
         raise ValueError(f"latents: expected .npy files, found {file}")
     try:
         latent = numpy.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise ValueError(f"latents: cannot read {file}: {error}") from None
+    if not isinstance(latent, numpy.ndarray):  # a .npz under another name
+        raise ValueError(f"latents: {file} holds several arrays; expected one")
     if latent.ndim != 3 or latent.dtype.kind != "f":
         said = f"{latent.dtype} of shape {latent.shape}"
         raise ValueError(f"latents: {file} holds {said}; expected floats of shape (c, h, w)")
@@ -136,9 +156,9 @@ def _check_image(file: Path) -> None:
     if file.suffix == ".npy":
         raise ValueError(f"images: {file} is an array; put it under latents")
     try:
-        Image.open(file).close()
-    except OSError as error:
+        Image.open(file, formats=FORMATS).close()
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"images: {error}") from None
 
 
-__all__ = ["Pair", "read"]
+__all__ = ["FORMATS", "Pair", "read", "stays_inside"]

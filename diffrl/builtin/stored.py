@@ -12,7 +12,7 @@ from pydantic import Field
 from diffrl.builtin.samplers import Ddim
 from diffrl.errors import SettingsError
 from diffrl.hookspecs import hookimpl
-from diffrl.preferences import Pair, read
+from diffrl.preferences import FORMATS, Pair, read
 from diffrl.stages import Judge, Policy, RewardPredictor, Sampler
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.types import Path, Rewards, Rollout, last_step
@@ -135,11 +135,11 @@ def _latent(policy: Policy, file: File) -> Float[Tensor, "1 *latent"]:
         if file.suffix == ".npy":
             latent = torch.from_numpy(numpy.load(file, allow_pickle=False)).float()[None]
         else:
-            with Image.open(file) as opened:
+            with Image.open(file, formats=FORMATS) as opened:
                 upright = ImageOps.exif_transpose(opened).convert("RGB")
             picture = torch.from_numpy(numpy.array(upright)).permute(2, 0, 1)[None]
             return policy.encode(picture.float() / 255)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise SettingsError([f"cannot read {file}: {error}"]) from None
     wanted = policy.normal((1,), torch.Generator())
     if latent.shape != wanted.shape:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffrl.errors import DiffrlError, UnknownName
+from diffrl.builtin.rewards.function import FunctionReward
+from diffrl.builtin.rewards.served import ServedReward
+from diffrl.errors import DiffrlError, SettingsError, UnknownName
 from diffrl.folder import METRICS, SETTINGS, read_metrics
 from diffrl.settings import Settings, toml
 from diffrl.settings.resolve import load, resolve
+from diffrl.settings.saved import tables
 
 HERE = Path(__file__).parent / "cards"
 ANY = "any"
@@ -40,6 +43,7 @@ class Card:
         processes: that it must be run with.
         run: algo, rewards, preset, epochs and sets.
         expected: figures by seed.
+        home: the folder of its file; None: diffrl brings it.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Card:
     processes: int
     run: Mapping[str, Any]
     expected: Mapping[str, tuple[Figure, ...]]
+    home: Path | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -101,7 +106,7 @@ def card(name: str) -> Card:
         raise UnknownName("card", name, [p.stem for p in HERE.glob("*.toml")])
     content = toml.read(path, str(path))
     try:
-        return _read(path.stem, content)
+        return _read(path.stem, content, None if path.parent == HERE else path.parent)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DiffrlError(
             f"{path}: not a reproduction card ({type(error).__name__}: {error}); expected about, "
@@ -109,7 +114,7 @@ def card(name: str) -> Card:
         ) from None
 
 
-def _read(name: str, content: Mapping[str, Any]) -> Card:
+def _read(name: str, content: Mapping[str, Any], home: Path | None) -> Card:
     run = dict(content["run"])
     last = int(run["epochs"])
     expected = {}
@@ -134,6 +139,7 @@ def _read(name: str, content: Mapping[str, Any]) -> Card:
         processes=int(content.get("processes", 1)),
         run=run,
         expected=expected,
+        home=home,
     )
 
 
@@ -141,14 +147,39 @@ def settings_of(one: Card, seed: int) -> Settings:
     """Return what a card runs.
 
     Raises:
-        SettingsError: if something of it is not installed.
+        SettingsError: if something of it is not installed, or a card from a file would run code,
+            ask a server, or read what lies elsewhere.
     """
-    return resolve(
+    settings = resolve(
         str(one.run["algo"]),
         list(one.run["rewards"]),
         str(one.run["preset"]),
         sets=[*one.run.get("sets", ()), f"train.seed={seed}", f"train.epochs={one.run['epochs']}"],
     )
+    if one.home is not None and (found := list(_reaching_out(settings, one.home))):
+        raise SettingsError(found, f"the card {one.name!r} may not do this; train it yourself")
+    return settings
+
+
+def _reaching_out(settings: Settings, home: Path) -> Iterator[str]:
+    """Yield what of a stranger's settings would reach out of the card's own folder."""
+    for reward in (*(w.reward for w in settings.rewards), *settings.watched):
+        if isinstance(reward, FunctionReward):
+            yield f"reward {reward.name!r} would run {reward.path} of this machine"
+        elif isinstance(reward, ServedReward):
+            yield f"reward {reward.name!r} would send pictures to {reward.url}"
+    for path, _, values in tables(settings):
+        for name, value in values.items():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and _leaves(text, home):
+                    yield f"{path}.{name} = {text!r} lies outside of {home}"
+
+
+def _leaves(text: str, home: Path) -> bool:
+    path = Path(text)
+    if not (path.anchor or text.startswith("~") or ".." in path.parts):
+        return False
+    return not path.expanduser().resolve().is_relative_to(home.resolve())
 
 
 def reproduce(one: Card, seed: int, folder: Path) -> list[Check]:

@@ -194,6 +194,58 @@ def test_bad_lines_are_named(judged, row, message):
         read(path)
 
 
+@pytest.mark.parametrize(
+    "name", ["/etc/hostname", "../outside.png", "sub/../../outside.png", "link.png", "away/0-0.png"]
+)
+def test_a_file_may_not_name_what_lies_outside_of_its_folder(judged, tmp_path, name):
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "0-0.png").rename(tmp_path / "outside.png")
+    (tmp_path / "0-1.png").rename(home / "0-1.png")
+    (home / "link.png").symlink_to(tmp_path / "outside.png")
+    (home / "away").symlink_to(tmp_path, target_is_directory=True)
+    Image.open(tmp_path / "outside.png").save(tmp_path / "0-0.png")
+    path = written(home, [{**GOOD, "images": ["0-1.png", name]}])
+    with pytest.raises(SettingsError, match=rf"line 1: images: '{name}' leads out of {home}"):
+        read(path)
+
+
+def test_links_that_stay_and_a_linked_folder_are_fine(judged, tmp_path):
+    (tmp_path / "also.png").symlink_to("0-1.png")
+    written(tmp_path, [{**GOOD, "images": ["0-0.png", "also.png"]}], "own.jsonl")
+    (tmp_path.parent / f"{tmp_path.name}-link").symlink_to(tmp_path, target_is_directory=True)
+    assert len(read(tmp_path.parent / f"{tmp_path.name}-link" / "own.jsonl")) == 1
+
+
+@pytest.mark.parametrize("kind", ["images", "latents"])
+def test_traps_among_the_files_are_bad_lines(judged, tmp_path, kind, monkeypatch):
+    if kind == "images":  # which Pillow would hand to Ghostscript
+        Image.new("RGB", (4, 4)).save(tmp_path / "trap.eps")
+        (tmp_path / "trap.eps").rename(tmp_path / "trap")
+        message = "cannot identify image file"
+    else:
+        np.savez(tmp_path / "trap.npz", a=np.zeros(2), b=np.zeros(2))
+        (tmp_path / "trap.npz").rename(tmp_path / "trap.npy")
+        message = "holds several arrays; expected one"
+    name = "trap" if kind == "images" else "trap.npy"
+    path = written(tmp_path, [{"prompt": "fox", kind: [name, name], "choice": 0}], "bad.jsonl")
+    with pytest.raises(SettingsError, match=message):
+        read(path)
+
+
+def test_a_decompression_bomb_is_a_bad_line(judged, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(SettingsError, match="exceeds limit of 200 pixels"):
+        read(written(tmp_path, [GOOD], "bomb.jsonl"))
+
+
+def test_an_array_with_code_in_it_is_a_bad_line(judged, tmp_path):
+    np.save(tmp_path / "code.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    path = written(tmp_path, [{**FLAT, "latents": ["code.npy", "code.npy"]}], "bad.jsonl")
+    with pytest.raises(SettingsError, match=r"cannot read .*code\.npy"):
+        read(path)
+
+
 def test_all_bad_lines_at_once_before_anything_loads(judged, tmp_path, diffrl):
     rows = [{**GOOD, "images": ["0-0.png", f"gone-{i}.png"]} for i in range(12)]
     path = written(tmp_path, rows, "bad.jsonl")

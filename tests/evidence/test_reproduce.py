@@ -33,7 +33,7 @@ def own(runs, sets, tmp_path_factory):
     last = diffrl.Run(runs / "sdpo/1").metrics[-1]
     keys = [k for k in last if k.startswith("eval/pickscore")]
     figures = "\n".join(f'"{k}" = [{last[k]}, 1e-4]' for k in keys)
-    path = tmp_path_factory.mktemp("cards") / "own.toml"
+    path = tmp_path_factory.getbasetemp() / "own.toml"  # weights must lie below its folder
     path.write_text(CARD.format(sets=sets, seed=1, figures=figures))
     return path
 
@@ -50,7 +50,7 @@ def test_other_figures_fail_with_exit_code_1(own, command, tmp_path):
     lines = own.read_text().splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith('"eval/pickscore/2-step"'))
     lines[at] = '"eval/pickscore/2-step" = [99.0, 1.0]'
-    other = tmp_path / "other.toml"
+    other = own.with_name("other.toml")
     other.write_text("\n".join([*lines, '"eval/nothing/1-step" = [0.0, 1.0]']))
     code, out, _ = command("reproduce", other, "--output", tmp_path / "run")
     assert code == 1 and out.splitlines()[-1].startswith("other: fail: 2 of 3 figures.")
@@ -119,3 +119,23 @@ def test_what_cannot_be_reproduced_is_said(words, said, own, runs, command, tmp_
     given = [word.format(broken=broken, own=own, run=runs / "ddpo/1") for word in words]
     code, _, told = command("reproduce", *given)
     assert code == 2 and told.startswith("error:") and said in told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('["pickscore"]', '["pickscore", "os:system"]', "'system' would run os:system of this"),
+        ('["pickscore"]', '["pickscore", "http://far:1"]', "would send pictures to http://far:1"),
+        ("sets = [", "sets = ['train.prompts=/etc/hostname', ", "lies outside of"),
+        ("sets = [", "sets = ['eval.prompts=../a.txt', ", "eval.prompts = '../a.txt' lies outside"),
+        ("sets = [", "sets = ['eval.watch=[\"os:getenv\"]', ", "would run os:getenv"),
+    ],
+)  # fmt: skip
+def test_a_card_from_a_file_stays_in_its_folder(old, new, said, own, command, tmp_path):
+    path = own.with_name("strange.toml")
+    text = own.read_text().replace("'eval.watch=[]', ", "")
+    assert old in text
+    path.write_text(text.replace(old, new))
+    code, _, told = command("reproduce", path, "--output", tmp_path / "run")
+    assert code == 2 and "the card 'strange' may not do this; train it yourself" in told
+    assert said in told and not (tmp_path / "run").exists()
