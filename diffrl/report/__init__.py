@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffrl.errors import DiffrlError
 from diffrl.folder import REPORT
 from diffrl.report.page import render
-from diffrl.report.records import Record, grouped, read
+from diffrl.report.records import Record, grouped, own, read
 
 
 def write_report(folders: Sequence[Path], output: Path) -> list[str]:
@@ -23,10 +24,12 @@ def write_report(folders: Sequence[Path], output: Path) -> list[str]:
         What could not be shown, one line each.
 
     Raises:
-        DiffrlError: if there is nothing to show at all.
+        DiffrlError: if there is nothing to show at all, or the plots' folder is a link elsewhere.
     """
     records, problems = read(folders)
     plots = output.parent / ("plots" if output.name == REPORT else f"{output.stem}-plots")
+    if not own(output.parent, plots):
+        raise DiffrlError(f"{plots} is a link that leads out of {output.parent}; remove it")
     render(grouped(records), output, plots)
     return problems + [line for record in records for line in record.missing()]
 

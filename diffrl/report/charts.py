@@ -13,6 +13,9 @@ from typing import Any
 from diffrl.report.records import Group
 
 COLORS = ("#3b82c4", "#e0803a", "#3fa45b", "#c94f5d", "#8a6bbf", "#1fa3a3", "#b08a2e", "#d36bb0")
+LONGEST = 60
+"""Characters of a label."""
+
 INK, FAINT = "#10203a", "#bac3d0"
 """Stand-ins that become the page's own colors."""
 
@@ -78,7 +81,8 @@ def chart(
         return None
     log = log and all(v > 0 for line in lines for v in line.y)
     few = max(len(line.x) for line in lines) < 12
-    return Chart(f"{name}-over-{axis}", title, axis, lines, log, few)
+    file = re.sub(r"[^\w.+-]+", "-", f"{name}-over-{axis}")  # names are of whoever made the run
+    return Chart(file, title, axis, lines, log, few)
 
 
 def save(charts: Sequence[Chart], folder: Path) -> list[str]:
@@ -131,8 +135,9 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Return text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")
+    """Return text that matplotlib does not take for mathematics, and that leaves some room."""
+    short = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return short.replace("$", r"\$")
 
 
 def _write(path: Path, figure: Any) -> None:

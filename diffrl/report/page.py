@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,11 +50,13 @@ def render(groups: Sequence[Group], output: Path, plots: Path) -> None:
     made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = made.from_string(_text("page.html.jinja"))
     records = [record for group in groups for record in group.records]
+    script = _text("page.js")
     page = template.render(
         title=_title(groups),
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
         style=_text("page.css"),
-        script=_text("page.js"),
+        script=script,
+        policy=_policy(script),
         sections=sections(groups, plots),
         scores=[(g.name, rows) for g in groups if (rows := score_rows(g))],
         slides=[(g.name, [s for s in map(slides, g.records) if s["shown"]]) for g in groups],
@@ -65,6 +68,15 @@ def render(groups: Sequence[Group], output: Path, plots: Path) -> None:
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     write(output, page)
+
+
+def _policy(script: str) -> str:
+    """Return what a browser may do with the page: run this one script, and load nothing."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    )
 
 
 def _text(name: str) -> str:
@@ -176,9 +188,9 @@ def _embedded(path: Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=["PNG"]) as picture:
             small = picture.convert("RGB")
-    except (OSError, SyntaxError):  # what Pillow raises for a torn file
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # torn, or a trap
         return ""
     small.thumbnail((WIDEST, 10 * WIDEST))
     packed = io.BytesIO()
@@ -189,8 +201,9 @@ def _embedded(path: Path) -> str:
 def _about(record: Record) -> dict[str, str]:
     """Return what stands at the top of the page about a run."""
     last = record.metrics[-1] if record.metrics else {}
-    machine = record.environment.get("machine", {})
-    gpus = ", ".join(machine.get("gpus", [])) or f"{machine.get('cores', '?')} cores"
+    machine, packages = (_table(record.environment, key) for key in ("machine", "packages"))
+    listed = machine.get("gpus")
+    gpus = ", ".join(map(str, listed if isinstance(listed, list) else []))
     return {
         "run": record.name,
         "model": record.setting("model.ref"),
@@ -200,7 +213,12 @@ def _about(record: Record) -> dict[str, str]:
         + ("" if str(record.epochs) == record.setting("train.epochs") else ", unfinished"),
         "samples": f"{int(last.get('samples', 0)):,}",
         "minutes": f"{last.get('seconds', 0.0) / 60:.1f}",
-        "on": gpus,
-        "diffrl": str(record.environment.get("packages", {}).get("diffrl", "?")),
+        "on": gpus or f"{machine.get('cores', '?')} cores",
+        "diffrl": str(packages.get("diffrl", "?")),
         "commit": str(record.environment.get("commit") or "–")[:10],
     }
+
+
+def _table(content: dict[str, Any], key: str) -> dict[str, Any]:
+    found = content.get(key)
+    return found if isinstance(found, dict) else {}

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.errors import DiffrlError
-from diffrl.folder import CHECKPOINTS, ENVIRONMENT, EVALUATION, IMAGES, SETTINGS, read_metrics
+from diffrl.folder import (
+    CHECKPOINTS,
+    ENVIRONMENT,
+    EVALUATION,
+    IMAGES,
+    METRICS,
+    SETTINGS,
+    read_metrics,
+)
 
 LINE = re.compile(r"(?P<key>[\w.-]+) = (?P<value>.*)")
 TABLE = re.compile(r"\[(?P<table>[^\]]+)\]")
@@ -101,6 +109,9 @@ def read(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
         if not inside and folder.resolve() not in seen:
             problems.append(f"no run in {folder}: expected a folder with {SETTINGS}")
         for one in inside:
+            if not own(one, one / SETTINGS):
+                problems.append(f"{one}: its {SETTINGS} is a link that leads out of it")
+                continue
             try:
                 records.append(record(one))
             except (OSError, UnicodeDecodeError) as error:
@@ -118,17 +129,27 @@ def _inside(folder: Path) -> list[Path]:
 def record(folder: Path) -> Record:
     """Return what a run's folder holds."""
     images = folder / IMAGES
-    grids = sorted((int(p.stem), p) for p in images.glob("*.png") if p.stem.isdigit())
+    grids = sorted(
+        (int(p.stem), p)
+        for p in images.glob("*.png")
+        if re.fullmatch(r"[0-9]{1,9}", p.stem) and own(folder, p)
+    )
     last = images / "before-after.png"
+    lines = read_metrics(folder) if own(folder, folder / METRICS) else []
     return Record(
         folder=folder,
         settings=tuple(read_settings(folder / SETTINGS)),
-        metrics=tuple(m for m in read_metrics(folder) if isinstance(m.get("epoch"), int)),
+        metrics=tuple(_numbers(m) for m in lines if type(m.get("epoch")) is int),
         pictures=tuple(grids),
-        before_after=last if last.is_file() else None,
-        environment=_json(folder / ENVIRONMENT) or {},
-        evaluation=_evaluation(folder / EVALUATION),
+        before_after=last if last.is_file() and own(folder, last) else None,
+        environment=_json(folder, ENVIRONMENT) or {},
+        evaluation=_evaluation(folder),
     )
+
+
+def own(folder: Path, path: Path) -> bool:
+    """Return whether a path below a run's folder stays there once its links are followed."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def read_settings(path: Path) -> list[Value]:
@@ -144,20 +165,28 @@ def read_settings(path: Path) -> list[Value]:
     return found
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _numbers(line: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in line.items() if type(v) in (int, float)}
+
+
+def _json(folder: Path, name: str) -> dict[str, Any] | None:
+    if not own(folder, folder / name):
+        return None
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        found = json.loads((folder / name).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def _evaluation(path: Path) -> dict[str, Any] | None:
+def _evaluation(folder: Path) -> dict[str, Any] | None:
     """Return what `diffrl eval` wrote, if it has the shape that tables need."""
-    found = _json(path)
+    found = _json(folder, EVALUATION)
     cells = (found or {}).get("cells")
     wanted = {"subject", "prompts", "steps", "found", "wins"}
-    if not isinstance(cells, list) or not all(wanted <= set(c) for c in cells):
+    if not isinstance(cells, list):
+        return None
+    if not all(isinstance(c, dict) and wanted <= set(c) for c in cells):
         return None
     return found
 

@@ -32,7 +32,17 @@ def score_rows(group: Group) -> list[tuple[str, ...]]:
 
 
 def evaluation_tables(record: Record) -> list[dict[str, Any]]:
-    """Return the tables of what `diffrl eval` found for a run: one for each set of prompts."""
+    """Return the tables of what `diffrl eval` found for a run: one for each set of prompts.
+
+    None if the file holds something else.
+    """
+    try:
+        return _tables(record)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
+
+
+def _tables(record: Record) -> list[dict[str, Any]]:
     cells = (record.evaluation or {}).get("cells", [])
     tables = []
     for prompts in dict.fromkeys(c["prompts"] for c in cells):

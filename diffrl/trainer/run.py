@@ -91,5 +91,6 @@ class Run:
 
     def _repr_html_(self) -> str:
         last = self.metrics[-1] if self.metrics else {}
-        rows = "".join(f"<tr><td>{k}</td><td>{v:.4g}</td></tr>" for k, v in last.items())
+        numbers = {k: v for k, v in last.items() if isinstance(v, int | float)}
+        rows = "".join(f"<tr><td>{escape(k)}</td><td>{v:.4g}</td></tr>" for k, v in numbers.items())
         return f"<b>{escape(str(self.folder))}</b><table>{rows}</table>"
