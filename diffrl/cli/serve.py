@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
+from diffrl.checksums import MARK
 from diffrl.errors import SettingsError
 from diffrl.settings.rewards import chosen
 
@@ -47,7 +49,7 @@ def serve(
         "higher_is_better": loaded.higher_is_better,
         "groupwise": loaded.groupwise,
         "licence": reward.licence,
-        "checkpoint": getattr(reward, "checkpoint", ""),
+        "checkpoint": without_folder(getattr(reward, "checkpoint", "")),
     }
     service = Service(
         score=lambda images, text: loaded.score(images.to(device), text),
@@ -61,3 +63,9 @@ def serve(
         run(service, host, port)
     except ValueError as error:
         raise SettingsError([f"--port {port}: {error}"]) from None
+
+
+def without_folder(ref: str) -> str:
+    """Return a checkpoint's reference as clients may see it: of a local path, its name alone."""
+    path = Path(ref.partition(MARK)[0]).expanduser()
+    return path.name if path.exists() or path.is_absolute() else ref

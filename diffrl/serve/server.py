@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import socket
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Score = Callable[["Tensor", Sequence[str]], "Tensor"]
+
+
+CONNECTIONS = 128
+"""That are served at a time; others are told to come back."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Service:
         batch: pictures in one call of `score`.
         wait: seconds that a question waits for others to share its call.
         waiting: questions that may wait; further ones are told to come back.
+        patience: seconds that a question may take to come in.
         groupwise: whether the reward compares pictures, so that each question is a call.
     """
 
@@ -45,6 +51,7 @@ class Service:
     batch: int = 64
     wait: float = 0.005
     waiting: int = 32
+    patience: float = 60.0
     groupwise: bool = False
 
 
@@ -57,7 +64,12 @@ def application(service: Service) -> Starlette:
     async def score(request: Request) -> Response:
         if (refused := _unauthorised(request, service.token)) is not None:
             return refused
-        body = await _body(request, service.max_bytes)
+        if request.headers.get("content-type", "").partition(";")[0].strip() != MEDIA:
+            return _refuse(415, f"expected {MEDIA}")
+        try:
+            body = await asyncio.wait_for(_body(request, service.max_bytes), service.patience)
+        except (asyncio.TimeoutError, ClientDisconnect):
+            return _refuse(408, f"expected the question within {service.patience:g} s")
         if body is None:
             limit = service.max_bytes / 2**20
             return _refuse(413, f"expected at most {limit:g} MiB; send fewer pictures at a time")
@@ -109,7 +121,14 @@ def run(service: Service, host: str, port: int) -> None:
     except OSError as error:
         raise ValueError(f"cannot listen at {host}:{port} ({error.strerror or error})") from None
     print(f"serving {service.about.get('name', 'a reward')} on http://{host}:{port}", flush=True)
-    uvicorn.run(application(service), host=host, port=port, log_level="warning")
+    uvicorn.run(
+        application(service),
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+    )
 
 
 def family(host: str) -> socket.AddressFamily:

@@ -15,7 +15,9 @@ from diffrl.errors import RewardError
 from diffrl.serve.batching import Batcher, Unanswered
 from diffrl.serve.client import Client, ServedScorer
 from diffrl.serve.server import Service, is_loopback, run
-from diffrl.serve.wire import Malformed, pack_question, read_answer, read_question
+from diffrl.serve.wire import MEDIA, Malformed, pack_question, read_answer, read_question
+
+KIND = {"Content-Type": MEDIA}
 
 
 def expected(images, prompts):
@@ -96,11 +98,11 @@ def test_a_malformed_question_is_refused_by_name(body, why):
 def test_the_service_survives_bad_questions_and_tells_nothing(serve):
     server = serve("bright", "--max-megabytes", "0.01")
     post = f"{server.url}/score"
-    assert requests.post(post, data=pickle.dumps([1]), timeout=5).status_code == 400
+    assert requests.post(post, data=pickle.dumps([1]), headers=KIND, timeout=5).status_code == 400
     large = pack_question(torch.rand(4, 3, 64, 64), ["a"] * 4)
-    assert requests.post(post, data=large, timeout=5).status_code == 413
+    assert requests.post(post, data=large, headers=KIND, timeout=5).status_code == 413
     chunks = (large[i : i + 1000] for i in range(0, len(large), 1000))  # its length unannounced
-    assert requests.post(post, data=chunks, timeout=5).status_code == 413
+    assert requests.post(post, data=chunks, headers=KIND, timeout=5).status_code == 413
     assert requests.get(post, timeout=5).status_code == 405
     assert requests.get(f"{server.url}/nothing", timeout=5).status_code == 404
     assert Client(server.url).score(torch.rand(1, 3, 4, 4), ["a"]).shape == (1,)
@@ -109,7 +111,10 @@ def test_the_service_survives_bad_questions_and_tells_nothing(serve):
 def test_a_failing_reward_keeps_its_secrets(serve):
     server = serve("raises")
     answer = requests.post(
-        f"{server.url}/score", data=pack_question(torch.rand(1, 3, 4, 4), ["a"]), timeout=5
+        f"{server.url}/score",
+        data=pack_question(torch.rand(1, 3, 4, 4), ["a"]),
+        headers=KIND,
+        timeout=5,
     )
     assert answer.status_code == 500
     assert answer.json() == {"error": "the reward failed: RuntimeError"}

@@ -35,7 +35,7 @@ def test_a_named_checkpoint_needs_its_checksum(tmp_path, monkeypatch):
     with pytest.raises(RewardError, match="is not the file that was pinned"):
         packages._hpsv2_checkpoint()
     monkeypatch.setenv("HPS_CHECKPOINT", str(tmp_path / "gone.pt"))
-    with pytest.raises(RewardError, match="HPS_CHECKPOINT: .*No such file"):
+    with pytest.raises(RewardError, match=r"HPS_CHECKPOINT: .*No such file"):
         packages._hpsv2_checkpoint()
 
 
