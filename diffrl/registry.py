@@ -17,7 +17,7 @@ from typing import Any
 
 import pluggy
 
-from diffrl import hookspecs
+from diffrl import hookspecs, origin
 from diffrl.errors import DiffrlError, DuplicateName, PluginError, UnknownName, did_you_mean
 from diffrl.kinds import KINDS, Kind, refuse_misfit
 
@@ -65,6 +65,7 @@ class Broken:
     package: str
     version: str
     error: str
+    origin: str = ""
 
 
 class Registry:
@@ -73,6 +74,8 @@ class Registry:
     Args:
         builtins: modules that are registered first.
         points: the entry points to load, in order.
+
+    `loaded` holds package, version and origin of each plugin, by its name.
     """
 
     def __init__(self, builtins: Sequence[str] = (), points: Sequence[EntryPoint] = ()) -> None:
@@ -80,12 +83,13 @@ class Registry:
         self._plugins.add_hookspecs(hookspecs)
         self._brought: dict[str, dict[str, list[Entry]]] = {}
         self._broken: list[Broken] = []
+        self.loaded: dict[str, tuple[str, str, str]] = {}
         for module in builtins:
-            self._load(module, "diffrl", _version(), partial(import_module, module))
+            about = ("diffrl", _version(), origin.of_module(module))
+            self._load(module, about, partial(import_module, module))
         for point in points:
-            package = point.dist.name if point.dist else "?"
-            release = point.dist.version if point.dist else "?"
-            self._load(point.name, package, release, point.load)
+            owner = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
+            self._load(point.name, (*owner, origin.of_point(point)), point.load)
 
     @property
     def hook(self) -> Any:
@@ -136,6 +140,7 @@ class Registry:
         name: str | None = None,
         package: str = "local",
         release: str = "-",
+        origin: str = "registered by the program",
     ) -> None:
         """Add a plugin: any object with hook implementations.
 
@@ -150,6 +155,7 @@ class Registry:
         try:
             _refuse_other_version(plugin)
             self._plugins.register(plugin, name)
+            self.loaded[name] = (package, release, origin)
             self._refuse_misspelt(plugin)
             self._brought[name] = {
                 kind.name: [Entry(v, name, package, release) for v in self._collect(plugin, kind)]
@@ -158,6 +164,7 @@ class Registry:
         except Exception as error:
             if self._plugins.has_plugin(name):
                 self._plugins.unregister(name=name)
+                self.loaded.pop(name, None)
             text = str(error) if isinstance(error, DiffrlError) else _one_line(error)
             raise PluginError(text) from error
 
@@ -165,14 +172,14 @@ class Registry:
         """Remove a plugin, given itself or its name."""
         name = plugin if isinstance(plugin, str) else self._plugins.get_name(plugin)
         self._plugins.unregister(name=name)
-        del self._brought[str(name)]
+        del self._brought[str(name)], self.loaded[str(name)]
 
-    def _load(self, name: str, package: str, release: str, load: Callable[[], object]) -> None:
+    def _load(self, name: str, about: tuple[str, str, str], load: Callable[[], object]) -> None:
         try:
-            self.register(load(), name, package, release)
+            self.register(load(), name, *about)
         except (Exception, SystemExit) as error:
             text = str(error) if isinstance(error, PluginError) else _one_line(error)
-            self._broken.append(Broken(name, package, release, text))
+            self._broken.append(Broken(name, *about[:2], text, about[2]))
 
     def _refuse_misspelt(self, plugin: object) -> None:
         hooks = [n for n in vars(hookspecs) if n.startswith("diffrl_")]

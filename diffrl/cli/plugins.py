@@ -32,6 +32,8 @@ def plugin_lines(kind: str | None) -> Iterator[str]:
             if k.name != "algorithm"
         )
         yield "List one with --kind, for example --kind loss."
+        yield ""
+        yield from columns(_origins(found), ["plugin", "package", "version", "origin"])
     errors = [[b.name, b.package, b.version, b.error] for b in found.broken]
     errors += [row for error in found.duplicates() for row in error.rows]
     if errors:
@@ -51,12 +53,17 @@ def plugins_json(kind: str | None) -> str:
                 "plugin": entry.plugin,
                 "package": entry.package,
                 "version": entry.version,
+                "origin": found.loaded[entry.plugin][-1],
                 **_details(name, entry.value),
             }
             for key, entry in found.components(name).items()
         ]
         for name in kinds
     }
+    if kind is None:
+        keys = ("name", "package", "version", "origin")
+        rows = [(name, *about) for name, about in found.loaded.items()]
+        content["plugins"] = [dict(zip(keys, row, strict=True)) for row in rows]
     content["broken"] = [vars(b) for b in found.broken]
     content["duplicates"] = [str(error) for error in found.duplicates()]
     return json.dumps(content, indent=2)
@@ -75,6 +82,12 @@ def _rows(found: Registry, kind: str) -> tuple[list[list[str]], list[str]]:
         [n, e.package, e.version, ", ".join(e.value.model_fields) or "-", _about(e.value)]
         for n, e in entries
     ], header
+
+
+def _origins(found: Registry) -> list[list[str]]:
+    """Return a row for each plugin that is not diffrl's own: who brought it, and from where."""
+    loaded = sorted(found.loaded.items())
+    return [[name, *about] for name, about in loaded if not name.startswith("diffrl.builtin.")]
 
 
 def _details(kind: str, value: Any) -> dict[str, Any]:
