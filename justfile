@@ -23,6 +23,10 @@ docs:
     python docs/generate.py --check
     mkdocs build --strict
 
+# Known vulnerabilities of what is installed here; asks the index of advisories.
+audit:
+    pip-audit --skip-editable --progress-spinner off
+
 # Rewrite the generated parts of the docs and the README.
 generate:
     python docs/generate.py

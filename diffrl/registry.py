@@ -74,8 +74,6 @@ class Registry:
     Args:
         builtins: modules that are registered first.
         points: the entry points to load, in order.
-
-    `loaded` holds package, version and origin of each plugin, by its name.
     """
 
     def __init__(self, builtins: Sequence[str] = (), points: Sequence[EntryPoint] = ()) -> None:
@@ -83,7 +81,7 @@ class Registry:
         self._plugins.add_hookspecs(hookspecs)
         self._brought: dict[str, dict[str, list[Entry]]] = {}
         self._broken: list[Broken] = []
-        self.loaded: dict[str, tuple[str, str, str]] = {}
+        self.loaded: dict[str, tuple[str, str, str]] = {}  # package, version and origin by name
         for module in builtins:
             about = ("diffrl", _version(), origin.of_module(module))
             self._load(module, about, partial(import_module, module))

@@ -69,7 +69,7 @@ def train(
     reward: Rewards = None,
     watch: Watch = None,
     preset: Preset = None,
-    model: Annotated[str | None, typer.Option(help="Hub id or folder of the model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, id@revision or folder.")] = None,
     prompts: Annotated[
         str | None, typer.Option(help="animals, unseen, or a file of prompts.")
     ] = None,

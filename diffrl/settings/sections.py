@@ -27,7 +27,9 @@ class Section(BaseModel):
 class ModelSettings(Section):
     """Which diffusion model is trained, and at what size and precision."""
 
-    ref: str = Field(description="Hub id or folder of a diffusers pipeline, or bundled:pipeline.")
+    ref: str = Field(
+        description="Hub id, id@revision, folder of a diffusers pipeline, or bundled:…"
+    )
     size: PositiveInt | None = Field(
         None,
         ge=8,
