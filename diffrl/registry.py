@@ -86,8 +86,8 @@ class Registry:
             about = ("diffrl", _version(), origin.of_module(module))
             self._load(module, about, partial(import_module, module))
         for point in points:
-            owner = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
-            self._load(point.name, (*owner, origin.of_point(point)), point.load)
+            package, release = (point.dist.name, point.dist.version) if point.dist else "??"
+            self._load(point.name, (package, release, origin.of_point(point)), point.load)
 
     @property
     def hook(self) -> Any:

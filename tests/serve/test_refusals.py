@@ -17,7 +17,7 @@ from diffrl.serve.wire import MEDIA, Malformed, pack_question, read_answer, read
 
 TOKEN = "open sesame"
 LEAKS = re.compile(
-    r"Traceback|File \"|/work|/home|/tmp|site-packages|\.py|sesame|torch\.|starlette"
+    r"Traceback|File \"|/home|/root|/tmp|site-packages|\.py|sesame|torch\.|starlette"
 )
 
 
