@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class FunctionScorer:
     """Calls a function of pictures and prompts, and makes a tensor of what it returns.
 
-    Attributes of the function become its own: `scale`, `differentiable`, `groupwise` and
-    `higher_is_better`, as on `diffrl.stages.Reward`.
+    Attributes of the function become its own: `scale`, `differentiable`, `groupwise`,
+    `higher_is_better` and `likes_noise`, as on `diffrl.stages.Reward`.
 
     Raises:
         RewardError: if it cannot be called, or its scale is no number.
@@ -35,6 +35,7 @@ class FunctionScorer:
         self.differentiable = bool(getattr(function, "differentiable", False))
         self.groupwise = bool(getattr(function, "groupwise", False))
         self.higher_is_better = bool(getattr(function, "higher_is_better", True))
+        self.likes_noise = bool(getattr(function, "likes_noise", False))
 
     def __call__(self, images: Tensor, text: Sequence[str]) -> Tensor:
         """Return the scores of pictures `b 3 h w` in [0, 1], in fp32 where the pictures are.

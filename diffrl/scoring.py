@@ -24,6 +24,7 @@ class ScoredBy:
         differentiable: whether gradient flows from the score to the pictures.
         groupwise: whether it must see all pictures of a prompt and step at once.
         higher_is_better: otherwise training lowers the score.
+        likes_noise: whether noise may score higher than pictures.
     """
 
     name: str
@@ -33,12 +34,13 @@ class ScoredBy:
     differentiable: bool = False
     groupwise: bool = False
     higher_is_better: bool = True
+    likes_noise: bool = False
 
     @classmethod
     def load(cls, reward: Reward, device: str, weight: float) -> ScoredBy:
         """Load a reward; what its scorer says of itself counts more than what its class says."""
         scorer = reward.load(device)
-        said = ("scale", "differentiable", "groupwise", "higher_is_better")
+        said = ("scale", "differentiable", "groupwise", "higher_is_better", "likes_noise")
         own = {name: getattr(scorer, name, getattr(reward, name)) for name in said}
         return cls(reward.name, scorer, weight, **own)
 

@@ -188,6 +188,8 @@ class Reward(Component):
         differentiable: whether the score carries gradient to the picture.
         groupwise: whether a score depends on the other pictures of the call; it is then handed
             all pictures of one prompt and denoising step at once.
+        likes_noise: whether noise may score higher than pictures; else `diffrl doctor` calls that a
+            failure.
         remote: whether scores come from elsewhere, so that sampling may go on meanwhile.
         licence: of its weights.
 
@@ -199,6 +201,7 @@ class Reward(Component):
     higher_is_better: ClassVar[bool] = True
     differentiable: ClassVar[bool] = False
     groupwise: ClassVar[bool] = False
+    likes_noise: ClassVar[bool] = False
     remote: ClassVar[bool] = False
     licence: ClassVar[str] = "unknown"
 

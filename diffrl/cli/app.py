@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from diffrl.cli.judging import register
+from diffrl.cli.options import Config, Preset, Rewards, Sets, Watch
 
 app = typer.Typer(
     name="diffrl",
@@ -17,28 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Rewards = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--reward",
-        metavar="NAME[:WEIGHT]",
-        help="What to train on: a name, module:function or http://host:port; repeatable.",
-    ),
-]
-Watch = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="A reward to score with, not to train on; repeatable."),
-]
-Preset = Annotated[
-    str | None,
-    typer.Option(help="What is trained: see `diffrl presets`; emoji if not given."),
-]
-Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting: loss.clip=2e-4; repeatable."),
-]
 
 
 def _version(wanted: bool) -> bool:

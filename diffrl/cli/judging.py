@@ -1,4 +1,4 @@
-"""The commands that judge what was trained, with their options. Their work is imported late."""
+"""The commands that judge runs and what was trained. Their work is imported late."""
 
 from __future__ import annotations
 
@@ -7,13 +7,59 @@ from typing import Annotated
 
 import typer
 
+from diffrl.cli.options import Config, Preset, Rewards, Sets, Watch
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    app.command()(doctor)
     app.command("eval")(evaluate)
     app.command()(compare)
     app.command()(report)
     app.command()(reproduce)
+
+
+def doctor(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A run's folder; its settings and newest checkpoint are looked at."),
+    ] = None,
+    algo: Annotated[str | None, typer.Option(help="Algorithm: see `diffrl list-plugins`.")] = None,
+    reward: Rewards = None,
+    watch: Watch = None,
+    preset: Preset = None,
+    model: Annotated[str | None, typer.Option(help="Hub id or folder of the model.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="animals, unseen, or a file of prompts.")
+    ] = None,
+    preferences: Annotated[
+        Path | None, typer.Option(help="JSON lines of judged pairs to learn from.")
+    ] = None,
+    reward_checkpoint: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=REF", help="Weights of a reward; repeatable.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:<number> or mps.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
+    config: Config = None,
+    set_: Sets = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Folder of pictures that rewards must prefer to noise."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Check that a run would learn what it should; exit with 1 if not."""
+    from diffrl.cli import doctor as command
+    from diffrl.cli.train import Request, flags
+
+    named = {"model": model, "prompts": prompts, "preferences": preferences}
+    named |= {"device": device, "precision": precision}
+    given = flags(named, reward_checkpoint or [])
+    request = Request(algo, reward or [], preset, config, set_ or [], given, watch or [])
+    raise typer.Exit(command.doctor(request, run, pictures, as_json, debug))
 
 
 def evaluate(

@@ -47,6 +47,7 @@ def serve(
         "name": loaded.name,
         "scale": loaded.scale,
         "higher_is_better": loaded.higher_is_better,
+        "likes_noise": loaded.likes_noise,
         "groupwise": loaded.groupwise,
         "licence": reward.licence,
         "checkpoint": without_folder(getattr(reward, "checkpoint", "")),

@@ -64,7 +64,7 @@ def train(
     epoch = None
     if resume:
         resume, epoch = split(resume)
-    settings = _resumed(request, resume, output) if resume else _new(request)
+    settings = resumed(request, resume, output) if resume else new(request)
     if dry_run:
         typer.echo("\n".join(settings_lines(settings)))
         return
@@ -92,7 +92,12 @@ def written(folder: Path, show: bool) -> str:
     return str(folder / REPORT)
 
 
-def _new(request: Request) -> Settings:
+def new(request: Request) -> Settings:
+    """Return the settings of a new run.
+
+    Raises:
+        SettingsError: naming everything that is wrong at once.
+    """
     if request.algo is None:
         from diffrl.registry import registry
 
@@ -110,7 +115,7 @@ def _new(request: Request) -> Settings:
     )
 
 
-def _resumed(request: Request, folder: Path, output: Path | None) -> Settings:
+def resumed(request: Request, folder: Path, output: Path | None) -> Settings:
     """Return a run's own settings with the overrides given.
 
     Raises:

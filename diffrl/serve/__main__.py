@@ -35,6 +35,7 @@ def main() -> None:
             "scale": scorer.scale,
             "higher_is_better": scorer.higher_is_better,
             "groupwise": scorer.groupwise,
+            "likes_noise": scorer.likes_noise,
         }
         service = Service(
             score=scorer,

@@ -149,6 +149,7 @@ class ServedScorer:
         self.scale = _number(about.get("scale", 1.0), url)
         self.higher_is_better = _truth(about, "higher_is_better", True, url)
         self.groupwise = _truth(about, "groupwise", False, url)
+        self.likes_noise = _truth(about, "likes_noise", False, url)
         self.differentiable = False
 
     def __call__(self, images: Tensor, text: Sequence[str]) -> Tensor:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Any
+
+import torch
 
 from diffrl.events import Noticed
 from diffrl.settings import Settings
+from diffrl.tensors import Tensor
+from diffrl.trainer.session import Session
 
 SHARE = 10
 """The log-ratio of unchanged weights should be below the clip range divided by this."""
@@ -27,3 +33,63 @@ def gap(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) -> N
         f"range {limit:g}; precision or batch shape moves it"
     )
     return Noticed(epoch, "check", "log_prob_gap", message, "warn", measured, limit / SHARE)
+
+
+def of_training(session: Session) -> list[Noticed]:
+    """Return what the first updates of this process say is wrong with its weights; then nothing.
+
+    LoRA's A has a gradient from the second update on, since B starts at zero: where some weights
+    were not reached by a single update, the next epoch is waited for.
+    """
+    if session.checked:
+        return []
+    state, trained = session.ranks.optimizer.state, session.policy.trained
+    unreached = [n for n, p in trained.items() if not _moved(state.get(p, {}))]
+    updates = max((int(s["step"]) for s in state.values() if "step" in s), default=0)
+    if unreached and updates < 2:
+        return []
+    session.checked = True
+    own = {id(p) for p in trained.values()}
+    held = [n for n, p in _weights(session.pipeline) if p.grad is not None and id(p) not in own]
+    found = []
+    if unreached:
+        text = f"no gradient has reached {_names(unreached)} in {updates} updates"
+        found.append(_failed(session, "gradient_missing", text, len(unreached)))
+    if held:
+        text = f"weights that are not trained hold a gradient: {_names(held)}"
+        found.append(_failed(session, "gradient_elsewhere", text, len(held)))
+    if (different := len(set(session.ranks.everyones([digest(trained)])))) > 1:
+        text = f"the processes have {different} different sets of weights after an epoch"
+        found.append(_failed(session, "processes_in_step", text, different, limit=1))
+    return found
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """Return a fingerprint of weights; equal weights have the same one."""
+    fingerprint = sha256()
+    for name, weight in weights.items():
+        fingerprint.update(name.encode())
+        flat = weight.detach().cpu().contiguous().flatten()
+        fingerprint.update(flat.view(torch.uint8).numpy().tobytes())
+    return fingerprint.hexdigest()
+
+
+def _failed(session: Session, rule: str, text: str, count: int, limit: int = 0) -> Noticed:
+    message = f"{text}; diffrl doctor looks closer"
+    return Noticed(session.epoch, "check", rule, message, "warn", float(count), float(limit))
+
+
+def _moved(state: Mapping[str, Any]) -> bool:
+    """Return whether the optimizer has seen a gradient of a weight that was not zero."""
+    return any(bool(state[name].any()) for name in ("exp_avg", "exp_avg_sq") if name in state)
+
+
+def _weights(pipeline: Any) -> list[tuple[str, Tensor]]:
+    """Return the weights of a pipeline, with their names."""
+    parts = ("unet", "vae", "text_encoder")
+    return [(f"{m}.{n}", p) for m in parts for n, p in getattr(pipeline, m).named_parameters()]
+
+
+def _names(names: Iterable[str]) -> str:
+    first, *others = names
+    return first + (f" and {len(others)} more" if others else "")

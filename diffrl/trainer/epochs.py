@@ -66,6 +66,7 @@ def _one_epoch(session: Session) -> None:
         session.pending = dict(metrics)
         raise _stopped(session, _diverged(session))
     _close(session, metrics)
+    notice(session, checks.of_training(session))
     if _last(session) or session.epoch % session.settings.checkpoint.every == 0:
         _save(session)
 

@@ -74,6 +74,7 @@ class Session:
     watch: dict[str, float] = field(default_factory=dict)
     saved: int = 0
     told: set[str] = field(default_factory=set)
+    checked: bool = False
 
     def go_on(self, at: Position) -> None:
         """Take over what a checkpoint holds; metrics of an epoch not yet evaluated are pending."""

@@ -19,7 +19,8 @@ class FunctionReward(Reward):
 
     It is handed pictures `b 3 h w` in [0, 1] and a list of b prompts, and may return a list, an
     array or a tensor. Attributes of the function, all optional, say more: `scale`,
-    `differentiable`, `groupwise` and `higher_is_better`, as on `diffrl.stages.Reward`.
+    `differentiable`, `groupwise`, `higher_is_better` and `likes_noise`, as on
+    `diffrl.stages.Reward`.
     """
 
     name: ClassVar[str] = "function"

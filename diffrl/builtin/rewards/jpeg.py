@@ -20,6 +20,7 @@ class JpegIncompressibility(Reward):
 
     name: ClassVar[str] = "jpeg-incompressibility"
     licence: ClassVar[str] = "none needed"
+    likes_noise: ClassVar[bool] = True
     quality: int = Field(95, ge=1, le=100, description="Of the JPEG.")
 
     def load(self, device: str) -> Scorer:

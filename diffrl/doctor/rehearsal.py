@@ -1,0 +1,126 @@
+"""What the checks look at: one batch that the run's own sampler draws, and how it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from diffrl.doctor.pictures import Pictures
+from diffrl.recipe import Recipe
+from diffrl.stages import Weights
+from diffrl.tensors import Float, Tensor
+from diffrl.trainer.collect import Clock, collect, without_bad
+from diffrl.trainer.epochs import draw_prompts
+from diffrl.trainer.loop import cut
+from diffrl.trainer.scorers import overlaps
+from diffrl.trainer.session import Session
+from diffrl.types import Advantages, Batch, Minibatch, Rollout, gather
+
+LOOKED_AT = 4
+"""Trajectories on which networks are compared, at the first and the last step."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """One sampling batch of a run, and its first optimizer step.
+
+    Args:
+        recipe: of the run, with the sampler of its next epoch.
+        rollout: one sampling batch of this process.
+        advantages: of its rows.
+        pieces: micro-batches of the first optimizer step, as the run cuts them.
+        rows: trajectories in one forward pass of training.
+        given: pictures that a person wants scored in place of the drawn ones.
+    """
+
+    recipe: Recipe
+    rollout: Rollout
+    advantages: Advantages
+    pieces: tuple[Minibatch, ...]
+    rows: int
+    given: Pictures | None = None
+
+    def batches(self) -> list[Batch]:
+        """Return what the loss sees in the first optimizer step."""
+        return [gather(self.rollout, self.advantages, piece) for piece in self.pieces]
+
+    def chunks(self) -> list[Batch]:
+        """Return all rows at all steps, as many rows at a time as training takes, one step each."""
+        count, steps = len(self.rollout), len(self.rollout.times)
+        every = torch.arange(count)[:, None]
+        return [
+            gather(self.rollout, self.advantages, Minibatch(rows, torch.full((len(rows), 1), k)))
+            for rows in every.split(self.rows)
+            for k in range(steps)
+        ]
+
+
+def rehearse(session: Session, given: Pictures | None = None) -> Rehearsal:
+    """Sample, score and estimate one batch as the run would in its next epoch."""
+    train, recipe = session.settings.train, session.settings.recipe
+    recipe = recipe.but(sampler=recipe.sampler.for_epoch(session.epoch + 1))
+    text = draw_prompts(session)[: max(1, train.sample_batch // recipe.sampler.group)]
+    overlap = overlaps(session.settings, session.ranks.accelerator.device)
+    rollout, rewards = collect(
+        recipe,
+        session.policy,
+        session.judge,
+        session.ranks,
+        text,
+        session.rng,
+        train.sample_batch,
+        overlap,
+        Clock(),
+    )
+    session.judge.drain()
+    if train.bad_scores == "drop":
+        rollout, rewards, _ = without_bad(rollout, rewards)
+    advantages, _ = session.ranks.advantages(
+        recipe.advantage_estimator, rewards, rollout.prompts, session.memory
+    )
+    minibatches = recipe.update_scheduler(rollout.prompts, advantages, session.rng)
+    pieces = _first_update(cut(minibatches, train.micro_batch))
+    rows = max((piece.rows.numel() for piece in pieces), default=train.micro_batch)
+    return Rehearsal(recipe, rollout, advantages, pieces, rows, given)
+
+
+def _first_update(pieces: Iterable[Minibatch]) -> tuple[Minibatch, ...]:
+    """Return the pieces up to the first that commits."""
+    kept = []
+    for piece in pieces:
+        kept.append(piece)
+        if piece.commit:
+            break
+    return tuple(kept)
+
+
+def inputs(
+    session: Session, rehearsal: Rehearsal
+) -> list[tuple[Float[Tensor, "b *latent"], Float[Tensor, "b"], Float[Tensor, "b *cond"]]]:
+    """Return noisy states, timesteps and conditions of a few rows at the first and last step."""
+    rollout = rehearsal.rollout
+    count = min(LOOKED_AT, rehearsal.rows, len(rollout))
+    steps = sorted({0, len(rollout.times) - 1})
+    if rollout.path is not None:
+        x = rollout.path.x[:count][:, steps]
+    else:
+        x = session.policy.normal((count, len(steps)), torch.Generator().manual_seed(0))
+    cond = rollout.prompts.cond[:count]
+    times = [rollout.times[k].expand(count) for k in steps]
+    return [(x[:, j], time, cond) for j, time in enumerate(times)]
+
+
+def predictions(
+    session: Session, rehearsal: Rehearsal, weights: Weights = "live"
+) -> Float[Tensor, "..."]:
+    """Return the network's outputs on `inputs`."""
+    with torch.no_grad():
+        at = inputs(session, rehearsal)
+        return torch.stack([session.policy.predict(x, t, cond, weights) for x, t, cond in at])
+
+
+def apart(one: Float[Tensor, "..."], other: Float[Tensor, "..."]) -> float:
+    """Return the root mean square of a difference, in standard deviations of the second."""
+    return float((one - other).square().mean().sqrt() / other.std().clamp(min=1e-12))

@@ -1,0 +1,212 @@
+"""Checks of what training does: log-probs, gradients, processes in step, memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from diffrl.doctor.finding import Finding, found, skipped
+from diffrl.doctor.rehearsal import Rehearsal
+from diffrl.doctor.weights import forget_gradients, parameters, perturb
+from diffrl.tensors import Tensor
+from diffrl.trainer.checks import SHARE, digest
+from diffrl.trainer.session import Session
+from diffrl.types import Batch
+
+HEAD_ROOM = 0.9
+"""Share of a device's memory that a run may need."""
+
+TRIES = 5
+"""Attempts at finite gradients in fp16, each with a scale of a sixteenth."""
+
+
+def log_prob_gap(session: Session, rehearsal: Rehearsal) -> list[Finding]:
+    """Compare log-probs of training and of sampling, with the same weights: their ratio is one."""
+    name, limit = "log-prob gap", rehearsal.recipe.loss.log_ratio_limit
+    if not limit:
+        return [skipped(name, f"loss {rehearsal.recipe.loss.name!r} has no clip range")]
+    if "log_prob" not in rehearsal.recipe.sampler.gives:
+        return [skipped(name, f"sampler {rehearsal.recipe.sampler.name!r} gives no log_prob")]
+    gap, count = 0.0, 0
+    for batch in rehearsal.chunks():
+        assert batch.log_prob is not None
+        with session.ranks.accumulating(False):
+            ratio = (session.policy.log_prob(batch).detach() - batch.log_prob).abs()
+        gap = max(gap, float(ratio.nan_to_num(torch.inf).max()))
+        count += ratio.numel()
+    measured = f"largest |log-ratio| of unchanged weights {gap:.1e}, of {count} steps"
+    advice = (
+        "the log-prob in training must be that of sampling: take --precision fp32, make "
+        "train.sample_batch a multiple of the rows in a backward pass, and see that the network "
+        "has no dropout and is called in the same way in both; or widen loss.clip"
+    )
+    return [
+        found(
+            name,
+            measured,
+            f"{limit / SHARE:.1e}, a tenth of the clip range",
+            gap <= limit / SHARE,
+            advice,
+        )
+    ]
+
+
+def gradient(session: Session, rehearsal: Rehearsal) -> list[Finding]:
+    """See that gradient reaches every trained weight, and no other one."""
+    full = session.settings.adapter.kind == "full"
+    unet = dict(session.pipeline.unet.named_parameters())
+    wanted = {n for n in unet if full or "lora_" in n}
+    at_once = {n for n in wanted if full or "lora_A" not in n}
+    fresh = not full and all(not unet[n].any() for n in at_once)
+    problems = []
+    if not rehearsal.pieces:
+        problems.append(
+            f"update scheduler {rehearsal.recipe.update_scheduler.name!r} yields nothing"
+        )
+    elif not any(bool(batch.advantage.any()) for batch in rehearsal.batches()):
+        problems.append("all advantages are zero")
+    else:
+        from_loss = _reached(session, lambda: _loss(session, rehearsal))
+        need = at_once if fresh else wanted
+        problems += _unlike("the loss", need, from_loss, allowed=wanted)
+    perturb(session, rehearsal)
+    from_probe = _reached(session, lambda: _probe(session, rehearsal))
+    problems += _unlike("a probe", wanted, from_probe, allowed=wanted)
+    if strange := set(session.policy.trained) ^ wanted:
+        problems.append(f"{_names(strange)}: trained and adapter are not the same")
+    measured = "; ".join(problems) or f"all {len(wanted)} trained tensors, no other"
+    advice = (
+        "see which weights require gradient (adapter.kind), that no forward pass detaches its "
+        "output or runs under no_grad, and that rewards of one prompt differ (train.sample_batch)"
+    )
+    limit = "finite and not zero for each trained tensor, none for others"
+    return [found("gradient", measured, limit, not problems, advice)]
+
+
+def ranks_in_step(session: Session, rehearsal: Rehearsal) -> list[Finding]:
+    """Make one update with each process's own data, and compare the weights of all processes."""
+    name, ranks, policy = "processes in step", session.ranks, session.policy
+    if ranks.count == 1:
+        return [skipped(name, "one process")]
+    before, after = digest(policy.trained), ""
+    for _ in range(2 * TRIES):  # in fp16 the first steps may be left out
+        _loss(session, rehearsal)
+        ranks.commit()
+        after = digest(policy.trained)
+        if all(ranks.everyones([after != before])):
+            break
+    moved, different = after != before, len(set(ranks.everyones([after])))
+    measured = f"{different} different set(s) of weights in {ranks.count} processes" + (
+        "" if moved else "; the update moved none"
+    )
+    advice = (
+        "the network must be called through what accelerate prepared, and the gradient sent "
+        "through it; processes need the same weights, settings and library versions"
+    )
+    return [found(name, measured, "1, after one update", moved and different == 1, advice)]
+
+
+def memory(session: Session, rehearsal: Rehearsal) -> list[Finding]:
+    """Compare the most memory that a batch needs with what the device has.
+
+    The second backward pass finds the optimizer's state in memory, too.
+    """
+    for batch in rehearsal.batches()[:1] * 2:
+        session.ranks.backward(rehearsal.recipe.loss(session.policy, batch).value)
+        session.ranks.commit()
+    device = session.ranks.accelerator.device
+    used, total = peak(device), total_memory(device)
+    if device.type != "cuda":  # one memory for all processes
+        used = sum(session.ranks.everyones([used]))
+    where = f"device {device}" if device.type == "cuda" else "this machine"
+    measured = f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB ({used / total:.0%}) of {where}"
+    advice = (
+        "lower train.sample_batch if sampling needs the most, train.micro_batch if training does, "
+        "train.decode_batch if decoding or rewards do: none of them changes the result"
+    )
+    return [found("memory", measured, f"{HEAD_ROOM:.0%}", used <= HEAD_ROOM * total, advice)]
+
+
+def peak(device: torch.device) -> int:
+    """Return the most bytes that this process has held so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def total_memory(device: torch.device) -> int:
+    """Return how many bytes a device has; for a CPU, the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def _loss(session: Session, rehearsal: Rehearsal) -> None:
+    """Send the gradient of the first optimizer step."""
+    for piece, batch in zip(rehearsal.pieces, rehearsal.batches(), strict=True):
+        with session.ranks.accumulating(piece.commit):
+            out = rehearsal.recipe.loss(session.policy, batch)
+            session.ranks.backward(piece.weight * out.value)
+
+
+def _probe(session: Session, rehearsal: Rehearsal) -> None:
+    """Send the gradient of a sum of log-probs, or of predictions, in the middle of the path."""
+    chunks = rehearsal.chunks()[: len(rehearsal.rollout.times)]
+    session.ranks.backward(_figure(session, chunks[len(chunks) // 2]))
+
+
+def _figure(session: Session, batch: Batch) -> Tensor:
+    if batch.log_prob is not None and bool(batch.log_prob.isfinite().all()):
+        return session.policy.log_prob(batch).sum()
+    noised, target = session.policy.noise(batch.x0, batch.t)
+    return (session.policy.predict(noised, batch.t, batch.cond) - target).square().mean()
+
+
+def _reached(session: Session, send: Callable[[], None]) -> dict[str, bool]:
+    """Return the weights that hold a gradient, and whether it is finite and not zero."""
+    scaler = session.ranks.accelerator.scaler
+    for _ in range(TRIES):
+        forget_gradients(session)
+        send()
+        held = {n: p for n, p in parameters(session).items() if p.grad is not None}
+        if scaler is None or all(map(_finite, held.values())):
+            break
+        scaler.update(scaler.get_scale() / 16)
+    found = {n: _finite(p) and _nonzero(p) for n, p in held.items()}
+    forget_gradients(session)
+    return found
+
+
+def _finite(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.isfinite().all())
+
+
+def _nonzero(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
+
+
+def _unlike(source: str, need: set[str], reached: dict[str, bool], allowed: set[str]) -> list[str]:
+    """Return what is wrong with the weights that a gradient reached, one line each."""
+    problems = []
+    if missing := {n for n in need if not reached.get(n)}:
+        problems.append(f"{source} does not reach {_names(missing)}")
+    if others := set(reached) - allowed:
+        problems.append(f"{source} reaches {_names(others)}, which is not trained")
+    return problems
+
+
+def _names(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    return first + (f" and {len(others)} more" if others else "")
