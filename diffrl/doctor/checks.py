@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 from diffrl.doctor.finding import Finding, of_all_ranks
 from diffrl.doctor.networks import merged_adapters, saved_adapter, weights
@@ -38,22 +39,26 @@ def examine(
         debug: whether an error inside a check is raised, in place of a failed finding.
     """
     mine: list[Finding] = []
-    with kept(session):
-        try:
-            rehearsal = rehearse(session, given)
-        except Exception as error:
-            if debug:
-                raise
-            rehearsal, mine = None, [_broken("sampling and scoring", error)]
-    for name, check in CHECKS.items() if rehearsal is not None else ():
-        with kept(session):
-            try:
+    rehearsal: Rehearsal | None = None
+    with kept(session), _noting(mine, "sampling and scoring", debug):
+        rehearsal = rehearse(session, given)
+    ready = all(session.ranks.everyones([rehearsal is not None]))
+    if rehearsal is not None and ready:
+        for name, check in CHECKS.items():
+            with kept(session), _noting(mine, name, debug):
                 mine += check(session, rehearsal)
-            except Exception as error:
-                if debug:
-                    raise
-                mine.append(_broken(name, error))
     return tuple(of_all_ranks(session.ranks.everyones([mine])))
+
+
+@contextlib.contextmanager
+def _noting(findings: list[Finding], name: str, debug: bool) -> Iterator[None]:
+    """Make a failed finding of an error."""
+    try:
+        yield
+    except Exception as error:
+        if debug:
+            raise
+        findings.append(_broken(name, error))
 
 
 def _broken(name: str, error: Exception) -> Finding:

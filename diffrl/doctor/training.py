@@ -176,7 +176,7 @@ def _figure(session: Session, batch: Batch) -> Tensor:
 
 def _reached(session: Session, send: Callable[[], None]) -> dict[str, bool]:
     """Return the weights that hold a gradient, and whether it is finite and not zero."""
-    scaler = session.ranks.accelerator.scaler
+    scaler, held = session.ranks.accelerator.scaler, dict[str, nn.Parameter]()
     for _ in range(TRIES):
         forget_gradients(session)
         send()
