@@ -28,6 +28,7 @@ print("loaded:", *[name for name in {heavy!r} if name in sys.modules])
         ["--help"],
         ["--version"],
         ["train", "--help"],
+        ["doctor", "--help"],
         ["list-plugins"],
         ["list-plugins", "--json"],
         ["presets"],

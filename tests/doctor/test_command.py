@@ -118,3 +118,14 @@ def test_given_pictures_take_the_place_of_drawn_ones(doctor, tiny_sets, tmp_path
     assert code == 0, out
     line = next(line for line in out.splitlines() if line.startswith("reward order"))
     assert "1 pictures" in line
+
+
+def test_a_function_can_say_that_it_likes_noise():
+    from diffrl.functions import FunctionScorer
+
+    def grainy(images, prompts):
+        return images.flatten(1).std(1)
+
+    assert not FunctionScorer("here:grainy", grainy).likes_noise
+    grainy.likes_noise = True
+    assert FunctionScorer("here:grainy", grainy).likes_noise
