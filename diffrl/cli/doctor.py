@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from diffrl.cli.train import SETTINGS, Request, new, resumed
-from diffrl.errors import ResumeError, SettingsError
+from diffrl.cli.train import Request, new, resumed
+from diffrl.errors import SettingsError
 from diffrl.settings import Settings
+from diffrl.shelf import chosen, settings_of, split
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +32,7 @@ def doctor(
     Raises:
         DiffrlError: naming what is wrong with the settings, before weights load.
     """
+    run, epoch = (None, None) if run is None else split(run)
     settings = new(request) if run is None else _of_run(request, run)
     from diffrl.doctor import examine, read_pictures
     from diffrl.doctor.pictures import refuse_unfit
@@ -45,9 +47,9 @@ def doctor(
     made = accelerator(settings.model.device, settings.model.precision)
     with tempfile.TemporaryDirectory(prefix="diffrl-doctor-") as folder:
         session = build(settings, made, Path(folder), prompts)
-        start = None if run is None else checkpoint.newest(run)
+        start = None if run is None else chosen(run, epoch)
         if start is not None:
-            session.go_on(*checkpoint.load(start, session.policy, session.ranks, session.rng))
+            session.go_on(checkpoint.load(start, session.policy, session.ranks, session.rng))
         findings = examine(session, given, debug)
     if session.ranks.is_main:
         _print(settings, run, session.epoch, findings, as_json)
@@ -62,8 +64,7 @@ def _of_run(request: Request, run: Path) -> Settings:
         ResumeError: if the folder holds no run, or another one is asked for.
         SettingsError: if an option is given that only a new run can have.
     """
-    if not (run / SETTINGS).is_file():
-        raise ResumeError(f"{run}: no {SETTINGS} there; expected a run's folder")
+    settings_of(run)
     if request.config is not None or request.watch:
         option = "--watch" if request.config is None else "--config"
         raise SettingsError([f"{option} cannot be given with the run {run}; try --set"])

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from diffrl.doctor.rehearsal import Rehearsal, apart, predictions
-from diffrl.trainer import checkpoint
+from diffrl.trainer.checkpoint import restore_trained, trained
+from diffrl.trainer.randomness import random_state, restore_random
 from diffrl.trainer.session import Session
 
 EFFECT = 0.2
@@ -25,28 +26,18 @@ ROUNDING = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
 def kept(session: Session) -> Iterator[None]:
     """Put weights, optimizer, gradients and randomness back in the end."""
     policy, ranks = session.policy, session.ranks
-    scaler = ranks.accelerator.scaler
-    weights = {n: p.detach().cpu().clone() for n, p in policy.trained.items()}
-    old = {n: p.clone() for n, p in policy.old().items()}
-    optimizer = copy.deepcopy(ranks.optimizer.state_dict())
-    scale = None if scaler is None else copy.deepcopy(scaler.state_dict())
+    before = copy.deepcopy(trained(policy, ranks))
     trains = {p: p.requires_grad for p in parameters(session).values()}
-    random = checkpoint.random_state(session.rng, policy.noise_rng)
+    random = random_state(session.rng, policy.noise_rng)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for name, parameter in policy.trained.items():
-                parameter.copy_(weights[name])
-        policy.set_old(old)
-        ranks.optimizer.load_state_dict(optimizer)
-        if scaler is not None and scale is not None:
-            scaler.load_state_dict(scale)
+        restore_trained(before, policy, ranks)
         for parameter, wanted in trains.items():
             parameter.requires_grad_(wanted)
         forget_gradients(session)
         session.judge.drain()
-        checkpoint.restore_random(random, session.rng, policy.noise_rng)
+        restore_random(random, session.rng, policy.noise_rng)
 
 
 def parameters(session: Session) -> dict[str, nn.Parameter]:
