@@ -72,6 +72,7 @@ class Noticed:
         action: what was done about it: `warn`, or another word of the source.
         measured: the figure, if there is one.
         limit: that it should keep to, if there is one.
+        back_to: the epoch that the run goes back to, if it does.
     """
 
     epoch: int
@@ -81,6 +82,7 @@ class Noticed:
     action: str = "warn"
     measured: float | None = None
     limit: float | None = None
+    back_to: int | None = None
 
 
 @dataclass(frozen=True)

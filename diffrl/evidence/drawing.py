@@ -13,7 +13,7 @@ from diffrl.evidence.subjects import Subject
 from diffrl.pipeline import decoder, fit_attention
 from diffrl.policy import UNetPolicy
 from diffrl.tensors import Float, Tensor
-from diffrl.trainer.evaluate import draw
+from diffrl.trainer.evaluate import clean
 from diffrl.trainer.session import DTYPES, policy_of, quiet
 
 PIECE = 32
@@ -52,7 +52,7 @@ class Artist:
             part = list(text[start : start + PIECE])
             rng = torch.Generator().manual_seed(noise_seed(self._protocol.seed, start, part))
             with torch.no_grad():
-                latents = draw(self._policy, sampler, part, rng)
+                latents = clean(sampler(self._policy, part, rng))
             for piece in latents.split(DECODED):
                 with torch.no_grad():
                     images = self._decode(piece)

@@ -12,6 +12,7 @@ from diffrl.settings.sections import (
     OptimizerSettings,
     Section,
     TrainSettings,
+    WatchdogSettings,
 )
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "Section",
     "Settings",
     "TrainSettings",
+    "WatchdogSettings",
     "WeightedReward",
 ]

@@ -13,6 +13,7 @@ from diffrl.settings.sections import (
     ModelSettings,
     OptimizerSettings,
     TrainSettings,
+    WatchdogSettings,
 )
 from diffrl.stages import Reward
 
@@ -44,4 +45,5 @@ class Settings:
     train: TrainSettings
     eval: EvalSettings
     checkpoint: CheckpointSettings
+    watchdog: WatchdogSettings
     origins: Mapping[str, str] = field(default_factory=dict)

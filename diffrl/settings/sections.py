@@ -5,7 +5,7 @@ Every field is reached as `section.field` from presets, `--config` files and `--
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,11 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
 )
+
+Action = Literal["off", "warn", "slow", "rollback", "stop"]
+"""What a watchdog does, from nothing to everything."""
+
+ACTIONS: tuple[str, ...] = get_args(Action)
 
 
 class Section(BaseModel):
@@ -137,6 +142,59 @@ class CheckpointSettings(Section):
     )
 
 
+class WatchdogSettings(Section):
+    """What is watched for collapse and reward hacking, and what is done about it."""
+
+    action: Action = Field(
+        "warn",
+        description="off; warn; slow: lower the learning rate; rollback: to the last good "
+        "checkpoint, and slower; stop: there.",
+    )
+    rules: tuple[str, ...] = Field(
+        (), description="Other actions for single rules: held_out=stop, grad_norm=slow and so on."
+    )
+    held_out: PositiveFloat | None = Field(
+        0.5,
+        description="How far a reward that is only watched may fall below its best, in standard "
+        "deviations over pictures.",
+    )
+    diversity: PositiveFloat | None = Field(
+        0.5, lt=1, description="Share of the diversity before training that must be left."
+    )
+    sharpness: PositiveFloat | None = Field(
+        3.0, gt=1, description="Factor by which sharpness may rise or fall."
+    )
+    kl: PositiveFloat | None = Field(
+        None, description="Most KL to the base model, in nats per latent element."
+    )
+    grad_norm: PositiveFloat | None = Field(
+        20.0, gt=1, description="Factor of an epoch's gradient norm over its median so far."
+    )
+    patience: PositiveInt = Field(
+        1, description="Evaluations in a row that must break a rule before anything is done."
+    )
+    slow_by: PositiveFloat = Field(
+        0.5, lt=1, description="Factor on the learning rate of slow and rollback."
+    )
+    rollbacks: NonNegativeInt = Field(
+        2, description="How often the run goes back; the next time it stops."
+    )
+
+    def action_of(self, rule: str) -> str:
+        """Return what is done where a rule is broken."""
+        if self.action == "off":
+            return "off"
+        return dict(one.split("=", 1) for one in self.rules).get(rule, self.action)
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether a rule may send the run back, so that good checkpoints are needed."""
+        return bool({"rollback", "stop"} & {self.action_of(rule) for rule in RULES})
+
+
+RULES = ("held_out", "diversity", "sharpness", "kl", "grad_norm")
+"""Rules of the watchdog, which are also the names of their limits."""
+
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelSettings,
     "adapter": AdapterSettings,
@@ -144,4 +202,5 @@ SECTIONS: dict[str, type[Section]] = {
     "train": TrainSettings,
     "eval": EvalSettings,
     "checkpoint": CheckpointSettings,
+    "watchdog": WatchdogSettings,
 }

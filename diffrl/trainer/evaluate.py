@@ -13,8 +13,10 @@ from diffrl.policy import UNetPolicy
 from diffrl.scoring import ScoredBy, checked, finite_or_nan
 from diffrl.settings import EvalSettings
 from diffrl.stages import Sampler
-from diffrl.tensors import Float, Generator, Tensor
+from diffrl.tensors import Float, Tensor
+from diffrl.trainer.divergence import kl_to_base
 from diffrl.trainer.look import Look
+from diffrl.types import Rollout
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,11 @@ def evaluate(
             rng = torch.Generator().manual_seed(settings.seed)
             drawing = sampler.for_evaluation(steps, settings.eta)
             look = Look(rewards, text, finite_or_nan if drop else checked)
-            pictures = []
+            pictures, moved = [], None
             for start in range(0, len(text), batch):
-                images = decode(draw(policy, drawing, text[start : start + batch], rng))
+                rollout = drawing(policy, text[start : start + batch], rng)
+                images = decode(clean(rollout))
+                moved = moved if start else kl_to_base(policy, rollout, settings.shown)
                 look.add(images)
                 pictures.append(images[: max(0, settings.shown - start)].float().cpu())
                 stop()
@@ -79,6 +83,8 @@ def evaluate(
                 each[f"{name}/{steps}-step"] = found
                 if bool((mean := found.nanmean()).isfinite()):
                     scores[f"{name}/{steps}-step"] = float(mean)
+            if moved is not None:
+                scores[f"kl/{steps}-step"] = float(moved)
             if apart := diversity(look.small, text, pixel_distances):
                 mean = sum(apart.values()) / len(apart)
                 scores[f"picture/diversity/{steps}-step"] = mean
@@ -92,11 +98,8 @@ def named(look: Look) -> dict[str, Float[Tensor, "n"]]:
     return scores | {f"picture/{name}": found for name, found in look.measures().items()}
 
 
-def draw(
-    policy: UNetPolicy, sampler: Sampler, text: Sequence[str], rng: Generator
-) -> Float[Tensor, "b *latent"]:
-    """Return the clean latents that the sampler's last step predicts."""
-    rollout = sampler(policy, text, rng)
+def clean(rollout: Rollout) -> Float[Tensor, "b *latent"]:
+    """Return the clean latents that the last step of a rollout predicts."""
     if rollout.path is None or rollout.path.x0_hat is None:
         return rollout.x0
     return rollout.path.x0_hat[:, -1]

@@ -98,8 +98,13 @@ class FolderObserver:
 
     @hookimpl
     def diffrl_noticed(self, event: Noticed) -> None:
-        """Append what was noticed; nothing is ever taken back from this file."""
+        """Append what was noticed, and forget the epochs that a run goes back on."""
         append_line(self._folder / NOTICES, asdict(event))
+        if event.back_to is not None:
+            kept = [m for m in read_metrics(self._folder) if m["epoch"] <= event.back_to]
+            write(self._folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
+            forget(self._folder, event.back_to, self._epochs)
+            self._told = event.back_to
 
     @hookimpl
     def diffrl_evaluated(self, event: Evaluated) -> None:

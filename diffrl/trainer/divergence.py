@@ -1,0 +1,41 @@
+"""How far the policy's transitions have moved from those of the model as it was loaded."""
+
+from __future__ import annotations
+
+import torch
+
+from diffrl.protocols import Policy
+from diffrl.tensors import Float, Tensor
+from diffrl.types import Rollout
+
+
+def kl_to_base(policy: Policy, rollout: Rollout, rows: int) -> Float[Tensor, ""] | None:
+    """Return the mean over rows and steps of KL(live ‖ base), in nats per latent element.
+
+    Both are Gaussians of one width, so that it is `(mean - mean_base)² / 2 std²`, along the states
+    that the live policy visited. Steps without noise have no width, and are left out.
+
+    Args:
+        policy: whose weights are compared.
+        rollout: that it drew.
+        rows: how many of its rows are used, at most.
+
+    Returns:
+        Nothing where the rollout has no path, or no step has noise.
+    """
+    path = rollout.path
+    if path is None:
+        return None
+    found = []
+    with torch.no_grad():
+        for step, t in enumerate(rollout.times):
+            x = path.x[:rows, step]
+            times, cond = t.expand(len(x)), rollout.prompts.cond[:rows]
+            live, base = (
+                path.kernel.transition(policy.predict(x, times, cond, weights), times, x)
+                for weights in ("live", "base")
+            )
+            width = live.std.expand_as(live.mean)
+            if bool((width > 0).all()):
+                found.append(((live.mean - base.mean).square() / (2 * width.square())).mean())
+    return torch.stack(found).mean() if found else None

@@ -1,0 +1,108 @@
+"""What a run does when its watchdog sees something: warn, slow down, go back, or stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from diffrl import shelf
+from diffrl.errors import Diverged
+from diffrl.events import Noticed
+from diffrl.trainer import checkpoint
+from diffrl.trainer.evaluate import Evaluation
+from diffrl.trainer.saving import notice, save, stopped
+from diffrl.trainer.session import Session
+from diffrl.trainer.watchdog import GOOD, ROLLBACKS, SLOW, Sighting, Watchdog, hardest
+
+BROKEN = "watchdog/broken"
+
+
+def watch(
+    session: Session, done: Evaluation | None, evaluated: bool, metrics: Mapping[str, float]
+) -> list[Sighting]:
+    """Return what an epoch's watchdog sees, in every process; it remembers in `session.watch`.
+
+    Args:
+        session: of the run.
+        done: the evaluation, in the first process.
+        evaluated: whether there was one.
+        metrics: of the epoch.
+    """
+    if session.settings.watchdog.action == "off":
+        return []
+    dog = Watchdog(session.settings.watchdog, dict(session.watch))
+    found = dog.on_gradient(metrics.get("grad_norm"))
+    if done is not None:
+        held_out = session.watched[len(session.rewards) :]
+        found += dog.on_evaluation(done, held_out, kl_of(done.scores))
+    found, memory = session.ranks.everyones([(found, dog.memory)])[0]
+    session.watch = memory
+    if evaluated and session.epoch and session.settings.watchdog.goes_back:
+        if not found and Watchdog(session.settings.watchdog, memory).unharmed:
+            session.watch[GOOD] = float(session.epoch)
+    return found
+
+
+def figures(session: Session, found: Sequence[Sighting]) -> dict[str, float]:
+    """Return the metrics that say what the watchdog saw and has done, if it ever did."""
+    done = {f"watchdog/{name}": session.watch[name] for name in (SLOW, ROLLBACKS)
+            if name in session.watch}  # fmt: skip
+    return {**done, BROKEN: float(len(found))} if done or found else {}
+
+
+def act(session: Session, found: Sequence[Sighting]) -> bool:
+    """Do what the hardest of the broken rules asks for; return whether the run went back.
+
+    Raises:
+        Diverged: if the run is to stop; it is back at its last good checkpoint, if it has one.
+    """
+    action = hardest(found)
+    if not action:
+        return False
+    settings, good = session.settings.watchdog, int(session.watch.get(GOOD, 0))
+    again = session.watch.get(ROLLBACKS, 0.0) < settings.rollbacks
+    if action == "rollback" and not (good and again):
+        action = "stop"
+    told = f"{action} to epoch {good}" if good and action in ("rollback", "stop") else action
+    back = good if good and action in ("rollback", "stop") else None
+    at = session.epoch
+    notice(session, [_told(at, one, told, back) for one in found])
+    if action in ("slow", "rollback"):
+        session.watch[SLOW] = session.watch.get(SLOW, 1.0) * settings.slow_by
+    if back is not None:
+        go_back(session, back, again=action == "rollback")
+    if action == "stop":
+        raise stopped(session, _stopping(found, back))
+    return back is not None
+
+
+def _told(epoch: int, one: Sighting, action: str, back: int | None) -> Noticed:
+    figures = (one.measured, one.limit)
+    return Noticed(epoch, "watchdog", one.rule, one.message, action, *figures, back_to=back)
+
+
+def _stopping(found: Sequence[Sighting], back: int | None) -> Diverged:
+    where = "" if back is None else f"; the run is back at epoch {back}, its last good one"
+    return Diverged(
+        f"the watchdog stopped the run: {found[0].message}{where}; to go on all the same, add "
+        f"--set watchdog.action=warn"
+    )
+
+
+def go_back(session: Session, epoch: int, again: bool) -> None:
+    """Take up an earlier checkpoint; what was sampled since counts, and what was done is kept."""
+    ranks, spent = session.ranks, dict(session.progress)
+    done = {name: session.watch[name] for name in (SLOW, GOOD) if name in session.watch}
+    rollbacks = session.watch.get(ROLLBACKS, 0.0) + float(again)
+    path = shelf.place(session.folder, epoch)
+    session.go_on(checkpoint.load(path, session.policy, ranks, session.rng))
+    session.progress, session.pending = spent, {}
+    session.watch.update({**done, ROLLBACKS: rollbacks})
+    ranks.accelerator.wait_for_everyone()  # everyone has read it
+    if ranks.is_main:
+        shelf.set_aside(session.folder, epoch)
+    save(session)
+
+
+def kl_of(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the KL to the base model by number of steps."""
+    return {k: v for k, v in scores.items() if k.startswith("kl/")}

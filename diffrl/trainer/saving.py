@@ -1,0 +1,57 @@
+"""Telling observers of a run what happens, and saving how far it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffrl import shelf
+from diffrl.errors import DiffrlError, Interrupted
+from diffrl.events import Noticed
+from diffrl.registry import registry
+from diffrl.trainer import checkpoint
+from diffrl.trainer.session import Session
+from diffrl.trainer.watchdog import GOOD
+
+
+def tell(session: Session, hook: Any, event: object) -> None:
+    """Tell observers, who live in the first process."""
+    if session.ranks.is_main:
+        hook(event=event)
+
+
+def notice(session: Session, found: Sequence[Noticed]) -> None:
+    """Tell observers what was noticed; of a check that fails again and again, once."""
+    for one in found:
+        if one.rule not in session.told:
+            tell(session, registry().hook.diffrl_noticed, one)
+        session.told |= {one.rule} if one.source == "check" else set()
+
+
+def save(session: Session) -> None:
+    """Write a checkpoint, and delete those that need not stay."""
+    checkpoint.save(
+        session.folder,
+        session.pipeline.unet,
+        session.policy,
+        session.ranks,
+        session.rng,
+        session.position(),
+    )
+    session.saved = session.epoch
+    kept = session.settings.checkpoint
+    if session.ranks.is_main:
+        good = {int(session.watch[GOOD])} if GOOD in session.watch else set[int]()
+        shelf.prune(session.folder, kept.keep, kept.best, good)
+
+
+def stopped(session: Session, error: DiffrlError) -> DiffrlError:
+    """Save what there is, and return the error that says how to continue."""
+    if session.epoch and (session.pending or session.saved != session.epoch):
+        save(session)
+        session.ranks.accelerator.wait_for_everyone()  # the first to leave ends the others
+    what = f"epoch {session.epoch} is saved" if session.epoch else "no epoch was finished"
+    said = f"{error}; {what}; continue with: diffrl train --resume {session.folder}"
+    if isinstance(error, Interrupted):
+        return Interrupted(error.number, said)
+    return type(error)(said)

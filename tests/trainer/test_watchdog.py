@@ -1,0 +1,233 @@
+"""What the watchdog sees, and what a run does about it."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+import diffrl
+from diffrl.errors import Diverged, SettingsError
+from diffrl.scoring import ScoredBy
+from diffrl.settings import WatchdogSettings
+from diffrl.settings.resolve import resolve
+from diffrl.trainer import checkpoint
+from diffrl.trainer.evaluate import Evaluation
+from diffrl.trainer.watchdog import Watchdog, hardest
+
+HELD = ScoredBy("held", lambda images, text: images.mean((1, 2, 3)))
+
+
+def evaluation(held=50.0, diversity=20.0, sharpness=8.0, spread=2.0):
+    """Of four pictures, drawn in one number of steps."""
+    scores = {"picture/diversity/4-step": diversity, "picture/sharpness/4-step": sharpness}
+    each = {"eval/held/4-step": held + spread * torch.tensor([-1.0, 1.0, -1.0, 1.0])}
+    return Evaluation(scores, each, ("a",) * 4, torch.zeros(1, 1, 3, 2, 2))
+
+
+def seen(dog, *evaluations, moved=None):
+    """Return the rules that the last of some evaluations breaks."""
+    found = []
+    for one in evaluations:
+        found = dog.on_evaluation(one, [HELD], moved or {})
+    return [s.rule for s in found]
+
+
+@pytest.fixture
+def dog():
+    return Watchdog(WatchdogSettings())
+
+
+def test_nothing_is_said_of_what_stays(dog):
+    assert seen(dog, evaluation(), evaluation(49.5, 15.0, 12.0)) == []
+    assert dog.unharmed
+
+
+@pytest.mark.parametrize(
+    ("later", "rule"),
+    [
+        (evaluation(held=48.9), "held_out"),
+        (evaluation(diversity=9.9), "diversity"),
+        (evaluation(sharpness=2.6), "sharpness"),
+        (evaluation(sharpness=24.1), "sharpness"),
+    ],
+)
+def test_a_rule_is_broken(dog, later, rule):
+    assert seen(dog, evaluation(), later) == [rule]
+    assert not dog.unharmed
+
+
+def test_a_fall_is_from_the_best_since_training_began(dog):
+    assert seen(dog, evaluation(50.0), evaluation(60.0)) == []
+    assert seen(dog, evaluation(58.9)) == ["held_out"]
+    assert dog.memory["best:held"] == 60.0
+
+
+def test_less_is_better_where_a_reward_says_so():
+    reward, dog = ScoredBy("held", HELD.score, higher_is_better=False), Watchdog(WatchdogSettings())
+    dog.on_evaluation(evaluation(50.0), [reward], {})
+    assert dog.on_evaluation(evaluation(40.0), [reward], {}) == []
+    (broken,) = dog.on_evaluation(evaluation(50.0), [reward], {})
+    assert "is 50.00, 5.00 standard deviations worse than its best, 40.00" in broken.message
+
+
+def test_a_limit_on_the_kl_is_kept_where_one_is_set():
+    moved = {"kl/1-step": 0.01, "kl/4-step": 0.3}
+    assert seen(Watchdog(WatchdogSettings()), evaluation(), moved=moved) == []
+    assert seen(Watchdog(WatchdogSettings(kl=0.5)), evaluation(), moved=moved) == []
+    assert seen(Watchdog(WatchdogSettings(kl=0.2)), evaluation(), moved=moved) == ["kl"]
+
+
+def test_patience_is_for_evaluations_in_a_row():
+    dog = Watchdog(WatchdogSettings(patience=2))
+    low, fine = evaluation(held=40.0), evaluation()
+    assert seen(dog, fine, low) == [] and not dog.unharmed
+    assert seen(dog, fine, low) == []
+    assert seen(dog, low) == ["held_out"]
+
+
+def test_a_gradient_is_compared_with_the_median_of_earlier_ones(dog):
+    for norm in (1.0, 1.2, 0.8, 1.0):
+        assert dog.on_gradient(norm) == []
+    assert dog.on_gradient(100.0) == []  # too few to compare with
+    assert dog.on_gradient(19.0) == []
+    (broken,) = dog.on_gradient(23.0)
+    assert (broken.rule, broken.measured) == ("grad_norm", 23.0)
+    assert broken.limit == pytest.approx(20 * (1.0 + 1.2) / 2)
+    for _ in range(60):
+        dog.on_gradient(1.0)
+    assert len([k for k in dog.memory if k.startswith("norm:")]) == 50
+
+
+def test_single_rules_have_actions_of_their_own():
+    settings = WatchdogSettings(action="warn", rules=("diversity=stop", "sharpness=off"))
+    dog = Watchdog(settings)
+    dog.on_evaluation(evaluation(), [HELD], {})
+    found = dog.on_evaluation(evaluation(held=40.0, diversity=1.0, sharpness=99.0), [HELD], {})
+    assert {s.rule: s.action for s in found} == {"held_out": "warn", "diversity": "stop"}
+    assert hardest(found) == "stop"
+    assert hardest([]) == ""
+
+
+def test_rules_that_do_not_exist_are_refused():
+    with pytest.raises(SettingsError, match=r"watchdog.rules .* 'held=stop': input should be RULE"):
+        resolve("sdpo", ["pickscore"], sets=['watchdog.rules=["held=stop"]'])
+
+
+REWARDS = '''
+def bright(images, prompts):
+    """What is trained on."""
+    return images.mean((1, 2, 3))
+
+
+def dark(images, prompts):
+    """What is only watched, and suffers."""
+    return 1 - images.mean((1, 2, 3))
+'''
+
+
+@pytest.fixture
+def hacked(tiny_model, tmp_path, monkeypatch):
+    """Returns a run that is driven to brightness, and is to keep dark."""
+    (tmp_path / "tastes.py").write_text(REWARDS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sets = [
+        f"model.ref={tiny_model}", "train.trajectories=32", "train.sample_batch=32",
+        "eval.images=16", "eval.shown=4", "eval.steps=[2]", "eval.every=1", "eval.watch=[]",
+        "sampler.steps=2", "update_scheduler.skip_last=0", "optimizer.lr=1.5e-2", "loss.clip=0.02",
+        "checkpoint.every=100", "train.track=[]",
+    ]  # fmt: skip
+
+    def train(name, *more):
+        return diffrl.train(
+            "sdpo",
+            "bright=tastes:bright",
+            sets=[*sets, *more],
+            watch=["dark=tastes:dark"],
+            epochs=14,
+            output=tmp_path / name,
+            live=False,
+        )
+
+    yield train
+    sys.modules.pop("tastes", None)
+
+
+def dark(run):
+    return [m["eval/dark/2-step"] for m in run.metrics if "eval/dark/2-step" in m]
+
+
+def notices(run):
+    path = run.folder / "notices.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_hacked_run_ends_near_its_best_held_out_score(hacked):
+    """Without the watchdog it does not; with it the harm is within the limit, and told."""
+    alone = hacked("alone", "watchdog.action=off")
+    scores = dark(alone)
+    assert notices(alone) == [] and not any("watchdog" in k for m in alone.metrics for k in m)
+    assert max(scores) - scores[-1] > 0.7 * _width(alone)  # it is hacked
+    with pytest.raises(Diverged, match="the watchdog stopped the run: dark") as stopped:
+        hacked("guarded", "watchdog.action=rollback")
+    guarded = diffrl.Run(alone.folder.with_name("guarded"))
+    kept = dark(guarded)
+    assert max(kept) - kept[-1] <= 0.5 * _width(guarded) + 1e-6
+    told = notices(guarded)
+    assert {n["rule"] for n in told} == {"held_out"}
+    assert [n["action"].split()[0] for n in told] == ["rollback", "rollback", "stop"]
+    assert f"--resume {guarded.folder}" in str(stopped.value)
+    watch = checkpoint.read(guarded.checkpoints[-1])["watch"]
+    assert (watch["rollbacks"], watch["slow"]) == (2, 0.25)
+    assert any(m.get("watchdog/rollbacks") for m in guarded.metrics)
+    last = guarded.checkpoints[-1]
+    assert int(last.name) == told[-1]["back_to"] == guarded.metrics[-1]["epoch"]
+
+
+def _width(run):
+    """Return the limit's unit: the spread over pictures before training."""
+    state = checkpoint.read(run.checkpoints[-1])["watch"]
+    if "spread:dark" in state:
+        return state["spread:dark"]
+    content = json.loads((run.folder / "evaluations" / "00000.json").read_text())
+    return float(torch.tensor(content["scores"]["eval/dark/2-step"]).std(correction=0))
+
+
+def test_a_warning_changes_nothing_but_is_told(hacked):
+    alone, warned = hacked("alone", "watchdog.action=off"), hacked("warned")
+    assert dark(alone) == dark(warned)
+    assert {n["action"] for n in notices(warned)} == {"warn"}
+    assert warned.metrics[-1]["watchdog/broken"] >= 1
+
+
+def test_slowing_down_lowers_the_learning_rate(hacked):
+    run = hacked("slow", "watchdog.action=slow")
+    first = next(n["epoch"] for n in notices(run))
+    rates = {m["epoch"]: m["lr"] for m in run.metrics if "lr" in m}
+    decay = run.settings.optimizer.lr_decay
+    assert rates[first + 1] == pytest.approx(rates[first] * 0.5 * decay)
+
+
+def test_what_the_watchdog_remembers_is_in_the_checkpoint(hacked, tmp_path):
+    """Interrupted after its first rollback and resumed, a run ends as one that was not."""
+    with pytest.raises(Diverged):
+        hacked("whole", "watchdog.action=rollback")
+    with pytest.raises(Diverged):
+        hacked("cut", "watchdog.action=rollback", "watchdog.rollbacks=1")
+    with pytest.raises(Diverged):
+        diffrl.resume(tmp_path / "cut", sets=["watchdog.rollbacks=2"], live=False)
+    whole, cut = diffrl.Run(tmp_path / "whole"), diffrl.Run(tmp_path / "cut")
+    assert [n["action"].split()[0] for n in notices(cut)] == [
+        "rollback",
+        "stop",
+        "rollback",
+        "stop",
+    ]
+    assert _untimed(cut) == _untimed(whole)
+    states = [checkpoint.read(run.checkpoints[-1])["trained"] for run in (whole, cut)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def _untimed(run):
+    left_out = ("second", "samples")  # what was sampled in vain counts, too
+    return [{k: v for k, v in m.items() if not k.startswith(left_out)} for m in run.metrics]
