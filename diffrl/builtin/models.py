@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffrl.errors import CheckpointMissing, ModelIncomplete
+from diffrl.errors import CheckpointMissing, ModelIncomplete, one_line, shown
 from diffrl.hookspecs import hookimpl
+from diffrl.paths import there
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -20,7 +21,7 @@ def checkpoint(ref: str) -> str:
     """
     scheme, _, name = ref.partition(":")
     if scheme != "bundled":
-        return str(Path(ref).expanduser()) if Path(ref).expanduser().exists() else ref
+        return str(there(ref) or ref)
     from diffrl import emoji
 
     places = {
@@ -31,15 +32,17 @@ def checkpoint(ref: str) -> str:
         "imagereward": emoji.IMAGEREWARD,
     }
     if name not in places:
-        raise CheckpointMissing(f"nothing bundled is called {ref!r}; there are {sorted(places)}")
+        raise CheckpointMissing(
+            f"nothing bundled is called {shown(ref)}; there are {sorted(places)}"
+        )
     return str(places[name])
 
 
 def missing(field: str, ref: str) -> list[str]:
     """Return one line if a reference is a path, and nothing is there."""
-    if not ref.startswith((".", "/", "~")) or Path(ref).expanduser().exists():
+    if not ref.startswith((".", "/", "~")) or there(ref):
         return []
-    return [f"{field} = {ref!r}: no such file or folder"]
+    return [f"{field} = {shown(ref)}: no such file or folder"]
 
 
 def missing_parts(folder: Path) -> list[str]:
@@ -57,10 +60,12 @@ def check_model(ref: str) -> None:
     Raises:
         ModelIncomplete: naming the parts.
     """
-    folder = Path(checkpoint(ref))
-    if not folder.exists():
+    folder = there(checkpoint(ref))
+    if folder is None:
         if ref.startswith((".", "/", "~")):
-            raise CheckpointMissing(f"no model at {ref}: expected a diffusers pipeline folder")
+            raise CheckpointMissing(
+                f"no model at {one_line(ref)}: expected a diffusers pipeline folder"
+            )
         return
     if missing := missing_parts(folder):
         raise ModelIncomplete(

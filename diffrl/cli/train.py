@@ -12,6 +12,7 @@ import typer
 
 from diffrl.cli.tables import preset_line, settings_lines
 from diffrl.errors import ResumeError, SettingsError
+from diffrl.paths import there
 from diffrl.settings import Settings
 from diffrl.settings.layers import FLAGS, Flags, preferences
 from diffrl.settings.resolve import load, resolve
@@ -115,7 +116,7 @@ def _resumed(request: Request, folder: Path, output: Path | None) -> Settings:
         ResumeError: if the folder holds no run, or something else than that run is asked for.
     """
     path = folder / SETTINGS
-    if not path.is_file():
+    if not there(path):
         raise ResumeError(f"--resume {folder}: no {SETTINGS} there; expected a run's folder")
     settings = load(path, request.sets, request.flags)
     used = [r.reward.name for r in settings.rewards]

@@ -5,7 +5,7 @@ Every field is reached as `section.field` from presets, `--config` files and `--
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -21,16 +21,17 @@ from pydantic import (
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelSettings(Section):
     """Which diffusion model is trained, and at what size and precision."""
 
     ref: str = Field(description="Hub id or folder of a diffusers pipeline, or bundled:pipeline.")
-    size: PositiveInt | None = Field(
+    size: Annotated[int, Field(ge=8)] | None = Field(
         None,
-        ge=8,
         description="Side of the pictures in pixels; default: what the model was trained at.",
     )
     guidance: NonNegativeFloat = Field(

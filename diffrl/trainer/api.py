@@ -8,6 +8,7 @@ from typing import Any
 
 from diffrl.errors import ResumeError
 from diffrl.folder import SETTINGS
+from diffrl.paths import there
 from diffrl.settings import layers
 from diffrl.settings.layers import FLAGS, Flags
 from diffrl.settings.resolve import load, resolve
@@ -94,7 +95,7 @@ def resume(
     from diffrl.trainer import run
 
     path = Path(folder) / SETTINGS
-    if not path.is_file():
+    if not there(path):
         raise ResumeError(f"cannot resume {folder}: no {SETTINGS} there; expected a run's folder")
     return run(load(path, sets, _flags({"epochs": epochs}, {})), resume=Path(folder), live=live)
 
