@@ -178,7 +178,7 @@ def _embedded(path: Path) -> str:
     try:
         with Image.open(path) as picture:
             small = picture.convert("RGB")
-    except (OSError, SyntaxError):  # what Pillow raises for a torn file
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # a torn file
         return ""
     small.thumbnail((WIDEST, 10 * WIDEST))
     packed = io.BytesIO()
@@ -189,8 +189,9 @@ def _embedded(path: Path) -> str:
 def _about(record: Record) -> dict[str, str]:
     """Return what stands at the top of the page about a run."""
     last = record.metrics[-1] if record.metrics else {}
-    machine = record.environment.get("machine", {})
-    gpus = ", ".join(machine.get("gpus", [])) or f"{machine.get('cores', '?')} cores"
+    machine = record.environment.machine
+    gpus = ", ".join(machine.gpus) or f"{machine.cores or '?'} cores"
+    samples, seconds = (_finite(last.get(axis)) for axis in AXES)
     return {
         "run": record.name,
         "model": record.setting("model.ref"),
@@ -198,9 +199,14 @@ def _about(record: Record) -> dict[str, str]:
         "seed": record.setting("train.seed"),
         "epochs": f"{record.epochs} of {record.setting('train.epochs')}"
         + ("" if str(record.epochs) == record.setting("train.epochs") else ", unfinished"),
-        "samples": f"{int(last.get('samples', 0)):,}",
-        "minutes": f"{last.get('seconds', 0.0) / 60:.1f}",
+        "samples": f"{int(samples):,}",
+        "minutes": f"{seconds / 60:.1f}",
         "on": gpus,
-        "diffrl": str(record.environment.get("packages", {}).get("diffrl", "?")),
-        "commit": str(record.environment.get("commit") or "–")[:10],
+        "diffrl": record.environment.packages.get("diffrl") or "?",
+        "commit": (record.environment.commit or "–")[:10],
     }
+
+
+def _finite(value: Any) -> float:
+    """Return a metric, or 0 where there is none."""
+    return value if charts.is_finite(value) else 0.0
