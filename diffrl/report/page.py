@@ -209,4 +209,4 @@ def _about(record: Record) -> dict[str, str]:
 
 def _finite(value: Any) -> float:
     """Return a metric, or 0 where there is none."""
-    return value if charts.is_finite(value) else 0.0
+    return float(value) if charts.is_finite(value) else 0.0
