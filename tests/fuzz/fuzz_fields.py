@@ -10,17 +10,9 @@ from diffrl.settings.checks import DEVICES, SCHEDULE
 from diffrl.settings.target import LARGEST_FLOAT, LARGEST_INT
 
 ODD = [
-    "",
-    " ",
-    "a  # b",
-    "'\"'\\",
-    "\u2028x = 1",
-    "\x85",
-    "🦊‍🔥",
-    "\u202ex",
-    "[t]\na = 1",
-    "\x00\x1b[31m",
-]
+    "", " ", "a  # b", "'\"'\\", "\u2028x = 1", "\x85", "\U0001f98a\u200d\U0001f525", "\u202ex",
+    "[t]\na = 1", "\x00\x1b[31m",
+]  # fmt: skip
 TEXT = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
     st.text(string.ascii_lowercase + "-", min_size=1, max_size=8),

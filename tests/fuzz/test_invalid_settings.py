@@ -41,4 +41,3 @@ def test_what_is_wrong_is_named_and_refused(examples, tmp_path, monkeypatch):
 def as_told(text):
     """Return how messages write a text that may hold anything: as a key, or as a value."""
     return {one_line(text)[:150], repr(text)[1:150].rstrip("'\"\\")}
-
