@@ -26,7 +26,7 @@ def diffrl_open_prompts(ref: str) -> Sequence[str] | None:
     if path.suffix == ".jsonl":
         return list(dict.fromkeys(pair.prompt for pair in preferences.read(path)))
     try:
-        text = path.read_text("utf-8-sig")  # some editors put a byte order mark first
+        text = path.read_text("utf-8").replace("\ufeff", "")  # byte order marks of some editors
     except (OSError, UnicodeDecodeError) as error:
         raise PromptsError(f"cannot read prompts from {ref}: {error}") from None
     if found := _unprintable(text, ref):

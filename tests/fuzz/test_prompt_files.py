@@ -1,8 +1,9 @@
 """Prompts, preferences, configurations and cards of any content are read, or refused by name.
 
-The default tier draws 200 of each, the slow one 2,000. Odd prompts that can be read also train.
+The default tier draws 100 of each, the slow one 2,000. Odd prompts that can be read also train.
 """
 
+import io
 import json
 import re
 from collections import Counter
@@ -21,7 +22,7 @@ from diffrl.settings.resolve import resolve
 from diffrl.testing.tiny import save_tiny_pipeline
 from diffrl.trainer.session import open_prompts
 
-TIERS = [pytest.param(200, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
+TIERS = [pytest.param(100, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 READABLE = [
     "a fox", "ünïcödé ключ 狐狸", "\u202ea fox\u202c backwards", "\u200fثعلب\u200f", "e\u0301",
     "\U0001f98a\u200d\U0001f525", "<b>&\"'", "a\tb", "</script><script>alert(1)</script>",
@@ -65,10 +66,10 @@ def test_prompts_are_read_or_refused_with_file_and_line(examples, read):
         if prompts:
             assert all(p == p.strip() and p and "\n" not in p for p in prompts)
             assert not any(preferences.control_characters(p) for p in prompts)
-            assert not prompts[0].startswith("\ufeff") or content.count("\ufeff".encode()) > 1
+            assert not any("\ufeff" in p for p in prompts)
         elif "control character" in message:
             number = int(re.search(r"line (\d+): holds", message)[1])
-            text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+            text = io.TextIOWrapper(io.BytesIO(content), "utf-8").read()  # which ends lines alike
             assert preferences.control_characters(text.split("\n")[number - 1])
 
     fuzz(examples, st.one_of(TEXTS, TEXTS, files(b"cat\ndog\na red fox\n")), check)

@@ -1,6 +1,6 @@
 """Whatever the files of a run hold, report and compare show what they can and say what they cannot.
 
-The default tier damages one 100 times and draws the plots of 8, the slow one 2,000 times.
+The default tier damages one 50 times and draws the plots of 3, the slow one 2,000 times.
 """
 
 import json
@@ -22,7 +22,7 @@ from diffrl.folder import NOTICES, read_lines
 from diffrl.settings.resolve import load
 from diffrl.testing.tiny import save_tiny_pipeline
 
-TIERS = [pytest.param(100, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
+TIERS = [pytest.param(50, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 READ = ["settings.toml", "metrics.jsonl", "notices.jsonl", "environment.json", "evaluation.json"]
 EVALUATED = {
     "format": 1,
@@ -88,7 +88,7 @@ def lines_of(name, content):
     return content
 
 
-DRAWN = pytest.param(8, True, id="with plots")
+DRAWN = pytest.param(3, True, id="with plots")
 UNDRAWN = [pytest.param(*tier.values, False, id=tier.id, marks=tier.marks) for tier in TIERS]
 
 

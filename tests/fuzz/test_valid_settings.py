@@ -1,6 +1,6 @@
 """Any valid settings resolve, come back from their file, and give the same run.
 
-The default tier draws 200, the slow one 2,000 (`pytest tests/fuzz -m slow -s` prints the counts).
+The default tier draws 150, the slow one 2,000 (`pytest tests/fuzz -m slow -s` prints the counts).
 """
 
 import re
@@ -19,7 +19,7 @@ from diffrl.stages import STAGES
 from diffrl.testing.loop import train
 from diffrl.testing.toy import TEXT, ToyJudge, ToyPolicy
 
-TIERS = [pytest.param(200, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
+TIERS = [pytest.param(150, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 JOINT = re.compile(
     "should be a multiple of sampler.group|the length of the noise schedule|needs x0|needs path"
     "|needs log_prob|needs labels|needs grad|compares tuples of|adds up all steps of a trajectory"
