@@ -17,7 +17,9 @@ class Component(BaseModel):
         kept: fields whose values in the recipe stay when a setting swaps the component for another.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()

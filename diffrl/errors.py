@@ -39,7 +39,7 @@ class UnknownName(DiffrlError):
     """A name that no plugin has registered."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        super().__init__(f"no {kind} is called {name!r}.{did_you_mean(name, known)}{hint}")
+        super().__init__(f"no {kind} is called {shown(name)}.{did_you_mean(name, known)}{hint}")
 
 
 class DuplicateName(DiffrlError):
@@ -122,6 +122,20 @@ class Interrupted(DiffrlError):
     def __init__(self, number: int, message: str = "") -> None:
         self.number, self.exit_code = number, 128 + number
         super().__init__(message or f"stopped by {signal.Signals(number).name}")
+
+
+def one_line(text: str) -> str:
+    """Return a text of any origin as a message or a comment may hold it: no control characters."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def shown(value: object, longest: int = 200) -> str:
+    """Return a value as messages quote it, cut where it is too long to read."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def did_you_mean(name: str, known: Iterable[str], limit: int = 12) -> str:

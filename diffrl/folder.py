@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diffrl.errors import RunExists
+from diffrl.errors import RunExists, shown
 from diffrl.settings import Settings
 
 SETTINGS, METRICS, ENVIRONMENT = "settings.toml", "metrics.jsonl", "environment.json"
@@ -43,6 +43,13 @@ def check_free(folder: Path) -> None:
     Raises:
         RunExists: saying how to continue that run, or that nothing can be written there.
     """
+    try:
+        _check_free(folder)
+    except (OSError, ValueError) as error:  # a name that is too long, a null byte
+        raise RunExists(f"cannot write {shown(str(folder))}: {error}") from None
+
+
+def _check_free(folder: Path) -> None:
     if (folder / SETTINGS).exists():
         raise RunExists(
             f"{folder} already holds a run. Continue it with --resume {folder}, or choose another "
@@ -118,24 +125,49 @@ def _commit() -> str | None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of `metrics.jsonl`, a torn last line left out."""
-    return read_lines(folder / METRICS)
+    """Return the epochs of `metrics.jsonl`, what is broken or no number left out."""
+    lines = [
+        {name: value for name, value in line.items() if is_number(value)}
+        for line in read_lines(folder / METRICS)
+    ]
+    return [line for line in lines if isinstance(line.get("epoch"), int)]
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value that was read is a number that a float can hold; nan and inf are."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < 2**63
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the JSON objects of a file with one a line, up to the first that is torn."""
-    if not path.exists():
+    """Return the JSON objects of a file with one a line; what is torn or none is left out."""
+    if not path.is_file():
         return []
     lines = []
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+    for line in path.read_text("utf-8", errors="replace").split("\n"):
         try:
-            found = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(found, dict):
-            break
-        lines.append(found)
-    return lines
+            lines.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return [line for line in lines if isinstance(line, dict)]
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Raises:
+        ValueError: if it cannot be read or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object, found {type(found).__name__}")
+    return found
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:

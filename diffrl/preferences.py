@@ -12,13 +12,14 @@ its folder: such files come from other people.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from diffrl.errors import SettingsError
+from diffrl.errors import SettingsError, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """Of pictures. Of others Pillow hands some to programs of the machine."""
@@ -56,8 +57,16 @@ def read(path: str | Path) -> tuple[Pair, ...]:
         return _read(file, file.stat().st_mtime_ns)
     except OSError as error:
         raise SettingsError([f"cannot read preferences {path}: {error.strerror}"]) from None
-    except (UnicodeDecodeError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:  # no UTF-8, a null byte, no such home
         raise SettingsError([f"cannot read preferences {path}: {error}"]) from None
+
+
+def control_characters(text: str) -> list[str]:
+    """Return what a text holds that no tokenizer or page should see; a tab is as good as a space.
+
+    Control characters of Unicode and halves of surrogate pairs; marks of direction are text.
+    """
+    return [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c != "\t"]
 
 
 @lru_cache(maxsize=8)
@@ -86,17 +95,23 @@ def _pair(line: str, folder: Path) -> Pair:
     """
     try:
         row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise ValueError("not JSON that can be read: nested too deeply") from None
+    except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     if extra := sorted(set(row) - {"prompt", "images", "latents", "choice"}):
-        raise ValueError(f"unknown key {extra[0]!r}; expected prompt, images or latents, choice")
+        raise ValueError(
+            f"unknown key {shown(extra[0])}; expected prompt, images or latents, choice"
+        )
     prompt, choice = row.get("prompt"), row.get("choice", "")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"prompt is {prompt!r}; expected a text")
+        raise ValueError(f"prompt is {shown(prompt)}; expected a text")
+    if bad := control_characters(prompt.strip()):
+        raise ValueError(f"prompt holds the control character {bad[0]!r}; remove it")
     if choice is not None and (isinstance(choice, bool) or choice not in (0, 1)):
-        said = "missing" if choice == "" else repr(choice)
+        said = "missing" if choice == "" else shown(choice)
         raise ValueError(f"choice is {said}; expected 0, 1, or null for neither")
     return Pair(prompt.strip(), _files(row, folder), choice)
 
@@ -107,14 +122,14 @@ def _files(row: dict[str, Any], folder: Path) -> tuple[Path, Path]:
         raise ValueError("expected either images or latents")
     names: Any = row[kinds[0]]
     if not isinstance(names, Sequence) or isinstance(names, str) or len(names) != 2:
-        raise ValueError(f"{kinds[0]} is {names!r}; expected two paths")
+        raise ValueError(f"{kinds[0]} is {shown(names)}; expected two paths")
     if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{kinds[0]} is {names!r}; expected two paths")
+        raise ValueError(f"{kinds[0]} is {shown(names)}; expected two paths")
     for name in names:
         if not stays_inside(folder, name):
             raise ValueError(
-                f"{kinds[0]}: {name!r} leads out of {folder}; put the files beside this one, and "
-                f"name them relative to it"
+                f"{kinds[0]}: {shown(name)} leads out of {folder}; put the files beside this one, "
+                f"and name them relative to it"
             )
     first, second = (folder / Path(name) for name in names)
     for file in (first, second):

@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from diffrl.errors import ResumeError
+from diffrl.errors import ResumeError, one_line
 from diffrl.folder import CHECKPOINTS, SETTINGS, read_metrics
+from diffrl.paths import there
 from diffrl.settings.saved import END
 
 SUMS = "SHA256SUMS"
@@ -25,7 +26,7 @@ def place(folder: Path, epoch: int) -> Path:
 
 def saved(folder: Path) -> list[Path]:
     """Return a run's checkpoints, oldest first, damaged ones included."""
-    found = [p for p in (folder / CHECKPOINTS).glob("*") if p.name.isdigit() and p.is_dir()]
+    found = [p for p in (folder / CHECKPOINTS).glob("*") if p.name.isdecimal() and p.is_dir()]
     return sorted(found, key=lambda p: int(p.name))
 
 
@@ -85,7 +86,7 @@ def _digest(file: Path) -> str:
 def split(word: str | Path) -> tuple[Path, int | None]:
     """Return the folder and the epoch of `RUN` or `RUN@EPOCH`; a folder may itself hold an @."""
     path = Path(word)
-    found = None if path.exists() else EPOCH.fullmatch(str(word))
+    found = None if there(path) else EPOCH.fullmatch(str(word))
     return (Path(found[1]), int(found[2])) if found else (path, None)
 
 
@@ -186,13 +187,13 @@ def settings_of(folder: Path) -> Path:
         ResumeError: if there is none or it is cut off, naming a copy if a checkpoint keeps one.
     """
     path = folder / SETTINGS
-    if path.is_file() and END.encode() in path.read_bytes()[-len(END) - 4 :]:
+    found = there(path) is not None and path.is_file()
+    if found and END.encode() in path.read_bytes()[-len(END) - 4 :]:
         return path
-    what = f"{SETTINGS} is cut off" if path.is_file() else f"no {SETTINGS} there"
-    copies = [p / SETTINGS for p in reversed(saved(folder)) if damage(p) is None]
-    hint = "expected a run's folder"
-    if path.is_file():
-        hint = "no checkpoint keeps a copy; begin it again"
+    what = f"{SETTINGS} is cut off" if found else f"no {SETTINGS} there"
+    kept = reversed(saved(folder)) if there(folder) else ()
+    copies = [p / SETTINGS for p in kept if damage(p) is None]
+    hint = "no checkpoint keeps a copy; begin it again" if found else "expected a run's folder"
     if copies:
         hint = f"a copy of it is {copies[0]}"
-    raise ResumeError(f"cannot resume {folder}: {what}; {hint}")
+    raise ResumeError(f"cannot resume {one_line(str(folder))}: {what}; {hint}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.builtin.references import find, local
-from diffrl.errors import CheckpointMissing, ModelIncomplete
+from diffrl.errors import CheckpointMissing, ModelIncomplete, one_line
 from diffrl.hookspecs import hookimpl
 
 INDEX = "model_index.json"
@@ -32,7 +32,9 @@ def check_model(ref: str) -> None:
     folder = local(ref)
     if folder is None:
         if ref.startswith((".", "/", "~")):
-            raise CheckpointMissing(f"no model at {ref}: expected a diffusers pipeline folder")
+            raise CheckpointMissing(
+                f"no model at {one_line(ref)}: expected a diffusers pipeline folder"
+            )
         return
     if missing := missing_parts(folder):
         raise ModelIncomplete(

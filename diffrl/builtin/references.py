@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.checksums import MARK, PUBLISHED, sha256, split
-from diffrl.errors import CheckpointMissing, CheckpointRefused
+from diffrl.errors import CheckpointMissing, CheckpointRefused, shown
+from diffrl.paths import there
 
 HUB = re.compile(
     r"(?P<repo>\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(?P<revision>(?!.*\.\.)\w[\w./-]*))?", re.ASCII
@@ -90,7 +91,7 @@ def find(ref: str, file: str, what: str, option: str) -> Source:
     if hub is None:
         raise unreachable(what, ref, option, FileNotFoundError("no such file or folder"))
     repo, revision = hub["repo"], hub["revision"]
-    if revision and Path(repo).exists():
+    if revision and there(repo):
         raise CheckpointMissing(f"{ref!r}: {repo} is a folder here, which has no revisions")
     from huggingface_hub import hf_hub_download
 
@@ -111,8 +112,7 @@ def local(ref: str) -> Path | None:
     """
     scheme, _, name = ref.partition(":")
     if scheme != "bundled":
-        path = Path(ref).expanduser()
-        return path if path.exists() else None
+        return there(ref)
     from diffrl import emoji
 
     places = {
@@ -123,7 +123,9 @@ def local(ref: str) -> Path | None:
         "imagereward": emoji.IMAGEREWARD,
     }
     if name not in places:
-        raise CheckpointMissing(f"nothing bundled is called {ref!r}; there are {sorted(places)}")
+        raise CheckpointMissing(
+            f"nothing bundled is called {shown(ref)}; there are {sorted(places)}"
+        )
     return places[name]
 
 
@@ -139,10 +141,10 @@ def missing(field: str, ref: str) -> list[str]:
         at, digest = split(ref)
         path = local(at)
     except (CheckpointMissing, CheckpointRefused) as error:
-        return [f"{field} = {ref!r}: {error}"]
+        return [f"{field} = {shown(ref)}: {error}"]
     if path is None:
         gone = at.startswith((".", "/", "~"))
-        return [f"{field} = {ref!r}: no such file or folder"] if gone else []
+        return [f"{field} = {shown(ref)}: no such file or folder"] if gone else []
     if digest or path.is_dir() or path.suffix == ".safetensors":
         return []
     with path.open("rb") as file:
@@ -150,7 +152,7 @@ def missing(field: str, ref: str) -> list[str]:
     if found in PUBLISHED:
         return []
     return [
-        f"{field} = {ref!r}: is a pickled file that nobody vouched for; if it is what its author "
+        f"{field} = {shown(ref)}: is a pickled file that nobody vouched for; if it is what its author "
         f"published, accept it with --set {field}={ref}{MARK}{found}"
     ]
 

@@ -41,9 +41,15 @@ def _usage(error: Any) -> NoReturn:
     path = getattr(getattr(error, "ctx", None), "command_path", "diffrl")
     if not message:  # no command at all: the help is printed already
         sys.exit(2)
-    _stop(f"{message} (see `{path} --help`)")
+    _stop(f"{' '.join(message.split())} (see `{path} --help`)")
 
 
 def _stop(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    lines = "\n".join(map(_printable, message.split("\n")))
+    print(f"error: {lines}", file=sys.stderr)
     sys.exit(code)
+
+
+def _printable(line: str) -> str:
+    """Return a line that does nothing to a terminal, whatever was read."""
+    return "".join(c if c.isprintable() else "?" for c in line)

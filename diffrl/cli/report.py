@@ -7,8 +7,9 @@ from pathlib import Path
 
 import typer
 
-from diffrl.errors import DiffrlError
+from diffrl.errors import DiffrlError, one_line
 from diffrl.folder import REPORT, SETTINGS
+from diffrl.paths import there
 
 
 def report(runs: Sequence[Path], output: Path | None, show: bool) -> None:
@@ -22,8 +23,10 @@ def report(runs: Sequence[Path], output: Path | None, show: bool) -> None:
     if output is None:
         alone = len(runs) == 1
         output = runs[0] / REPORT if alone else Path(REPORT)
-        if alone and not runs[0].is_dir():
-            raise DiffrlError(f"no run in {runs[0]}: expected a folder with {SETTINGS}")
+        found = there(runs[0]) if alone else None
+        if alone and not (found and found.is_dir()):
+            named = one_line(str(runs[0]))
+            raise DiffrlError(f"no run in {named}: expected a folder with {SETTINGS}")
     try:
         left_out = write_report(runs, output)
     except OSError as error:

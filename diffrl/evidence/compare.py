@@ -13,6 +13,7 @@ from diffrl.evidence.files import Answers, afterwards, in_training, recorded
 from diffrl.evidence.intervals import UNCLEAR, Estimate, between_runs, difference, estimate
 from diffrl.folder import SETTINGS
 from diffrl.measures import PICTURE
+from diffrl.paths import there
 from diffrl.settings import Settings
 from diffrl.settings.saved import tables
 from diffrl.trainer.run import Run
@@ -50,10 +51,10 @@ def contender(text: str) -> Contender:
     Raises:
         DiffrlError: if there are none, or they differ in anything but their seeds.
     """
-    folder = Path(text).expanduser()
-    if (folder / SETTINGS).exists():
+    folder = there(text) or Path(text)
+    if there(folder / SETTINGS):
         return Contender(text, (Run(folder),))
-    inside = sorted(p.parent for p in folder.glob(f"*/{SETTINGS}"))
+    inside = sorted(p.parent for p in folder.glob(f"*/{SETTINGS}")) if there(folder) else []
     if not inside:
         raise DiffrlError(f"no run in {text}: expected a folder with {SETTINGS}, or one of such")
     runs = tuple(Run(p) for p in inside)

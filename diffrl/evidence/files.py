@@ -14,10 +14,17 @@ from diffrl.evidence.evaluation import Cell
 from diffrl.evidence.judges import Opened
 from diffrl.evidence.protocol import Protocol
 from diffrl.evidence.subjects import Subject
-from diffrl.folder import EVALUATION, EVALUATIONS, environment, write
+from diffrl.folder import (
+    EVALUATION,
+    EVALUATIONS,
+    environment,
+    is_number,
+    read_object,
+    write,
+)
 from diffrl.trainer.run import Run
 
-FORMAT = 1
+FORMAT, LARGEST = 1, 1e38
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def _without_nan(value: Any) -> Any:
 def recorded(run: Run) -> list[int]:
     """Return the epochs whose evaluations are on record, in order."""
     found = (run.folder / EVALUATIONS).glob("*.json")
-    return sorted(int(path.stem) for path in found if path.stem.isdigit())
+    return sorted(int(path.stem) for path in found if path.stem.isdecimal())
 
 
 def in_training(run: Run, epoch: int) -> Answers:
@@ -92,21 +99,19 @@ def in_training(run: Run, epoch: int) -> Answers:
     path, settings = run.folder / EVALUATIONS / f"{epoch:05d}.json", run.settings
     content = _read(path)
     try:
+        prompts = _prompts(content["prompts"])
         asked = settings.eval.model_dump(include={"seed", "eta", "images", "prompts"})
-        asked |= {"of": list(content["prompts"]), "size": settings.model.size}
+        asked |= {"of": prompts, "size": settings.model.size}
         asked |= {"batch": settings.train.sample_batch, "guidance": settings.model.guidance}
         asked["sampler"] = settings.recipe.sampler.for_evaluation(1, settings.eval.eta).name
-        values = {
-            name: [float("nan") if v is None else float(v) for v in found]
-            for name, found in content["scores"].items()
-        }
+        values = {name: _column(name, found, prompts) for name, found in content["scores"].items()}
         lower = frozenset(content.get("lower_is_better", ()))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _broken(path, error) from None
     rewards = {w.reward.name: w.reward for w in settings.rewards}
     rewards |= {r.name: r for r in settings.watched}
     dumped = {name: r.model_dump(mode="json") for name, r in rewards.items()}
-    items = {name: content["prompts"] for name in values}
+    items = {name: prompts for name in values}
     return Answers("training", epoch, asked, items, values, dumped, lower)
 
 
@@ -127,30 +132,55 @@ def afterwards(folder: Path) -> Answers | None:
     try:
         protocol = content["protocol"]
         for cell in (c for c in content["cells"] if c["subject"] == content["own"]):
-            text = protocol["prompts"][cell["prompts"]] * protocol["seeds"]
-            found = {name: (text, each) for name, each in cell["values"].items()}
+            text = _prompts(protocol["prompts"][cell["prompts"]])
+            found = {}
+            for name, each in cell["values"].items():
+                seeds = range(min(int(protocol["seeds"]), len(each)))
+                found[name] = ([one for _ in seeds for one in text], each)
             for name, own in cell["by_prompt"].items():
                 found[name] = (list(own), list(own.values()))
             for name, (prompts, each) in found.items():
                 key = f"{cell['prompts']}/{name}/{cell['steps']}-step"
-                values[key] = [float("nan") if v is None else float(v) for v in each]
-                items[key] = prompts
+                values[key], items[key] = _column(key, each, prompts), prompts
         asked = {k: v for k, v in protocol.items() if k != "steps"}
         epoch = int(content["subjects"][content["own"]]["epoch"])
         lower = frozenset(content["lower_is_better"])
+        if not isinstance(content["rewards"], dict):
+            raise ValueError("rewards: expected a table of settings")
         return Answers("eval", epoch, asked, items, values, content["rewards"], lower)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _broken(path, error) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return read_object(path)
+    except ValueError as error:
         raise DiffrlError(f"cannot read {path}: {error}; evaluate again") from None
-    if not isinstance(found, dict):
-        raise _broken(path, TypeError("not a JSON object"))
+
+
+def _prompts(found: Any) -> list[str]:
+    """Return a list of prompts that was read.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ValueError("prompts: expected a list of texts")
     return found
+
+
+def _column(name: str, found: Any, prompts: Sequence[str]) -> list[float]:
+    """Return one number for each prompt, nan for null.
+
+    Raises:
+        ValueError: if there are more or fewer, or other things than numbers of fp32.
+    """
+    if not isinstance(found, list) or len(found) != len(prompts) or name.count("/") < 2:
+        raise ValueError(f"{name}: expected {len(prompts)} numbers, one for each picture")
+    if not all(v is None or (is_number(v) and abs(v) < LARGEST) for v in found):
+        raise ValueError(f"{name}: expected finite numbers, or null")
+    return [float("nan") if v is None else float(v) for v in found]
 
 
 def _broken(path: Path, error: Exception) -> DiffrlError:

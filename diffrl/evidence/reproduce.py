@@ -10,8 +10,9 @@ from typing import Any
 
 from diffrl.builtin.rewards.function import FunctionReward
 from diffrl.builtin.rewards.served import ServedReward
-from diffrl.errors import DiffrlError, SettingsError, UnknownName
+from diffrl.errors import DiffrlError, SettingsError, UnknownName, shown
 from diffrl.folder import METRICS, SETTINGS, read_metrics
+from diffrl.paths import there
 from diffrl.settings import Settings, toml
 from diffrl.settings.resolve import load, resolve
 from diffrl.settings.saved import tables
@@ -102,12 +103,12 @@ def card(name: str) -> Card:
         DiffrlError: if a file is no card.
     """
     path = Path(name) if name.endswith(".toml") else HERE / f"{name}.toml"
-    if not path.is_file():
+    if not there(path):
         raise UnknownName("card", name, [p.stem for p in HERE.glob("*.toml")])
     content = toml.read(path, str(path))
     try:
         return _read(path.stem, content, None if path.parent == HERE else path.parent)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DiffrlError(
             f"{path}: not a reproduction card ({type(error).__name__}: {error}); expected about, "
             f"source, minutes, [run] and [expected.SEED.EPOCH] with METRIC = [VALUE, TOLERANCE]"
@@ -117,6 +118,11 @@ def card(name: str) -> Card:
 def _read(name: str, content: Mapping[str, Any], home: Path | None) -> Card:
     run = dict(content["run"])
     last = int(run["epochs"])
+    for words in (run["rewards"], run.get("sets", [])):
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(
+                f"expected a list of texts as rewards and as sets, found {shown(words)}"
+            )
     expected = {}
     for seed, epochs in content["expected"].items():
         figures = tuple(

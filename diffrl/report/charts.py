@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import re
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffrl.errors import one_line
+from diffrl.folder import is_number
 from diffrl.report.records import Group
 
 COLORS = ("#3b82c4", "#e0803a", "#3fa45b", "#c94f5d", "#8a6bbf", "#1fa3a3", "#b08a2e", "#d36bb0")
@@ -18,6 +21,9 @@ LONGEST = 60
 
 INK, FAINT = "#10203a", "#bac3d0"
 """Stand-ins that become the page's own colors."""
+
+LARGEST = 1e38
+"""Of larger numbers no axis can be drawn."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,11 @@ def over(group: Group, key: str, axis: str, label: str) -> Line | None:
     Epochs without the metric in every run are left out; None if nothing is left.
     """
     runs = [{int(m["epoch"]): m for m in record.metrics} for record in group.records]
-    epochs = [e for e in sorted(runs[0]) if all(_number(r.get(e, {}).get(key)) for r in runs)]
+    epochs = [
+        e
+        for e in sorted(runs[0])
+        if all(is_finite(r.get(e, {}).get(key)) and is_finite(r[e].get(axis, 0)) for r in runs)
+    ]
     if not epochs:
         return None
     x = [float(statistics.mean(r[e].get(axis, 0.0) for r in runs)) for e in epochs]
@@ -58,8 +68,9 @@ def over(group: Group, key: str, axis: str, label: str) -> Line | None:
     return Line(label, x, y, [float(statistics.stdev(r[e][key] for r in runs)) for e in epochs])
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and value == value and abs(value) != float("inf")
+def is_finite(value: Any) -> bool:
+    """Return whether a metric is there, and a number that can be drawn."""
+    return is_number(value) and -LARGEST < value < LARGEST
 
 
 def chart(
@@ -81,20 +92,22 @@ def chart(
         return None
     log = log and all(v > 0 for line in lines for v in line.y)
     few = max(len(line.x) for line in lines) < 12
-    file = re.sub(r"[^\w.+-]+", "-", f"{name}-over-{axis}")  # names are of whoever made the run
-    return Chart(file, title, axis, lines, log, few)
+    file = re.sub(r"[^\w.+-]+", "-", name)[:100]  # names of rewards are read from files
+    return Chart(f"{file}-over-{axis}", title, axis, lines, log, few)
 
 
 def save(charts: Sequence[Chart], folder: Path) -> list[str]:
     """Write charts as PNG and SVG files; return each as SVG for a page."""
     folder.mkdir(parents=True, exist_ok=True)
     pages = []
-    for one in charts:
-        figure = draw(one, INK, FAINT)
-        for kind in ("png", "svg"):
-            _write(folder / f"{one.name}.{kind}", figure)
-        pages.append(inline(figure))
-        figure.clear()
+    with warnings.catch_warnings():  # a browser has the letters that this font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        for one in charts:
+            figure = draw(one, INK, FAINT)
+            for kind in ("png", "svg"):
+                _write(folder / f"{one.name}.{kind}", figure)
+            pages.append(inline(figure))
+            figure.clear()
     return pages
 
 
@@ -136,6 +149,7 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
 
 def _plain(text: str) -> str:
     """Return text that matplotlib does not take for mathematics, and that leaves some room."""
+    text = one_line(text)
     short = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     return short.replace("$", r"\$")
 

@@ -201,9 +201,9 @@ def _embedded(path: Path) -> str:
 def _about(record: Record) -> dict[str, str]:
     """Return what stands at the top of the page about a run."""
     last = record.metrics[-1] if record.metrics else {}
-    machine, packages = (_table(record.environment, key) for key in ("machine", "packages"))
-    listed = machine.get("gpus")
-    gpus = ", ".join(map(str, listed if isinstance(listed, list) else []))
+    machine = record.environment.machine
+    gpus = ", ".join(machine.gpus) or f"{machine.cores or '?'} cores"
+    samples, seconds = (_finite(last.get(axis)) for axis in AXES)
     return {
         "run": record.name,
         "model": record.setting("model.ref"),
@@ -211,14 +211,14 @@ def _about(record: Record) -> dict[str, str]:
         "seed": record.setting("train.seed"),
         "epochs": f"{record.epochs} of {record.setting('train.epochs')}"
         + ("" if str(record.epochs) == record.setting("train.epochs") else ", unfinished"),
-        "samples": f"{int(last.get('samples', 0)):,}",
-        "minutes": f"{last.get('seconds', 0.0) / 60:.1f}",
-        "on": gpus or f"{machine.get('cores', '?')} cores",
-        "diffrl": str(packages.get("diffrl", "?")),
-        "commit": str(record.environment.get("commit") or "–")[:10],
+        "samples": f"{int(samples):,}",
+        "minutes": f"{seconds / 60:.1f}",
+        "on": gpus,
+        "diffrl": record.environment.packages.get("diffrl") or "?",
+        "commit": (record.environment.commit or "–")[:10],
     }
 
 
-def _table(content: dict[str, Any], key: str) -> dict[str, Any]:
-    found = content.get(key)
-    return found if isinstance(found, dict) else {}
+def _finite(value: Any) -> float:
+    """Return a metric, or 0 where there is none."""
+    return float(value) if charts.is_finite(value) else 0.0

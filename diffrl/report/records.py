@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from diffrl.errors import DiffrlError
 from diffrl.folder import (
@@ -18,10 +19,14 @@ from diffrl.folder import (
     METRICS,
     SETTINGS,
     read_metrics,
+    read_object,
 )
+from diffrl.paths import there
+from diffrl.report.shapes import Cells, Environment
 
 LINE = re.compile(r"(?P<key>[\w.-]+) = (?P<value>.*)")
 TABLE = re.compile(r"\[(?P<table>[^\]]+)\]")
+Shape = TypeVar("Shape", bound=BaseModel)
 MARK = "  # "
 """Before the origin of a value, in a saved settings file."""
 
@@ -47,6 +52,7 @@ class Record:
         before_after: the last comparison, if the run ended.
         environment: versions and machine.
         evaluation: what `diffrl eval` found, if it was asked.
+        broken: the files that are there and cannot be read, one line each.
     """
 
     folder: Path
@@ -54,8 +60,9 @@ class Record:
     metrics: tuple[dict[str, Any], ...]
     pictures: tuple[tuple[int, Path], ...]
     before_after: Path | None
-    environment: dict[str, Any]
-    evaluation: dict[str, Any] | None
+    environment: Environment
+    evaluation: Cells | None
+    broken: tuple[str, ...] = ()
 
     def setting(self, key: str) -> str:
         """Return a setting as it was written, without quotes, or nothing."""
@@ -75,8 +82,9 @@ class Record:
     def missing(self) -> list[str]:
         """Return what the page cannot show of this run, one line each."""
         if self.epochs == 0:
-            return [f"{self.folder}: no epoch is finished, so there are no curves"]
-        return []
+            unborn = f"{self.folder}: no epoch is finished, so there are no curves"
+            return [unborn, *self.broken]
+        return list(self.broken)
 
     @property
     def name(self) -> str:
@@ -103,7 +111,7 @@ def read(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
     records, problems = [], []
     seen: set[Path] = set()
     for folder in folders:
-        inside = [folder] if (folder / SETTINGS).is_file() else _inside(folder)
+        inside = [folder] if there(folder / SETTINGS) else _inside(folder)
         inside = [one for one in inside if one.resolve() not in seen]
         seen |= {one.resolve() for one in inside}
         if not inside and folder.resolve() not in seen:
@@ -114,7 +122,7 @@ def read(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
                 continue
             try:
                 records.append(record(one))
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, ValueError) as error:
                 problems.append(f"cannot read {one}: {error}")
     if not records:
         raise DiffrlError("\n".join(problems) or "no run was named")
@@ -122,7 +130,7 @@ def read(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    found = (p for p in folder.rglob(SETTINGS))
+    found = folder.rglob(SETTINGS) if there(folder) else ()
     return sorted(p.parent for p in found if CHECKPOINTS not in p.relative_to(folder).parts)
 
 
@@ -135,15 +143,17 @@ def record(folder: Path) -> Record:
         if re.fullmatch(r"[0-9]{1,9}", p.stem) and own(folder, p)
     )
     last = images / "before-after.png"
-    lines = read_metrics(folder) if own(folder, folder / METRICS) else []
+    broken: list[str] = []
+    environment = _shaped(folder, ENVIRONMENT, Environment, broken)
     return Record(
         folder=folder,
         settings=tuple(read_settings(folder / SETTINGS)),
-        metrics=tuple(_numbers(m) for m in lines if type(m.get("epoch")) is int),
+        metrics=tuple(read_metrics(folder)) if own(folder, folder / METRICS) else (),
         pictures=tuple(grids),
         before_after=last if last.is_file() and own(folder, last) else None,
-        environment=_json(folder, ENVIRONMENT) or {},
-        evaluation=_evaluation(folder),
+        environment=environment or Environment(),
+        evaluation=_shaped(folder, EVALUATION, Cells, broken),
+        broken=tuple(broken),
     )
 
 
@@ -155,7 +165,7 @@ def own(folder: Path, path: Path) -> bool:
 def read_settings(path: Path) -> list[Value]:
     """Return the values of a saved settings file with their origins, also of missing plugins."""
     table, found = "", []
-    for line in path.read_text("utf-8").splitlines():
+    for line in path.read_text("utf-8").split("\n"):
         content, mark, origin = line.rpartition(MARK)
         content = (content if mark else origin).rstrip()
         if head := TABLE.fullmatch(content):
@@ -165,30 +175,20 @@ def read_settings(path: Path) -> list[Value]:
     return found
 
 
-def _numbers(line: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in line.items() if type(v) in (int, float)}
-
-
-def _json(folder: Path, name: str) -> dict[str, Any] | None:
-    if not own(folder, folder / name):
+def _shaped(folder: Path, name: str, shape: type[Shape], broken: list[str]) -> Shape | None:
+    """Return what a JSON file holds, if it is there and has the shape that the page needs."""
+    path = folder / name
+    if not path.is_file() or not own(folder, path):
         return None
     try:
-        found = json.loads((folder / name).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _evaluation(folder: Path) -> dict[str, Any] | None:
-    """Return what `diffrl eval` wrote, if it has the shape that tables need."""
-    found = _json(folder, EVALUATION)
-    cells = (found or {}).get("cells")
-    wanted = {"subject", "prompts", "steps", "found", "wins"}
-    if not isinstance(cells, list):
-        return None
-    if not all(isinstance(c, dict) and wanted <= set(c) for c in cells):
-        return None
-    return found
+        return shape.model_validate(read_object(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        broken.append(f"cannot read {path}: {where}: {first['msg'].lower()}")
+    except ValueError as error:
+        broken.append(f"cannot read {path}: {error}")
+    return None
 
 
 def grouped(records: Sequence[Record]) -> list[Group]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from diffrl.report.charts import is_finite
 from diffrl.report.records import Group, Record
+from diffrl.report.shapes import Cell
 
 
 def steps_of(key: str) -> str:
@@ -21,7 +23,7 @@ def score_rows(group: Group) -> list[tuple[str, ...]]:
         return []
     rows = []
     for key in (k for k in runs[0][-1] if k.startswith("eval/")):
-        if all(key in lines[0] and key in lines[-1] for lines in runs):
+        if all(is_finite(line.get(key)) for lines in runs for line in (lines[0], lines[-1])):
             before = statistics.mean(lines[0][key] for lines in runs)
             after = [lines[-1][key] for lines in runs]
             spread = f" ± {statistics.stdev(after):.2f}" if len(after) > 1 else ""
@@ -32,35 +34,22 @@ def score_rows(group: Group) -> list[tuple[str, ...]]:
 
 
 def evaluation_tables(record: Record) -> list[dict[str, Any]]:
-    """Return the tables of what `diffrl eval` found for a run: one for each set of prompts.
-
-    None if the file holds something else.
-    """
-    try:
-        return _tables(record)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return []
-
-
-def _tables(record: Record) -> list[dict[str, Any]]:
-    cells = (record.evaluation or {}).get("cells", [])
+    """Return the tables of what `diffrl eval` found for a run: one for each set of prompts."""
+    cells = record.evaluation.cells if record.evaluation else []
     tables = []
-    for prompts in dict.fromkeys(c["prompts"] for c in cells):
-        here = sorted((c for c in cells if c["prompts"] == prompts), key=lambda c: c["steps"])
-        columns = list(dict.fromkeys(name for c in here for name in c["found"]))
-        rows = [
-            [str(c["steps"]), c["subject"], *(_entry(c, name) for name in columns)] for c in here
-        ]
+    for prompts in dict.fromkeys(c.prompts for c in cells):
+        here = sorted((c for c in cells if c.prompts == prompts), key=lambda c: c.steps)
+        columns = list(dict.fromkeys(name for c in here for name in c.found))
+        rows = [[str(c.steps), c.subject, *(_entry(c, name) for name in columns)] for c in here]
         tables.append({"name": prompts, "head": ["steps", "model", *columns], "rows": rows})
     return tables
 
 
-def _entry(cell: dict[str, Any], name: str) -> str:
-    found = cell["found"].get(name)
+def _entry(cell: Cell, name: str) -> str:
+    found, won = cell.found.get(name), cell.wins.get(name)
     if found is None:
         return "–"
-    low, high = found.get("low"), found.get("high")
-    text = f"{found['mean']:.2f}"
-    text += f" ± {(high - low) / 2:.2f}" if None not in (low, high) else ""
-    won = cell["wins"].get(name)
-    return f"{text} ({won['mean']:.0f} %)" if won else text
+    text = f"{found.mean:.2f}"
+    if found.low is not None and found.high is not None:
+        text += f" ± {(found.high - found.low) / 2:.2f}"
+    return f"{text} ({won.mean:.0f} %)" if won else text

@@ -7,8 +7,6 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import Field
-
 from diffrl.errors import (
     DiffrlError,
     DuplicateName,
@@ -16,6 +14,7 @@ from diffrl.errors import (
     SettingsError,
     UnknownName,
     did_you_mean,
+    shown,
 )
 from diffrl.recipe import Recipe
 from diffrl.registry import registry
@@ -31,7 +30,7 @@ from diffrl.stages import STAGES, Component, Reward
 class RewardWeight(Section):
     """The factor of a reward in the sum."""
 
-    weight: float = Field(1.0, allow_inf_nan=False)
+    weight: float = 1.0
 
 
 def without_lengths(items: Sequence[Item]) -> list[Item]:
@@ -177,7 +176,8 @@ class Draft:
             self._put(first, rest, item)
         elif first not in STAGES:
             near = did_you_mean(first, [*STAGES, "rewards", *SECTIONS])
-            self.problems.append(f"{item.written}: no stage or section is called {first!r}.{near}")
+            misses = f"no stage or section is called {shown(first)}.{near}"
+            self.problems.append(f"{item.written}: {misses}")
 
     def _set_bare(self, item: Item) -> None:
         name = item.key
@@ -198,7 +198,7 @@ class Draft:
             paths = [f"{path}.{f}" for f in near for path, fields in slots.items() if f in fields]
             known = f"`diffrl show {self.recipe.name}` lists them all."
             hint = f"Did you mean {' or '.join(paths)}?" if near else known
-            misses = f"no stage of {self.recipe.name!r} has a field {name!r}"
+            misses = f"no stage of {self.recipe.name!r} has a field {shown(name)}"
             self.problems.append(f"{item.written}: {misses}. {hint}")
 
     def _set_reward(self, item: Item, name: str, field: str) -> None:
@@ -211,7 +211,7 @@ class Draft:
             self.problems.append(f"{item.written}: name a field, for example {path}.weight=0.5")
         elif not item.soft and self.rewards:
             used = ", ".join(self.rewards)
-            self.problems.append(f"{item.written}: reward {name!r} is not in use ({used})")
+            self.problems.append(f"{item.written}: reward {shown(name)} is not in use ({used})")
 
     def _watch(self, given: Sequence[Any]) -> None:
         """Make targets of the rewards that are only watched; checks name unknown ones."""
@@ -232,5 +232,5 @@ class Draft:
             target.put(name, item.value, item.origin)
         elif not item.soft or path in SECTIONS:
             near = did_you_mean(name, target.model.model_fields)
-            has = f"{target.label} has no field {name!r}."
+            has = f"{target.label} has no field {shown(name)}."
             self.problems.append(f"{item.written}: {has}{near}")

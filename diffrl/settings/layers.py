@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffrl.errors import one_line
 from diffrl.settings.toml import parse_value, read
 from diffrl.stages import STAGES
 
@@ -59,7 +60,7 @@ class Item:
         """The item as messages quote it."""
         if self.origin.startswith("--set "):
             return self.origin
-        return f"{self.origin}: {self.key}"
+        return f"{self.origin}: {one_line(self.key)}"
 
 
 def from_preset(
@@ -96,7 +97,8 @@ def from_sets(sets: Sequence[str]) -> tuple[list[Item], list[str]]:
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            problems.append(f"--set {text}: expected key=value, for example --set loss.clip=2e-4")
+            wanted = "expected key=value, for example --set loss.clip=2e-4"
+            problems.append(f"--set {one_line(text)}: {wanted}")
             continue
         items.append(Item(_snake(key.strip()), parse_value(value.strip()), f"--set {text}"))
     return items, problems
@@ -117,11 +119,6 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix[:-1], value
         else:
             yield path, value
-
-
-def one_line(text: str) -> str:
-    """Return an origin that fits behind a TOML line as a comment."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def _snake(key: str) -> str:

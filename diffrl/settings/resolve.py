@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffrl import presets
-from diffrl.errors import DiffrlError, SettingsError
+from diffrl.errors import DiffrlError, SettingsError, one_line, shown
 from diffrl.recipe import Recipe
 from diffrl.registry import registry
 from diffrl.settings.draft import Draft
@@ -22,7 +22,6 @@ from diffrl.settings.layers import (
     from_flags,
     from_preset,
     from_sets,
-    one_line,
 )
 from diffrl.settings.resolved import Settings
 from diffrl.settings.rewards import read_spec
@@ -137,7 +136,7 @@ def _without(items: Sequence[Item], names: Mapping[str, str], problems: list[str
     for item in items:
         if item.key in names and item.value != names[item.key]:
             given = names[item.key]
-            problems.append(f"{item.written} = {item.value!r}, but this run uses {given!r}")
+            problems.append(f"{item.written} = {shown(item.value)}, but this run uses {given!r}")
     return [item for item in items if item.key not in names]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from diffrl.errors import SettingsError, UnknownName
+from diffrl.errors import SettingsError, UnknownName, one_line
 from diffrl.registry import registry
 from diffrl.settings.draft import Draft
 from diffrl.settings.layers import Flags, Item, flatten, from_flags, from_sets
@@ -73,6 +73,10 @@ def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Se
     given = content.get("rewards")
     tabled: dict[str, Any] = given if isinstance(given, dict) else {}
     for name in list(tabled):
+        if not isinstance(tabled[name], dict):
+            problems.append(f"{path}: rewards.{one_line(name)}: expected a table of settings")
+            del tabled[name]
+            continue
         try:
             found = read_saved(name, tabled[name])
         except UnknownName as error:
@@ -104,7 +108,7 @@ def _values(model: BaseModel) -> dict[str, Any]:
 def _origins(text: str) -> dict[str, str]:
     """Return the comment behind each line, by the key that the line sets."""
     found, table = {}, ""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # no other character ends a line of TOML
         code, mark, origin = line.rpartition(MARK)
         if not mark:
             code = line

@@ -5,7 +5,7 @@ Every field is reached as `section.field` from presets, `--config` files and `--
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -26,7 +26,9 @@ ACTIONS: tuple[str, ...] = get_args(Action)
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelSettings(Section):
@@ -35,9 +37,8 @@ class ModelSettings(Section):
     ref: str = Field(
         description="Hub id, id@revision, folder of a diffusers pipeline, or bundled:…"
     )
-    size: PositiveInt | None = Field(
+    size: Annotated[int, Field(ge=8)] | None = Field(
         None,
-        ge=8,
         description="Side of the pictures in pixels; default: what the model was trained at.",
     )
     guidance: NonNegativeFloat = Field(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from diffrl.errors import shown
+
 DEFAULT = "default"
+LARGEST_INT, LARGEST_FLOAT = 2**63 - 1, 3.4e38
+"""What TOML and tensors can hold."""
 
 
 @dataclass
@@ -43,10 +48,12 @@ class Target:
         """Return the model and no problems, or None and one problem for each wrong value."""
         values = {name: given[-1][0] for name, given in self.history.items()}
         try:
-            return self.model.model_validate(values), []
+            built = self.model.model_validate(values)
         except ValidationError as error:
             found = {self._problem(e) for e in error.errors(include_url=False)}
             return None, sorted(found)
+        found = [self.problem(name, why) for name, value in built if (why := too_large(value))]
+        return (None, found) if found else (built, [])
 
     def origins(self) -> dict[str, str]:
         """Return where the value of each field comes from."""
@@ -62,14 +69,14 @@ class Target:
             default = self.model.model_fields[name].default
             return f"{self.path}.{name} = {default!r}: {expected}\n      which is its default"
         value, origin = given[-1]
-        read = f"{self.path}.{name} = {value!r}: {expected}"
+        read = f"{self.path}.{name} = {shown(value)}: {expected}"
         return f"{read}\n      from {origin}{self._before(name)}"
 
     def _before(self, name: str) -> str:
         given = self.history[name]
         if len(given) > 1:
             value, origin = given[-2]
-            return f"; {origin} uses {value!r}"
+            return f"; {origin} uses {shown(value)}"
         info = self.model.model_fields[name]
         return "" if info.is_required() else f"; the default is {info.get_default()!r}"
 
@@ -84,3 +91,14 @@ class Target:
             return f"{self.path}.{name}: has no default, so set it with --set {self.path}.{name}=…"
         items = [str(p + 1) for p in place[1:] if isinstance(p, int)]
         return self.problem(name, message + (f" (item {', '.join(items)})" if items else ""))
+
+
+def too_large(value: Any) -> str:
+    """Return what a number should be that no tensor can hold, or nothing; also one of several."""
+    if isinstance(value, tuple | list):
+        return next((why for one in value if (why := too_large(one))), "")
+    if isinstance(value, int) and abs(value) > LARGEST_INT:
+        return "input should be a number of at most 64 bits"
+    if isinstance(value, float) and math.isfinite(value) and abs(value) > LARGEST_FLOAT:
+        return f"input should be between -{LARGEST_FLOAT:g} and {LARGEST_FLOAT:g}, as fp32 is"
+    return ""

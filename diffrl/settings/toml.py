@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diffrl.errors import SettingsError
+from diffrl.errors import SettingsError, one_line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,20 +21,22 @@ def read(path: Path, called: str) -> dict[str, Any]:
         SettingsError: if it cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError([f"{called}: {error.strerror or error}"]) from error
     except UnicodeDecodeError as error:
         raise SettingsError([f"{called}: not a text file in UTF-8"]) from error
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError([f"{called}: not TOML: {error}"]) from error
+    except RecursionError as error:
+        raise SettingsError([f"{called}: not TOML that can be read: nested too deeply"]) from error
+    except ValueError as error:
+        raise SettingsError([f"{called}: not TOML: {one_line(str(error))}"]) from error
 
 
 def parse_value(text: str) -> Any:
     """Return a TOML scalar or array, or the text itself where it is neither."""
     try:
         content = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a number of thousands of digits, hundreds of brackets
         return text
     value = content["value"]
     if set(content) != {"value"} or not isinstance(value, bool | int | float | str | list):

@@ -51,7 +51,7 @@ def forget(folder: Path, epoch: int, epochs: int) -> None:
     """Drop what epochs left that a resumed run will make again, of weights that are gone."""
     for place in (EVALUATIONS, IMAGES):
         for path in (folder / place).glob("[0-9]*"):
-            if path.stem.isdigit() and (not epoch or int(path.stem) > epoch):
+            if path.stem.isdecimal() and (not epoch or int(path.stem) > epoch):
                 path.unlink()
     if epoch < epochs:
         (folder / IMAGES / LAST).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from diffrl.errors import DiffrlError
 from diffrl.folder import SETTINGS, read_metrics
+from diffrl.paths import there
 from diffrl.settings import Settings
 
 
@@ -23,7 +24,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not (self.folder / SETTINGS).exists():
+        if not there(self.folder / SETTINGS):
             raise DiffrlError(f"no run in {folder}: expected a folder with {SETTINGS}")
 
     def __repr__(self) -> str:
@@ -50,7 +51,7 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """The checkpoint folders, oldest first."""
         found = (self.folder / "checkpoints").glob("*")
-        return sorted((p for p in found if p.name.isdigit()), key=lambda p: int(p.name))
+        return sorted((p for p in found if p.name.isdecimal()), key=lambda p: int(p.name))
 
     def pipeline(self, epoch: int | None = None) -> Any:
         """Return the diffusers pipeline with what was trained loaded into it.
@@ -91,6 +92,5 @@ class Run:
 
     def _repr_html_(self) -> str:
         last = self.metrics[-1] if self.metrics else {}
-        numbers = {k: v for k, v in last.items() if isinstance(v, int | float)}
-        rows = "".join(f"<tr><td>{escape(k)}</td><td>{v:.4g}</td></tr>" for k, v in numbers.items())
+        rows = "".join(f"<tr><td>{escape(k)}</td><td>{v:.4g}</td></tr>" for k, v in last.items())
         return f"<b>{escape(str(self.folder))}</b><table>{rows}</table>"

@@ -17,7 +17,7 @@ import torch
 from diffrl.adapters import attach_lora, train_all
 from diffrl.builtin.models import check_model
 from diffrl.builtin.references import recording
-from diffrl.errors import DiffrlError, PromptsError, SettingsError
+from diffrl.errors import DiffrlError, PromptsError, SettingsError, shown
 from diffrl.folder import SETTINGS, check_free
 from diffrl.judge import WeighedJudge
 from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention, latent_encoder
@@ -161,7 +161,7 @@ def open_prompts(ref: str) -> tuple[str, ...]:
     prompts = registry().hook.diffrl_open_prompts(ref=ref)
     if prompts is None:
         raise PromptsError(
-            f"no prompts at {ref!r}: expected animals, unseen, a file with one prompt a line, "
+            f"no prompts at {shown(ref)}: expected animals, unseen, a file with one prompt a line, "
             f"or a .jsonl of preferences"
         )
     if not prompts:

@@ -162,13 +162,19 @@ def fields_table(slot: str, model: Any) -> str:
 
 def kind(field: Any) -> str:
     """Return the values that a field takes, in words."""
-    limits = [
+    return f"{in_words(field.annotation)} {limits(field.metadata)}".strip()
+
+
+def limits(metadata: typing.Iterable[Any]) -> str:
+    """Return the bounds among what annotates a number, those inside a `Field` included."""
+    flat = [one for each in metadata for one in getattr(each, "metadata", [each])]
+    found = [
         f"{sign} {getattr(limit, name):g}"
         for name, sign in LIMITS.items()
-        for limit in field.metadata
+        for limit in flat
         if getattr(limit, name, None) is not None
     ]
-    return f"{in_words(field.annotation)} {', '.join(limits)}".strip()
+    return ", ".join(found)
 
 
 def in_words(annotation: Any) -> str:
@@ -179,7 +185,7 @@ def in_words(annotation: Any) -> str:
         return "none"
     if arguments := [a for a in typing.get_args(annotation) if a is not Ellipsis]:
         if typing.get_origin(annotation) is typing.Annotated:
-            return in_words(arguments[0])
+            return f"{in_words(arguments[0])} {limits(arguments[1:])}".strip()
         joined = " or ".join(in_words(a) for a in arguments)
         return f"list of {joined}" if typing.get_origin(annotation) in (tuple, list) else joined
     return getattr(annotation, "__name__", str(annotation))

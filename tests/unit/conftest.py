@@ -85,7 +85,7 @@ class Tempered(Loss):
 
     name: ClassVar[str] = "try-tempered"
     temperature: PositiveFloat
-    low: float = 0.0
+    low: float = Field(0.0, allow_inf_nan=True)
     high: float = 1.0
 
     @model_validator(mode="after")

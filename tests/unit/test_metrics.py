@@ -70,6 +70,6 @@ def test_optimizer_steps_that_overflowed_are_not_counted(bad):
     norms = [torch.tensor(v) for v in (1.0, bad, 3.0)]
     losses = [(1.0, {"value": torch.tensor(2.0)})]
     some = replace(tally(Ledger()), losses=losses, grad_norms=norms)
-    assert loss_metrics(some) == {"loss/value": 2, "grad_norm": 2, "updates": 2}
+    assert loss_metrics(some) == {"loss/value": 2, "grad_norm": 2, "updates": 2, "skipped": 1}
     none = replace(some, grad_norms=[torch.tensor(bad)])
     assert loss_metrics(none) == {"loss/value": 2, "updates": 0}
