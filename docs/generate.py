@@ -31,6 +31,7 @@ from generators.paper import accuracy, paper
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
 from generators.suites import suites
+from generators.watchdog import watchdog
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "diffrl_rwr"
@@ -80,6 +81,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/hooks.md": {"hooks": hooks},
     "docs/python.md": {"train": train, "resume": resume, "run": run},
     "docs/gallery.md": {"gallery": gallery},
+    "docs/watchdog.md": {"watchdog": watchdog},
     "docs/paper.md": {"paper": paper, "accuracy": accuracy},
     "docs/settings.md": {
         "sections": sections,

@@ -152,8 +152,8 @@ def missing(field: str, ref: str) -> list[str]:
     if found in PUBLISHED:
         return []
     return [
-        f"{field} = {shown(ref)}: is a pickled file that nobody vouched for; if it is what its author "
-        f"published, accept it with --set {field}={ref}{MARK}{found}"
+        f"{field} = {shown(ref)}: is a pickled file that nobody vouched for; if it is what its "
+        f"author published, accept it with --set {field}={ref}{MARK}{found}"
     ]
 
 
