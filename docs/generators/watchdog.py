@@ -26,7 +26,8 @@ def watchdog() -> str:
     settings = " ".join(f"`{one}`" for one in measured["settings"])
     about = (
         f"Means over 1, 2, 4 and 8 steps; *fallen* is in standard deviations of "
-        f"{measured['held_out']} over pictures before training. {where}; {settings}. What the watchdog said:"
+        f"{measured['held_out']} over pictures before training. {where}; {settings}. "
+        "What the watchdog said:"
     )
     return "\n".join([rows, "", about, "", *told(measured["runs"])])
 

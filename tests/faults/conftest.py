@@ -26,6 +26,12 @@ def sets(tmp_path_factory):
     return [word for one in chosen for word in ("--set", one)]
 
 
+def without(words, beginning):
+    """Return `--set` words less those of one key."""
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [w for pair in pairs if not pair[1].startswith(beginning) for w in pair]
+
+
 @pytest.fixture(scope="session")
 def reference(zygote, sets, tmp_path_factory):
     """Returns the whole run of an algorithm, made once."""
@@ -33,7 +39,8 @@ def reference(zygote, sets, tmp_path_factory):
 
     def of(algo, reward="pickscore"):
         if (algo, reward) not in made:
-            argv = ["train", "--algo", algo, "--reward", reward, *sets]
+            own = sets if reward == "pickscore" else without(sets, "rewards.pickscore")
+            argv = ["train", "--algo", algo, "--reward", reward, *own]
             folder = tmp_path_factory.mktemp("whole") / "run"
             made[algo, reward] = whole(zygote, argv, folder)
         return made[algo, reward]

@@ -1,0 +1,130 @@
+"""Precision, and gradients that are not finite."""
+
+import contextlib
+
+import pytest
+import torch
+
+import diffrl
+from diffrl.builtin.samplers import Ddim
+from diffrl.errors import Diverged
+from diffrl.trainer import checkpoint
+from diffrl.trainer.packing import read_packed, write_packed
+from diffrl.trainer.ranks import Ranks, accelerator
+from diffrl.trainer.session import DTYPES, open_pipeline, policy_of
+from diffrl.types import Advantages, Minibatch, gather
+
+
+@pytest.fixture
+def spoilt(monkeypatch):
+    """Makes the gradients of chosen backward passes nan, counted from 1."""
+    chosen, calls = set(), [0]
+    backward = Ranks.backward
+
+    def broken(self, loss):
+        calls[0] += 1
+        backward(self, loss * torch.nan if calls[0] in chosen else loss)
+
+    monkeypatch.setattr(Ranks, "backward", broken)
+    return chosen
+
+
+def finite(run):
+    state = checkpoint.read(run.checkpoints[-1])
+    return all(bool(w.isfinite().all()) for w in state["trained"].values())
+
+
+def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted(spoilt, tiny_sets, tmp_path):
+    spoilt |= {2, 3}
+    sets = [*tiny_sets, "sampler.steps=4"]
+    run = diffrl.train("sdpo", "pickscore", sets=sets, epochs=2, output=tmp_path / "r", live=False)
+    assert sum(m.get("skipped", 0) for m in run.metrics) >= 1
+    assert all(v == v for m in run.metrics for v in m.values())  # no nan is logged
+    assert finite(run)
+    assert run.metrics[-1]["updates"] >= 1
+
+
+def test_a_skipped_step_leaves_weights_and_optimizer_as_they_are():
+    made = accelerator("cpu", "fp32")
+    network = torch.nn.Linear(2, 1)
+    ranks = Ranks(made, 1.0)
+    call = ranks.prepare(network, torch.optim.AdamW(network.parameters(), lr=0.1))
+    ranks.backward(call(torch.ones(1, 2)).sum())
+    ranks.commit()
+    before = [p.clone() for p in network.parameters()]
+    moments = ranks.optimizer.state_dict()["state"][0]["exp_avg"].clone()
+    ranks.backward(call(torch.full((1, 2), torch.inf)).sum())
+    assert not ranks.commit().isfinite()
+    assert ranks.bad_steps == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert torch.equal(moments, ranks.optimizer.state_dict()["state"][0]["exp_avg"])
+    assert all(p.grad is None for p in network.parameters())
+    ranks.backward(call(torch.ones(1, 2)).sum())
+    ranks.commit()
+    assert ranks.bad_steps == 0
+
+
+def test_too_many_in_a_row_stop_the_run_which_is_saved(spoilt, tiny_sets, tmp_path):
+    sets = [*tiny_sets, "optimizer.bad_steps=3", "checkpoint.every=100"]
+    whole = diffrl.train(
+        "sdpo", "pickscore", sets=sets, epochs=4, output=tmp_path / "w", live=False
+    )
+    spoilt |= set(range(1, 1000))
+    with pytest.raises(Diverged, match=r"not finite .*; epoch \d is saved; continue") as stopped:
+        diffrl.train("sdpo", "pickscore", sets=sets, epochs=4, output=tmp_path / "r", live=False)
+    assert stopped.value.exit_code == 3
+    saved = diffrl.Run(tmp_path / "r").checkpoints[-1]
+    assert checkpoint.read(saved)["watch"]["bad-steps"] >= 3
+    spoilt.clear()
+    again = diffrl.resume(tmp_path / "r", live=False)
+    assert [m["epoch"] for m in again.metrics] == [m["epoch"] for m in whole.metrics]
+    assert finite(again)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_log_probs_are_in_fp32_from_fp32_latents_in_every_precision(precision, tiny_model):
+    """The network computes in its precision; states, densities and gradients do not."""
+    dtype = DTYPES[precision]
+    pipeline = open_pipeline(str(tiny_model), torch.device("cpu"), dtype)
+    diffrl.adapters.attach_lora(pipeline.unet, 2, 2.0, 0)
+    mixed = precision != "fp32"
+
+    def call(*args, **kwargs):
+        guard = torch.autocast("cpu", dtype) if mixed else contextlib.nullcontext()
+        with guard:
+            return pipeline.unet(*args, **kwargs)
+
+    policy = policy_of(pipeline, call, None, 1.0)
+    with torch.no_grad():
+        rollout = Ddim(steps=3, group=2)(policy, ["a fox"], torch.Generator().manual_seed(0))
+    path = rollout.path
+    assert {path.x.dtype, path.log_prob.dtype, rollout.x0.dtype} == {torch.float32}
+    advantages = Advantages(torch.ones(2, 3))
+    rows, steps = torch.tensor([[0, 1]]), torch.tensor([[0, 1, 2]])
+    batch = gather(rollout, advantages, Minibatch(rows, steps, True))
+    log_prob = policy.log_prob(batch)
+    assert log_prob.dtype == torch.float32
+    assert torch.equal(log_prob, batch.log_prob)  # of unchanged weights, to the last bit
+    log_prob.sum().backward()
+    grads = [p.grad for p in policy.trained.values() if p.grad is not None]
+    assert grads and {g.dtype for g in grads} == {torch.float32}
+    assert all(bool(g.isfinite().all()) for g in grads)
+
+
+def test_the_scale_of_half_precision_is_in_the_checkpoint(tiny_model, tmp_path):
+    """Found by a scaler that has backed off, and read back through the files of a checkpoint."""
+    made = accelerator("cpu", "fp32")
+    pipeline = open_pipeline(str(tiny_model), torch.device("cpu"), torch.float32)
+    diffrl.adapters.attach_lora(pipeline.unet, 2, 2.0, 0)
+    trained = [p for p in pipeline.unet.parameters() if p.requires_grad]
+    ranks = Ranks(made, 1.0)
+    policy = policy_of(
+        pipeline, ranks.prepare(pipeline.unet, torch.optim.AdamW(trained)), None, 1.0
+    )
+    made.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    made.scaler.scale(torch.ones(()))  # it makes its scale when first used
+    made.scaler.update(64.0)
+    write_packed(checkpoint.trained(policy, ranks), tmp_path / "state")
+    made.scaler.update(2.0)
+    checkpoint.restore_trained(read_packed(tmp_path / "state"), policy, ranks)
+    assert made.scaler.get_scale() == 64.0
