@@ -60,6 +60,7 @@ def render(groups: Sequence[Group], output: Path, plots: Path) -> None:
         sections=sections(groups, plots),
         scores=[(g.name, rows) for g in groups if (rows := score_rows(g))],
         slides=[(g.name, [s for s in map(slides, g.records) if s["shown"]]) for g in groups],
+        notices=[(r.name, r.notices) for r in records if r.notices],
         evaluations=[(r.name, evaluation_tables(r)) for r in records if r.evaluation],
         differences=differences([g.records[0] for g in groups]) if len(groups) > 1 else [],
         names=[g.name for g in groups],
@@ -147,13 +148,17 @@ def _evaluated(
 
 
 def _measures(groups: Sequence[Group], keys: Sequence[str]) -> list[charts.Chart]:
+    wanted = {f"picture-{name}": (name, f"picture/{name}/") for name in MEASURES}
+    wanted["kl"] = ("KL to the base model, nats per latent element", "kl/")
     made = []
-    for name in MEASURES:
-        steps = [k for k in keys if k.startswith(f"picture/{name}/")]
-        wanted = steps if len(groups) == 1 else steps[-1:]
-        labels = [(k, steps_of(k) if len(groups) == 1 else "") for k in wanted]
-        title = name if len(groups) == 1 or not wanted else f"{name}, {steps_of(wanted[0])}"
-        made.append(charts.chart(f"picture-{name}", title, "samples", groups, labels))
+    for file, (title, prefix) in wanted.items():
+        steps = [k for k in keys if k.startswith(prefix)]
+        if len(groups) == 1:
+            labels = [(k, steps_of(k)) for k in steps]
+        else:
+            labels = [(k, "") for k in steps[-1:]]
+            title = f"{title}, {steps_of(steps[-1])}" if steps else title
+        made.append(charts.chart(file, title, "samples", groups, labels))
     return [c for c in made if c]
 
 

@@ -10,14 +10,16 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from diffrl.errors import DiffrlError
+from diffrl.errors import DiffrlError, one_line
 from diffrl.folder import (
     CHECKPOINTS,
     ENVIRONMENT,
     EVALUATION,
     IMAGES,
     METRICS,
+    NOTICES,
     SETTINGS,
+    read_lines,
     read_metrics,
     read_object,
 )
@@ -41,6 +43,16 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What was noticed in an epoch, by whom, and what was done."""
+
+    epoch: str
+    source: str
+    message: str
+    action: str
+
+
+@dataclass(frozen=True)
 class Record:
     """A run, finished or not.
 
@@ -53,6 +65,7 @@ class Record:
         environment: versions and machine.
         evaluation: what `diffrl eval` found, if it was asked.
         broken: the files that are there and cannot be read, one line each.
+        notices: what checks and the watchdog said while the run went on.
     """
 
     folder: Path
@@ -63,6 +76,7 @@ class Record:
     environment: Environment
     evaluation: Cells | None
     broken: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     def setting(self, key: str) -> str:
         """Return a setting as it was written, without quotes, or nothing."""
@@ -154,7 +168,16 @@ def record(folder: Path) -> Record:
         environment=environment or Environment(),
         evaluation=_shaped(folder, EVALUATION, Cells, broken),
         broken=tuple(broken),
+        notices=tuple(read_notices(folder)),
     )
+
+
+def read_notices(folder: Path) -> list[Notice]:
+    """Return what a run noticed of itself."""
+    path = folder / NOTICES
+    lines = read_lines(path) if own(folder, path) else []
+    names = ("epoch", "source", "message", "action")
+    return [Notice(*(one_line(str(line.get(name, "–"))) for name in names)) for line in lines]
 
 
 def own(folder: Path, path: Path) -> bool:

@@ -1,5 +1,6 @@
 """`diffrl report`: one file, all that a run left, and pages of broken runs."""
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -84,6 +85,20 @@ def test_text_of_a_run_cannot_become_part_of_the_page(runs, tmp_path):
     write_report([copy], tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text("utf-8")
     assert "<script>bad()" not in text and "&lt;script&gt;bad()" in text
+
+
+def test_what_a_run_noticed_is_on_the_page(runs, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(runs / "sdpo/1", copy)
+    said = {"epoch": 3, "source": "watchdog", "rule": "kl", "message": "far <b>away</b>"}
+    torn = json.dumps(said)[:20]
+    lines = [json.dumps({**said, "action": "rollback to epoch 1"}), torn]
+    (copy / "notices.jsonl").write_text("\n".join(lines))
+    write_report([copy], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "What was noticed" in text and "rollback to epoch 1" in text
+    assert "far &lt;b&gt;away&lt;/b&gt;" in text and "<b>away" not in text
+    assert "KL to the base model" in text
 
 
 def test_a_run_without_an_epoch_is_shown_as_far_as_it_goes(runs, tmp_path, command):
