@@ -15,10 +15,17 @@ ALGORITHMS = [n for n, e in registry().components("algorithm").items() if e.pack
 
 
 def series(zygote, reference, folder, number, blows, kinds):
-    """Deal blows to one run, then let it end, and compare; return what was done."""
+    """Deal blows to a run, then let it end, and compare; return what was done.
+
+    A run that ends before a blow is compared, too, and another one begins.
+    """
     rng, tally = seeded(number), Tally()
-    for at in range(blows):
-        strike(zygote, reference, folder, rng, kinds[at % len(kinds)], tally)
+    for _ in range(4 * blows):
+        if tally.made == blows:
+            break
+        if not strike(zygote, reference, folder, rng, kinds[tally.made % len(kinds)], tally):
+            assert_same(reference, folder)
+            shutil.rmtree(folder)
         if not (folder / "settings.toml").exists():
             shutil.rmtree(folder, ignore_errors=True)
     finish(zygote, reference, folder)
@@ -29,9 +36,9 @@ def series(zygote, reference, folder, number, blows, kinds):
 
 @pytest.mark.parametrize("kind", HARM)
 def test_a_run_survives(kind, zygote, reference, tmp_path):
-    """Two blows each, one after the other, and the same end."""
-    tally = series(zygote, reference("sdpo"), tmp_path / "run", hash_of(kind), 3, [kind])
-    assert tally.survived >= 1
+    """Two blows, one after the other, and the same end."""
+    tally = series(zygote, reference("sdpo"), tmp_path / "run", hash_of(kind), 2, [kind])
+    assert tally.survived == 2
 
 
 @pytest.mark.parametrize("phase", PHASES[1:])
@@ -50,9 +57,9 @@ def hash_of(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_survives_many_blows(algo, zygote, reference, tmp_path, capsys):
-    """Nine runs of each algorithm with five blows of all kinds each."""
+    """Seven runs of each algorithm with five blows of all kinds each."""
     total, kinds = Tally(), list(HARM)
-    for number in range(9):
+    for number in range(7):
         shifted = kinds[number % 5 :] + kinds[: number % 5]
         done = series(zygote, reference(algo), tmp_path / f"{number}", 100 + number, 5, shifted)
         for name, count in done.blows.items():
@@ -60,4 +67,4 @@ def test_every_algorithm_survives_many_blows(algo, zygote, reference, tmp_path, 
         total.survived += done.survived
     with capsys.disabled():
         print(f"\n{algo}: {total.survived} of {total.made} blows survived: {total.blows}")
-    assert total.made == total.survived >= 34
+    assert total.made == total.survived == 35
