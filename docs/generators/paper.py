@@ -20,14 +20,21 @@ SAID = (
 
 
 def paper() -> str:
-    """Return what of the full tier was run, or of the quick one where nothing was."""
+    """Return what of the full tier was run, and the quick one until that is complete."""
+    parts: list[str] = []
     for tier in ("full", "quick"):
         path = FOLDER / f"paper_{tier}.json"
         measured = json.loads(path.read_text("utf-8")) if path.exists() else {"runs": {}}
         if any(measured["runs"].values()):
-            parts = [_run(measured), _summary(measured), _verdicts(measured)]
-            return "\n\n".join(parts)
-    return "*Not measured yet.*"
+            parts += [f"### The {tier} tier", _run(measured), _summary(measured)]
+            parts += [_verdicts(measured)]
+            if _is_complete(measured):
+                break
+    return "\n\n".join(parts) or "*Not measured yet.*"
+
+
+def _is_complete(measured: Mapping[str, Any]) -> bool:
+    return all(len(own) == measured["seeds_of_the_tier"] for own in measured["runs"].values())
 
 
 def accuracy() -> str:
@@ -45,8 +52,8 @@ def _run(measured: Mapping[str, Any]) -> str:
     wanted = len(seeds) * measured["seeds_of_the_tier"]
     commit = str(measured["environment"]["commit"])[:10]
     return (
-        f"**The {measured['tier']} tier: {sum(seeds)} of {wanted} runs**, {hours:.1f} hours of "
-        f"training on {measured['machine']}, at commit `{commit}`, with "
+        f"**{sum(seeds)} of {wanted} runs**, {hours:.1f} hours of training by the clock "
+        f"on {measured['machine']}, at commit `{commit}`, with "
         f"`{' '.join(measured['settings'])}`."
     )
 
