@@ -36,8 +36,9 @@ from diffrl.builtin.reward_predictors import Terminal
 from diffrl.folder import environment
 from diffrl.settings.resolve import resolve
 from diffrl.tensors import Generator, Tensor
+from diffrl.trainer.preflight import preflight
 from diffrl.trainer.ranks import accelerator
-from diffrl.trainer.session import Session, build, preflight
+from diffrl.trainer.session import Session, build
 from diffrl.types import Advantages, Memory, Minibatch, Rewards, Rollout, gather
 
 PAIRS = 8

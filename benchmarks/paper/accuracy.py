@@ -14,8 +14,9 @@ from benchmarks.paper.experiments import REWARDS
 from diffrl.scoring import checked
 from diffrl.settings.resolve import resolve
 from diffrl.tensors import Float, Int, Tensor
+from diffrl.trainer.preflight import preflight
 from diffrl.trainer.ranks import accelerator
-from diffrl.trainer.session import Session, build, preflight
+from diffrl.trainer.session import Session, build
 from diffrl.types import Prompts, Rollout
 
 STEPS = 50

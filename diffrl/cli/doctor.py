@@ -37,8 +37,9 @@ def doctor(
     from diffrl.doctor import examine, read_pictures
     from diffrl.doctor.pictures import refuse_unfit
     from diffrl.trainer import checkpoint
+    from diffrl.trainer.preflight import preflight
     from diffrl.trainer.ranks import accelerator
-    from diffrl.trainer.session import build, preflight
+    from diffrl.trainer.session import build
 
     given = None if pictures is None else read_pictures(pictures)
     if given is not None:

@@ -154,7 +154,7 @@ def _protocol(
     asked: Asked, runs: Sequence[Settings], model: Mapping[str, Any], precision: str
 ) -> Protocol:
     from diffrl.evidence.protocol import PROMPTS, Protocol, sampler_called
-    from diffrl.trainer.session import open_prompts
+    from diffrl.trainer.preflight import open_prompts
 
     first = runs[0] if runs else None
     usual = first.recipe.sampler.for_evaluation(1, asked.eta).name if first else "ddim"

@@ -17,9 +17,10 @@ from diffrl.trainer.epochs import go
 from diffrl.trainer.interrupt import Patience
 from diffrl.trainer.live import LiveView, live_view
 from diffrl.trainer.observers import FolderObserver
+from diffrl.trainer.preflight import preflight
 from diffrl.trainer.ranks import accelerator, agreed
 from diffrl.trainer.run import Run
-from diffrl.trainer.session import Session, build, preflight
+from diffrl.trainer.session import Session, build
 from diffrl.trainer.trackers import TrackerObserver
 
 

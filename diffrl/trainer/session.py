@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,30 +14,23 @@ import numpy
 import torch
 
 from diffrl.adapters import attach_lora, train_all
-from diffrl.builtin.models import check_model
 from diffrl.builtin.references import recording
-from diffrl.errors import DiffrlError, PromptsError, SettingsError, shown
-from diffrl.folder import SETTINGS, check_free
+from diffrl.errors import SettingsError
 from diffrl.judge import WeighedJudge
 from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention, latent_encoder
 from diffrl.policy import UNetPolicy
 from diffrl.registry import registry
 from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
-from diffrl.settings.saved import load
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.checkpoint import Position
 from diffrl.trainer.heap import reuse_freed_memory
-from diffrl.trainer.ranks import Ranks, check_device, log_into
-from diffrl.trainer.scorers import load_rewards, reward_problems
-from diffrl.trainer.trackers import tracker_problems
+from diffrl.trainer.ranks import Ranks, log_into
+from diffrl.trainer.scorers import load_rewards
 from diffrl.types import Memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-FIXED = {"model": ("ref", "size", "guidance"), "adapter": ("kind", "rank", "alpha")}
-"""What a run keeps when it is continued."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -94,79 +86,6 @@ class Session:
     def decode(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h8 w8"]:
         """Return pictures in [0, 1]."""
         return decoder(self.pipeline.vae)(x0)
-
-
-def preflight(
-    settings: Settings, folder: Path | None, resume: Path | None = None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Find everything that can be wrong before weights load; return training and eval prompts.
-
-    Args:
-        settings: of the run.
-        folder: that must be free, or None.
-        resume: folder of the run that is continued, or None.
-
-    Raises:
-        DiffrlError: naming all problems at once.
-    """
-    found: list[str] = [*check_device(settings.model.device, settings.model.precision)]
-    refs = (settings.train.prompts, settings.eval.prompts or settings.train.prompts)
-    opened: dict[str, tuple[str, ...]] = {}
-    for ref in dict.fromkeys(refs):
-        with _collecting(found):
-            opened[ref] = open_prompts(ref)
-    found += settings.recipe.sampler.prompt_problems(opened.get(refs[0], ()))
-    found += reward_problems(settings, opened, refs[1])
-    found += tracker_problems(settings.train.track)
-    with _collecting(found):
-        check_model(settings.model.ref)
-    if folder is not None:
-        with _collecting(found):
-            check_free(folder)
-    if resume is not None:
-        found += same_model(settings, resume)
-    if found:
-        raise SettingsError(list(dict.fromkeys(found)))
-    return opened[refs[0]], opened[refs[1]]
-
-
-def same_model(settings: Settings, folder: Path) -> list[str]:
-    """Return what a continued run would change although its weights depend on it."""
-    before = load(folder / SETTINGS)
-    return [
-        f"{section}.{name} = {getattr(getattr(settings, section), name)!r}: the run in {folder} "
-        f"was made with {getattr(getattr(before, section), name)!r}; leave it as it is"
-        for section, names in FIXED.items()
-        for name in names
-        if getattr(getattr(settings, section), name) != getattr(getattr(before, section), name)
-    ]
-
-
-@contextlib.contextmanager
-def _collecting(found: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except SettingsError as error:
-        found += error.problems
-    except DiffrlError as error:
-        found.append(str(error))
-
-
-def open_prompts(ref: str) -> tuple[str, ...]:
-    """Return the prompts of a reference, never none.
-
-    Raises:
-        PromptsError: if no plugin knows the reference or the list is empty.
-    """
-    prompts = registry().hook.diffrl_open_prompts(ref=ref)
-    if prompts is None:
-        raise PromptsError(
-            f"no prompts at {shown(ref)}: expected animals, unseen, a file with one prompt a line, "
-            f"or a .jsonl of preferences"
-        )
-    if not prompts:
-        raise PromptsError(f"no prompts in {ref!r}: the list is empty")
-    return tuple(prompts)
 
 
 def build(
@@ -269,6 +188,3 @@ def quiet() -> None:
     diffusers_logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers|transformers|peft")
-
-
-__all__ = ["Generator", "Session", "build", "preflight"]

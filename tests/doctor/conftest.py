@@ -6,8 +6,9 @@ from diffrl.doctor.checks import CHECKS
 from diffrl.doctor.rehearsal import rehearse
 from diffrl.doctor.weights import kept
 from diffrl.settings.resolve import resolve
+from diffrl.trainer.preflight import preflight
 from diffrl.trainer.ranks import accelerator
-from diffrl.trainer.session import build, preflight
+from diffrl.trainer.session import build
 
 
 @pytest.fixture(scope="session")

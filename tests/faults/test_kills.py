@@ -24,6 +24,7 @@ def series(zygote, reference, folder, number, blows, kinds):
         if tally.made == blows:
             break
         if not strike(zygote, reference, folder, rng, kinds[tally.made % len(kinds)], tally):
+            finish(zygote, reference, folder)  # it may only have been refused
             assert_same(reference, folder)
             shutil.rmtree(folder)
         if not (folder / "settings.toml").exists():

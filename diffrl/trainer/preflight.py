@@ -1,0 +1,93 @@
+"""Everything that can be wrong with a run, found before weights load."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffrl.builtin.models import check_model
+from diffrl.errors import DiffrlError, PromptsError, SettingsError, shown
+from diffrl.folder import SETTINGS, check_free
+from diffrl.registry import registry
+from diffrl.settings import Settings
+from diffrl.settings.saved import load
+from diffrl.trainer.ranks import check_device
+from diffrl.trainer.scorers import reward_problems
+from diffrl.trainer.trackers import tracker_problems
+
+FIXED = {"model": ("ref", "size", "guidance"), "adapter": ("kind", "rank", "alpha")}
+"""What a run keeps when it is continued."""
+
+
+def preflight(
+    settings: Settings, folder: Path | None, resume: Path | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Find everything that can be wrong before weights load; return training and eval prompts.
+
+    Args:
+        settings: of the run.
+        folder: that must be free, or None.
+        resume: folder of the run that is continued, or None.
+
+    Raises:
+        DiffrlError: naming all problems at once.
+    """
+    found: list[str] = [*check_device(settings.model.device, settings.model.precision)]
+    refs = (settings.train.prompts, settings.eval.prompts or settings.train.prompts)
+    opened: dict[str, tuple[str, ...]] = {}
+    for ref in dict.fromkeys(refs):
+        with _collecting(found):
+            opened[ref] = open_prompts(ref)
+    found += settings.recipe.sampler.prompt_problems(opened.get(refs[0], ()))
+    found += reward_problems(settings, opened, refs[1])
+    found += tracker_problems(settings.train.track)
+    with _collecting(found):
+        check_model(settings.model.ref)
+    if folder is not None:
+        with _collecting(found):
+            check_free(folder)
+    if resume is not None:
+        found += same_model(settings, resume)
+    if found:
+        raise SettingsError(list(dict.fromkeys(found)))
+    return opened[refs[0]], opened[refs[1]]
+
+
+def same_model(settings: Settings, folder: Path) -> list[str]:
+    """Return what a continued run would change although its weights depend on it."""
+    before = load(folder / SETTINGS)
+    return [
+        f"{section}.{name} = {getattr(getattr(settings, section), name)!r}: the run in {folder} "
+        f"was made with {getattr(getattr(before, section), name)!r}; leave it as it is"
+        for section, names in FIXED.items()
+        for name in names
+        if getattr(getattr(settings, section), name) != getattr(getattr(before, section), name)
+    ]
+
+
+@contextlib.contextmanager
+def _collecting(found: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except SettingsError as error:
+        found += error.problems
+    except DiffrlError as error:
+        found.append(str(error))
+
+
+def open_prompts(ref: str) -> tuple[str, ...]:
+    """Return the prompts of a reference, never none.
+
+    Raises:
+        PromptsError: if no plugin knows the reference or the list is empty.
+    """
+    prompts = registry().hook.diffrl_open_prompts(ref=ref)
+    if prompts is None:
+        raise PromptsError(
+            f"no prompts at {shown(ref)}: expected animals, unseen, a file with one prompt a line, "
+            f"or a .jsonl of preferences"
+        )
+    if not prompts:
+        raise PromptsError(f"no prompts in {ref!r}: the list is empty")
+    return tuple(prompts)
