@@ -103,9 +103,9 @@ def saved_adapter(session: Session, rehearsal: Rehearsal) -> list[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         save_weights(session.pipeline.unet, Path(folder))
         if session.settings.adapter.kind == "lora":
-            fresh.load_lora_weights(folder, weight_name=LORA_FILE)
+            fresh.load_lora_weights(folder, weight_name=LORA_FILE, use_safetensors=True)
         else:
-            unet = type(fresh.unet).from_pretrained(Path(folder) / "unet")
+            unet = type(fresh.unet).from_pretrained(Path(folder) / "unet", use_safetensors=True)
             fresh.unet = unet.to(session.policy.device, DTYPES[model.precision])
     off = 255 * float((_picture(session, fresh, rehearsal) - live).abs().mean())
     effect = 255 * float((before - live).abs().mean())

@@ -8,11 +8,9 @@ from typing import Any
 
 from diffrl.errors import DiffrlError
 from diffrl.settings.rewards import read_spec
-from diffrl.settings.sections import ACTIONS, RULES
 from diffrl.settings.target import Target
 
 SCHEDULE = 1000
-METRIC = re.compile(r"-?[\w.-]+(/[\w.-]+)*")
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 
 
@@ -40,23 +38,6 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
             read_spec(spec)
         except DiffrlError as error:
             found.append(targets["eval"].problem("watch", str(error)))
-    return found + _watchdog(targets, built)
-
-
-def _watchdog(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with actions for single rules, and with the metric of the best."""
-    found = []
-    watchdog, kept = built.get("watchdog"), built.get("checkpoint")
-    for one in watchdog.rules if watchdog is not None else ():
-        rule, equals, action = one.partition("=")
-        if not equals or rule not in RULES or action not in ACTIONS:
-            expected = f"{one!r}: input should be RULE=ACTION, of the rules {', '.join(RULES)} "
-            found.append(
-                targets["watchdog"].problem("rules", expected + f"and {', '.join(ACTIONS)}")
-            )
-    if kept is not None and kept.best and not METRIC.fullmatch(kept.best):
-        expected = "input should be a metric, for example eval/pickscore/4-step"
-        found.append(targets["checkpoint"].problem("best", expected))
     return found
 
 

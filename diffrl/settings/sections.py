@@ -20,7 +20,11 @@ from pydantic import (
 Action = Literal["off", "warn", "slow", "rollback", "stop"]
 """What a watchdog does, from nothing to everything."""
 
-ACTIONS: tuple[str, ...] = get_args(Action)
+RULES = ("held_out", "diversity", "sharpness", "kl", "grad_norm")
+"""Rules of the watchdog, which are also the names of their limits."""
+
+RuleAction = Annotated[str, Field(pattern=rf"^({'|'.join(RULES)})=({'|'.join(get_args(Action))})$")]
+"""An action for a single rule."""
 
 
 class Section(BaseModel):
@@ -136,7 +140,7 @@ class CheckpointSettings(Section):
 
     every: PositiveInt = Field(10, description="Epochs between checkpoints; the last always saves.")
     keep: NonNegativeInt = Field(0, description="How many newest checkpoints stay; 0: all.")
-    best: str | None = Field(
+    best: Annotated[str, Field(pattern=r"^-?[a-z]+(/[A-Za-z0-9_.-]+)+$")] | None = Field(
         None,
         description="Metric, as eval/pickscore/4-step, whose best checkpoint stays, too; with a "
         "minus before it less is better.",
@@ -151,7 +155,7 @@ class WatchdogSettings(Section):
         description="off; warn; slow: lower the learning rate; rollback: to the last good "
         "checkpoint, and slower; stop: there.",
     )
-    rules: tuple[str, ...] = Field(
+    rules: tuple[RuleAction, ...] = Field(
         (), description="Other actions for single rules: held_out=stop, grad_norm=slow and so on."
     )
     held_out: PositiveFloat | None = Field(
@@ -192,9 +196,6 @@ class WatchdogSettings(Section):
         """Whether a rule may send the run back, so that good checkpoints are needed."""
         return bool({"rollback", "stop"} & {self.action_of(rule) for rule in RULES})
 
-
-RULES = ("held_out", "diversity", "sharpness", "kl", "grad_norm")
-"""Rules of the watchdog, which are also the names of their limits."""
 
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelSettings,

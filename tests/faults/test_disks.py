@@ -45,7 +45,9 @@ def may_mount():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's namespaces")
-@pytest.mark.parametrize("room", ["60k", "400k", "1300k"])
+@pytest.mark.parametrize(
+    "room", [*(pytest.param(r, marks=pytest.mark.slow) for r in ("60k", "1300k")), "400k"]
+)
 def test_a_full_disk_costs_nothing_that_was_saved(room, reference, tmp_path, monkeypatch):
     """What does not fit is named with what is safe; with more room the run goes on to its end."""
     if not may_mount():

@@ -72,7 +72,7 @@ def values(schema):
         sizes = {"min_size": schema.get("minItems", 0), "max_size": schema.get("maxItems", 4)}
         return st.lists(values(schema["items"]), **sizes)
     if kind == "string":
-        return st.from_regex(schema["pattern"]) if "pattern" in schema else TEXT
+        return st.from_regex(schema["pattern"], fullmatch=True) if "pattern" in schema else TEXT
     return {"null": st.none, "boolean": st.booleans}.get(kind, lambda: numbers(schema))()
 
 

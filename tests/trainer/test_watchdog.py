@@ -110,7 +110,8 @@ def test_single_rules_have_actions_of_their_own():
 
 
 def test_rules_that_do_not_exist_are_refused():
-    with pytest.raises(SettingsError, match=r"watchdog.rules .* 'held=stop': input should be RULE"):
+    said = r"watchdog.rules = \['held=stop'\]: string should match"
+    with pytest.raises(SettingsError, match=said):
         resolve("sdpo", ["pickscore"], sets=['watchdog.rules=["held=stop"]'])
 
 
