@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from diffrl.adapters import save_weights
-from diffrl.errors import ResumeError
+from diffrl.errors import ResumeError, one_line
 from diffrl.folder import METRICS, SETTINGS
 from diffrl.policy import UNetPolicy
 from diffrl.shelf import offer, place, put, seal
@@ -23,6 +23,8 @@ from diffrl.trainer.ranks import Ranks
 from diffrl.types import Memory
 
 STATE, FORMAT = "trainer_state", 2
+BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError)
+"""What comes of values that are not what a trainer wrote."""
 
 
 @dataclass
@@ -118,7 +120,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         state = read_packed(path / STATE)
     except (OSError, ValueError) as error:
-        cause = " ".join(str(error).split())[:160]
+        cause = one_line(str(error))[:160]
         run = path.parents[1]
         raise ResumeError(
             f"the checkpoint {path} cannot be read: {cause}; {offer(run, path)}"
@@ -135,17 +137,36 @@ def load(path: Path, policy: UNetPolicy, ranks: Ranks, rng: Generator) -> Positi
         ResumeError: if the checkpoint cannot be read or belongs to another model.
     """
     state = read(path)
-    if _shapes(state["trained"]) != _shapes(policy.trained):
-        raise ResumeError(f"the checkpoint {path} was written for another model or adapter")
-    if len(state["random"]) != ranks.count:
+    try:
+        if _shapes(state["trained"]) != _shapes(policy.trained):
+            raise ResumeError(f"the checkpoint {path} was written for another model or adapter")
+        if len(state["random"]) != ranks.count:
+            raise ResumeError(
+                f"the checkpoint {path} was written by {len(state['random'])} process(es); "
+                f"this run has {ranks.count}"
+            )
+        restore_trained(state, policy, ranks)
+        restore_random(state["random"][ranks.accelerator.process_index], rng, policy.noise_rng)
+        return _position(state)
+    except BROKEN as error:
+        cause = one_line(f"{type(error).__name__}: {error}")[:160]
         raise ResumeError(
-            f"the checkpoint {path} was written by {len(state['random'])} process(es); "
-            f"this run has {ranks.count}"
-        )
-    restore_trained(state, policy, ranks)
-    restore_random(state["random"][ranks.accelerator.process_index], rng, policy.noise_rng)
-    memory = Memory({(prompt, steps): h for prompt, steps, h in state["memory"]})
-    return Position(state["epoch"], memory, state["progress"], state["watch"])
+            f"the checkpoint {path} holds something else than a run's state: {cause}; "
+            f"{offer(path.parents[1], path)}"
+        ) from None
+
+
+def _position(state: Mapping[str, Any]) -> Position:
+    history = {(str(prompt), int(steps)): h for prompt, steps, h in state["memory"]}
+    if not all(torch.is_tensor(h) for h in history.values()):
+        raise ValueError("memory holds something else than tensors")
+    memory = Memory(history)
+    numbers = {part: _numbers(state[part]) for part in ("progress", "watch")}
+    return Position(int(state["epoch"]), memory, numbers["progress"], numbers["watch"])
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in found.items()}
 
 
 def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

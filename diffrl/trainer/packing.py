@@ -33,15 +33,15 @@ def read_packed(stem: Path) -> Any:
         OSError: if a file is missing.
         ValueError: if a file is not what it should be.
     """
-    content = json.loads(stem.with_suffix(".json").read_text("utf-8"))
+    described, held = stem.with_suffix(".json"), stem.with_suffix(".safetensors")
     try:
-        tensors = load_file(stem.with_suffix(".safetensors"))
-    except SafetensorError as error:
-        raise ValueError(f"{stem.with_suffix('.safetensors').name}: {error}") from None
-    try:
+        content = json.loads(described.read_text("utf-8"))
+        tensors = load_file(held)
         return _unpacked(content, tensors)
+    except SafetensorError as error:
+        raise ValueError(f"{held.name}: {error}") from None
     except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{stem.with_suffix('.json').name}: {error!r}") from None
+        raise ValueError(f"{described.name}: {error!r}") from None
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

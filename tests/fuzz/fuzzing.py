@@ -26,6 +26,7 @@ def fuzz(examples, strategy, check):
         check(drawn)
 
     with warnings.catch_warnings():  # beartype picks at random which items it checks
+        warnings.filterwarnings("ignore", "Generating overly large repr")
         warnings.filterwarnings("ignore", "Do not use the `random` module inside strategies")
         settings(PROFILE, max_examples=examples)(given(strategy)(each))()
 
