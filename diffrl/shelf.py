@@ -96,12 +96,12 @@ def chosen(folder: Path, epoch: int | None) -> Path | None:
     Raises:
         ResumeError: if it is not there or damaged, naming the newest that is whole.
     """
-    there = saved(folder)
-    if epoch == 0 or (epoch is None and not there):
+    found = saved(folder)
+    if epoch == 0 or (epoch is None and not found):
         return None
-    wanted = there[-1] if epoch is None else place(folder, epoch)
-    if wanted not in there:
-        known = ", ".join(p.name for p in there) or "none"
+    wanted = found[-1] if epoch is None else place(folder, epoch)
+    if wanted not in found:
+        known = ", ".join(p.name for p in found) or "none"
         raise ResumeError(f"no checkpoint of epoch {epoch} in {folder}; there are: {known}")
     if wrong := damage(wanted):
         raise ResumeError(f"the checkpoint {wanted} is damaged: {wrong}; {offer(folder, wanted)}")
@@ -162,11 +162,13 @@ def prune(folder: Path, keep: int, best: str | None = None, also: Collection[int
         best: metric of whose values the highest stays, too; with a minus before it, the lowest.
         also: epochs that stay, too.
     """
-    there = saved(folder)
-    stay = {int(p.name) for p in there[-keep:]} | set(also)
+    if not keep:
+        return
+    found = saved(folder)
+    stay = {int(p.name) for p in found[-keep:]} | set(also)
     if best:
-        stay |= best_of(folder, best, [int(p.name) for p in there])
-    for path in there if keep else []:
+        stay |= best_of(folder, best, [int(p.name) for p in found])
+    for path in found:
         if int(path.name) not in stay:
             shutil.rmtree(path)
 

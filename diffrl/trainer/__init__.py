@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffrl import shelf
 from diffrl.folder import METRICS, SETTINGS, create, default_folder, write
@@ -22,6 +23,9 @@ from diffrl.trainer.ranks import accelerator, agreed
 from diffrl.trainer.run import Run
 from diffrl.trainer.session import Session, build
 from diffrl.trainer.trackers import TrackerObserver
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def run(
@@ -48,7 +52,7 @@ def run(
     prompts = preflight(settings, None if resume else output, resume)
     made = accelerator(settings.model.device, settings.model.precision)
     folder = agreed(resume or output or default_folder(settings), made)
-    start = shelf.chosen(folder, at) if resume else None
+    start = _start(folder, at, made) if resume else None
     session = build(settings, made, folder, prompts)
     observers = _observers(session, live)
     try:
@@ -68,6 +72,15 @@ def run(
     return Run(folder)
 
 
+def _start(folder: Path, at: int | None, made: Accelerator) -> Path | None:
+    """Return the checkpoint to go on from, once what a kill left behind is put right."""
+    if made.is_main_process:
+        with telling_of_disks(folder):
+            shelf.tidy(folder)
+    made.wait_for_everyone()
+    return shelf.chosen(folder, at)
+
+
 def _begin(session: Session, start: Path | None) -> None:
     """Restore a checkpoint, or make the folder of a run that begins; keep what is gone back on."""
     folder, ranks = session.folder, session.ranks
@@ -81,7 +94,6 @@ def _begin(session: Session, start: Path | None) -> None:
         if (start / METRICS).is_file():
             write(folder / METRICS, (start / METRICS).read_text("utf-8"))
         write(folder / SETTINGS, dump(session.settings))
-    shelf.tidy(folder)
     shelf.set_aside(folder, session.epoch)
 
 

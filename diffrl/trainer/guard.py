@@ -62,8 +62,9 @@ def act(session: Session, found: Sequence[Sighting]) -> bool:
     again = session.watch.get(ROLLBACKS, 0.0) < settings.rollbacks
     if action == "rollback" and not (good and again):
         action = "stop"
-    told = f"{action} to epoch {good}" if good and action in ("rollback", "stop") else action
     back = good if good and action in ("rollback", "stop") else None
+    way = {"rollback": "to", "stop": "at"}
+    told = action if back is None else f"{action} {way[action]} epoch {back}"
     at = session.epoch
     notice(session, [_told(at, one, told, back) for one in found])
     if action in ("slow", "rollback"):

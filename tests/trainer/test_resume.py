@@ -158,6 +158,16 @@ def test_what_a_kill_left_between_two_names_is_put_right(copied):
     assert sorted(p.name for p in checkpoints.iterdir()) == ["1", "2", "3", "4"]
 
 
+def test_a_run_goes_on_from_what_was_put_right(copied):
+    """A kill between two names costs not even the epochs since the checkpoint before."""
+    checkpoints = copied / "checkpoints"
+    (checkpoints / "4").rename(checkpoints / ".4.old")
+    made = (checkpoints / ".4.old" / "SHA256SUMS").stat().st_mtime_ns
+    diffrl.resume(copied, live=False)
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["1", "2", "3", "4"]
+    assert (checkpoints / "4" / "SHA256SUMS").stat().st_mtime_ns == made  # not written again
+
+
 @pytest.fixture
 def copied(tiny_run, tmp_path):
     return shutil.copytree(tiny_run.folder, tmp_path / "run")
