@@ -111,6 +111,12 @@ class Diverged(DiffrlError):
     exit_code = 3
 
 
+class ProcessLost(DiffrlError):
+    """One of the processes of a run has ended, so that the others cannot go on."""
+
+    exit_code = 3
+
+
 class Interrupted(DiffrlError):
     """A run that was asked to stop; `exit_code` is what shells give for the signal.
 

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from diffrl.kernels import Ddim, Lcm, log_density
 from diffrl.stages import Weights
 from diffrl.stepwise import one_step_at_a_time
+from diffrl.streams import normal
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.types import Batch, Prompts, at_step
 
@@ -80,7 +81,7 @@ class UNetPolicy:
 
     def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
         """Return standard normal noise of shape `(*shape, *latent)`, the same on every device."""
-        return torch.randn((*shape, *self._latent), generator=rng).to(self.device)
+        return normal((*shape, *self._latent), rng).to(self.device)
 
     def encode(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b *latent"]:
         """Return the latents of pictures in [0, 1], cropped to a square and resized to fit."""

@@ -77,16 +77,14 @@ def take(rollout: Rollout, rewards: Rewards, rows: Int[Tensor, "k"]) -> tuple[Ro
             path=picked,
             labels=None if rollout.labels is None else rollout.labels[rows],
         ),
-        Rewards(
-            rewards.value[rows],
-            None if rewards.grad is None else rewards.grad[rows],
-            None if rewards.each is None else rewards.each[rows],
-        ),
+        only(rewards, rows),
     )
 
 
-def whole_groups(rollout: Rollout, rewards: Rewards) -> Int[Tensor, "k"]:
-    """Return the rows of the groups in which every row has finite rewards at every step."""
-    bad = ~rewards.value.isfinite().flatten(1).all(1).cpu()
-    group = rollout.prompts.group.cpu()
-    return (~torch.isin(group, group[bad])).nonzero()[:, 0]
+def only(rewards: Rewards, rows: Int[Tensor, "k"]) -> Rewards:
+    """Return the rewards of some rows, in the given order."""
+    return Rewards(
+        rewards.value[rows],
+        None if rewards.grad is None else rewards.grad[rows],
+        None if rewards.each is None else rewards.each[rows],
+    )

@@ -64,7 +64,10 @@ class Stored(Sampler):
         """Return two rows for each text, a pair that the file has for it."""
         import torch
 
-        pairs = [self._pick(one, rng) for one in text]
+        from diffrl.streams import each
+
+        own = each(rng, len(text))
+        pairs = [self._pick(one, its) for one, its in zip(text, own, strict=True)]
         prompts, times = policy.prompts(text, 2), policy.timesteps(self.steps)
         with torch.no_grad():
             x0 = torch.cat([_latent(policy, file) for pair in pairs for file in pair.files])

@@ -54,7 +54,7 @@ def doctor(
         findings = examine(session, given, debug)
     if session.ranks.is_main:
         _print(settings, run, session.epoch, findings, as_json)
-    session.ranks.accelerator.wait_for_everyone()
+    session.ranks.wait()
     return int(any(one.verdict == "fail" for one in findings))
 
 

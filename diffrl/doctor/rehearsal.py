@@ -11,9 +11,9 @@ from diffrl.doctor.pictures import Pictures
 from diffrl.recipe import Recipe
 from diffrl.stages import Weights
 from diffrl.tensors import Float, Tensor
-from diffrl.trainer.collect import Clock, collect, without_bad
-from diffrl.trainer.epochs import draw_prompts
-from diffrl.trainer.loop import cut
+from diffrl.trainer.collect import Batches, Clock, collect
+from diffrl.trainer.epochs import draw
+from diffrl.trainer.loop import Tally, cut
 from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session
 from diffrl.types import Advantages, Batch, Minibatch, Rollout, gather
@@ -61,27 +61,18 @@ def rehearse(session: Session, given: Pictures | None = None) -> Rehearsal:
     """Sample, score and estimate one batch as the run would in its next epoch."""
     train, recipe = session.settings.train, session.settings.recipe
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(session.epoch + 1))
-    text = draw_prompts(session)[: max(1, train.sample_batch // recipe.sampler.group)]
     overlap = overlaps(session.settings, session.ranks.accelerator.device)
-    rollout, rewards = collect(
-        recipe,
-        session.policy,
-        session.judge,
-        session.ranks,
-        text,
-        session.rng,
-        train.sample_batch,
-        overlap,
-        Clock(),
-    )
-    session.judge.drain()
-    if train.bad_scores == "drop":
-        rollout, rewards, _ = without_bad(rollout, rewards)
-    advantages, _ = session.ranks.advantages(
-        recipe.advantage_estimator, rewards, rollout.prompts, session.memory
-    )
-    minibatches = recipe.update_scheduler(rollout.prompts, advantages, session.rng)
-    pieces = _first_update(cut(minibatches, train.micro_batch))
+    batches = Batches(train.sample_batch, train.micro_batch, overlap=overlap,
+                      drop=train.bad_scores == "drop")  # fmt: skip
+    share = draw(session).first(max(1, train.sample_batch // recipe.sampler.group))
+    judge = session.judge
+    found = collect(recipe, session.policy, judge, session.ranks, share, batches, Clock())
+    everyone, _ = recipe.advantage_estimator(found.everyone, found.share.prompts, session.memory)
+    tally = Tally(found, everyone, judge.drain())
+    minibatches = recipe.update_scheduler(found.share.prompts, everyone, session.rng)
+    own = (found.share.of(whole)[0] for whole in minibatches)
+    pieces = _first_update(cut(own, train.micro_batch))
+    rollout, advantages = found.rollout, tally.advantages
     rows = max((piece.rows.numel() for piece in pieces), default=train.micro_batch)
     return Rehearsal(recipe, rollout, advantages, pieces, rows, given)
 

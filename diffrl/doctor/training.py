@@ -33,8 +33,7 @@ def log_prob_gap(session: Session, rehearsal: Rehearsal) -> list[Finding]:
     gap, count = 0.0, 0
     for batch in rehearsal.chunks():
         assert batch.log_prob is not None
-        with session.ranks.accumulating(False):
-            ratio = (session.policy.log_prob(batch).detach() - batch.log_prob).abs()
+        ratio = (session.policy.log_prob(batch).detach() - batch.log_prob).abs()
         gap = max(gap, float(ratio.nan_to_num(torch.inf).max()))
         count += ratio.numel()
     measured = f"largest |log-ratio| of unchanged weights {gap:.1e}, of {count} steps"
@@ -103,8 +102,8 @@ def ranks_in_step(session: Session, rehearsal: Rehearsal) -> list[Finding]:
         "" if moved else "; the update moved none"
     )
     advice = (
-        "the network must be called through what accelerate prepared, and the gradient sent "
-        "through it; processes need the same weights, settings and library versions"
+        "gradients of all processes must be added up before each optimizer step; processes need "
+        "the same weights, settings and library versions"
     )
     return [found(name, measured, "1, after one update", moved and different == 1, advice)]
 
@@ -156,9 +155,8 @@ def total_memory(device: torch.device) -> int:
 def _loss(session: Session, rehearsal: Rehearsal) -> None:
     """Send the gradient of the first optimizer step."""
     for piece, batch in zip(rehearsal.pieces, rehearsal.batches(), strict=True):
-        with session.ranks.accumulating(piece.commit):
-            out = rehearsal.recipe.loss(session.policy, batch)
-            session.ranks.backward(piece.weight * out.value)
+        out = rehearsal.recipe.loss(session.policy, batch)
+        session.ranks.backward(piece.weight * out.value)
 
 
 def _probe(session: Session, rehearsal: Rehearsal) -> None:

@@ -28,7 +28,7 @@ def kept(session: Session) -> Iterator[None]:
     policy, ranks = session.policy, session.ranks
     before = copy.deepcopy(trained(policy, ranks))
     trains = {p: p.requires_grad for p in parameters(session).values()}
-    random = random_state(session.rng, policy.noise_rng)
+    random = random_state(session.rng)
     try:
         yield
     finally:
@@ -37,7 +37,7 @@ def kept(session: Session) -> Iterator[None]:
             parameter.requires_grad_(wanted)
         forget_gradients(session)
         session.judge.drain()
-        restore_random(random, session.rng, policy.noise_rng)
+        restore_random(random, session.rng)
 
 
 def parameters(session: Session) -> dict[str, nn.Parameter]:

@@ -88,9 +88,11 @@ class TrainSettings(Section):
 
     epochs: PositiveInt = Field(100, description="Rounds of sampling, scoring and updating.")
     trajectories: PositiveInt = Field(
-        64, description="Pictures sampled per epoch and process, whole groups."
+        64, description="Pictures sampled per epoch by all processes together, whole groups."
     )
-    sample_batch: PositiveInt = Field(16, description="Trajectories sampled in one call.")
+    sample_batch: PositiveInt = Field(
+        16, description="Trajectories that a process samples in one call."
+    )
     micro_batch: PositiveInt = Field(
         8, description="Tuples of rows in one backward pass; memory only, same gradient."
     )
@@ -110,7 +112,7 @@ class TrainSettings(Section):
         description="animals, unseen, a file with one prompt a line, or a .jsonl of preferences.",
     )
     seed: NonNegativeInt = Field(
-        42, le=2**31 - 1, description="Of everything random; each rank adds its number."
+        42, le=2**31 - 1, description="Of everything random, in any number of processes."
     )
     track: tuple[str, ...] = Field(
         ("tensorboard",),

@@ -18,6 +18,7 @@ from diffrl.errors import FitError
 from diffrl.kernels import Ddim, Lcm, log_density, trailing
 from diffrl.stages import Policy, Weights
 from diffrl.stepwise import one_step_at_a_time
+from diffrl.streams import normal
 from diffrl.tensors import Float, Generator, Int, Tensor
 from diffrl.testing.network import SPREAD, Prediction, ToyNet, alphas_cumprod, output, scales
 from diffrl.types import Batch, Kernel, Path, Prompts, Rollout, at_step
@@ -80,7 +81,7 @@ class ToyPolicy(Policy):
 
     def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
         """Return standard normal noise of shape `(*shape, 2, 2, 2)`."""
-        return torch.randn(*shape, *LATENT, generator=rng, dtype=self.dtype)
+        return normal((*shape, *LATENT), rng, self.dtype)
 
     def encode(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b *latent"]:
         """Return two channels of the pictures, shrunk to 2 x 2, around 0."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffrl import shelf
+from diffrl.errors import ProcessLost
 from diffrl.folder import METRICS, SETTINGS, create, default_folder, write
 from diffrl.registry import registry
 from diffrl.settings import Settings
@@ -59,9 +60,13 @@ def run(
         with Patience() as patience, telling_of_disks(folder):
             session.ranks.asked = lambda: patience.asked
             _begin(session, start)
-            session.ranks.accelerator.wait_for_everyone()
+            session.ranks.wait()
             go(session)
-            session.ranks.accelerator.wait_for_everyone()
+            session.ranks.wait()
+    except ProcessLost as error:
+        raise ProcessLost(
+            f"{error}; continue, in any number of processes, with: diffrl train --resume {folder}"
+        ) from error
     finally:
         for observer in observers:
             registry().unregister(observer)

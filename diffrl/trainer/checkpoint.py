@@ -22,7 +22,7 @@ from diffrl.trainer.randomness import random_state, restore_random
 from diffrl.trainer.ranks import Ranks
 from diffrl.types import Memory
 
-STATE, FORMAT = "trainer_state", 2
+STATE, FORMAT = "trainer_state", 3
 BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError)
 """What comes of values that are not what a trainer wrote."""
 
@@ -52,7 +52,7 @@ def save(
     Raises:
         OSError: if it cannot be written; what was there before is as it was.
     """
-    random_states = ranks.everyones([random_state(rng, policy.noise_rng)])
+    random_states = ranks.everyones([random_state(rng)])
     target = place(folder, at.epoch)
     if not ranks.is_main:
         return target
@@ -133,6 +133,9 @@ def read(path: Path) -> dict[str, Any]:
 def load(path: Path, policy: UNetPolicy, ranks: Ranks, rng: Generator) -> Position:
     """Restore weights, optimizer and randomness; return how far the run had come.
 
+    The number of processes may differ from when it was written. What decides the run is the same in
+    all of them; the global generators, of which only code outside diffrl draws, go round in turn.
+
     Raises:
         ResumeError: if the checkpoint cannot be read or belongs to another model.
     """
@@ -140,13 +143,9 @@ def load(path: Path, policy: UNetPolicy, ranks: Ranks, rng: Generator) -> Positi
     try:
         if _shapes(state["trained"]) != _shapes(policy.trained):
             raise ResumeError(f"the checkpoint {path} was written for another model or adapter")
-        if len(state["random"]) != ranks.count:
-            raise ResumeError(
-                f"the checkpoint {path} was written by {len(state['random'])} process(es); "
-                f"this run has {ranks.count}"
-            )
         restore_trained(state, policy, ranks)
-        restore_random(state["random"][ranks.accelerator.process_index], rng, policy.noise_rng)
+        random = state["random"]
+        restore_random(random[ranks.accelerator.process_index % len(random)], rng)
         return _position(state)
     except BROKEN as error:
         cause = one_line(f"{type(error).__name__}: {error}")[:160]

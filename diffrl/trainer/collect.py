@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,10 +14,33 @@ from diffrl.errors import Interrupted, RewardError
 from diffrl.judge import WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
-from diffrl.rollouts import concat, concat_rewards, take, whole_groups
-from diffrl.tensors import Generator
+from diffrl.rollouts import concat, concat_rewards, only, take
 from diffrl.trainer.ranks import Ranks
+from diffrl.trainer.shares import Share
 from diffrl.types import Rewards, Rollout
+
+Observe = Callable[[int, Rollout, Rewards], None]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How an epoch is cut into pieces, and who watches it.
+
+    Args:
+        sample: trajectories per sampling call.
+        micro: tuples per backward pass.
+        observe: is told of the rollout and its rewards.
+        overlap: whether pieces are scored while the next one is sampled.
+        drop: whether groups without finite scores are left out.
+        stop: is called after every optimizer step, and raises if the run is to end there.
+    """
+
+    sample: int
+    micro: int
+    observe: Observe = lambda *_: None
+    overlap: bool = False
+    drop: bool = False
+    stop: Callable[[], None] = lambda: None
 
 
 class Clock:
@@ -79,40 +102,61 @@ class Scoring:
         return self.recipe.reward_predictor(rollout, self.judge)
 
 
+@dataclass(frozen=True)
+class Collected:
+    """An epoch's trajectories.
+
+    Args:
+        share: the epoch's groups, and who has them.
+        rollout: the rows of this process.
+        rewards: theirs.
+        everyone: the rewards of all rows, in the order of the groups.
+        dropped: rows that were left out, in all processes.
+    """
+
+    share: Share
+    rollout: Rollout
+    rewards: Rewards
+    everyone: Rewards
+    dropped: int = 0
+
+
 def collect(
     recipe: Recipe,
     policy: UNetPolicy,
     judge: WeighedJudge,
     ranks: Ranks,
-    text: Sequence[str],
-    rng: Generator,
-    rows: int,
-    overlap: bool,
+    share: Share,
+    batches: Batches,
     clock: Clock,
-) -> tuple[Rollout, Rewards]:
-    """Return the rollout of all prompts and its rewards, at most `rows` trajectories at a time.
+) -> Collected:
+    """Sample and score this process's groups, piece by piece, and exchange the rewards.
 
     Raises:
         RewardError: in every process, if a reward failed in one of them.
         Interrupted: in every process, if one was asked to stop.
     """
-    at_once = max(1, rows // recipe.sampler.group)
-    scoring = Scoring(recipe, judge, overlap)
+    at_once = max(1, batches.sample // recipe.sampler.group)
+    scoring = Scoring(recipe, judge, batches.overlap)
     rollouts, rewards = [], []
     try:
-        for start in range(0, len(text), at_once):
+        for groups in share.pieces(at_once):
             with refusing(ranks):
-                with torch.no_grad():
-                    rollouts.append(recipe.sampler(policy, text[start : start + at_once], rng))
-                clock.lap("sample")
-                scoring.add(rollouts[-1])
+                if groups:
+                    text, rng = [share.text[g] for g in groups], share.streams(groups)
+                    with torch.no_grad():
+                        rollouts.append(recipe.sampler(policy, text, rng))
+                    clock.lap("sample")
+                    scoring.add(rollouts[-1])
                 clock.lap("score")
         with refusing(ranks):
             rewards = scoring.finish()
     finally:
         scoring.stop()
         clock.lap("score")
-    return concat(rollouts), concat_rewards(rewards)
+    rollout, own = concat(rollouts), concat_rewards(rewards)
+    found = Collected(share, rollout, own, ranks.together(own, share))
+    return without_bad(found) if batches.drop else found
 
 
 @contextlib.contextmanager
@@ -140,14 +184,22 @@ def refusing(ranks: Ranks) -> Iterator[None]:
             raise RewardError(message)
 
 
-def without_bad(rollout: Rollout, rewards: Rewards) -> tuple[Rollout, Rewards, int]:
-    """Return the groups that were scored as a whole, and how many rows were left out.
+def without_bad(found: Collected) -> Collected:
+    """Return the groups that were scored as a whole; the others are left out in all processes.
 
     Raises:
         RewardError: if none is left.
     """
-    kept = whole_groups(rollout, rewards)
-    dropped = len(rollout) - len(kept)
-    if not len(kept):
+    share, everyone = found.share, found.everyone
+    good = everyone.value.isfinite().flatten(1).all(1).view(-1, share.rows).all(1).cpu()
+    if bool(good.all()):
+        return found
+    if not bool(good.any()):
         raise RewardError("no trajectory of this epoch got a finite score")
-    return (*(take(rollout, rewards, kept) if dropped else (rollout, rewards)), dropped)
+    kept = good.repeat_interleave(share.rows)
+    return Collected(
+        share.without((~good).nonzero()[:, 0].tolist()),
+        *take(found.rollout, found.rewards, kept[share.own_rows].nonzero()[:, 0]),
+        only(everyone, kept.nonzero()[:, 0]),
+        int((~kept).sum()),
+    )

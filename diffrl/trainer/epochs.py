@@ -6,20 +6,20 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from diffrl.errors import Diverged, Interrupted, RewardError
 from diffrl.events import EpochDone, RolloutDone, RunDone, RunStarted
 from diffrl.registry import registry
 from diffrl.trainer import checks, guard
+from diffrl.trainer.collect import Batches
 from diffrl.trainer.evaluating import evaluated, is_due, is_last
-from diffrl.trainer.loop import Batches, train_epoch
+from diffrl.trainer.loop import train_epoch
 from diffrl.trainer.metrics import summarise
 from diffrl.trainer.moment import Moment
 from diffrl.trainer.randomness import random_state, restore_random
 from diffrl.trainer.saving import notice, save, stopped, tell
 from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session
+from diffrl.trainer.shares import Share, shared
 from diffrl.trainer.watchdog import GOOD, SLOW, Sighting
 from diffrl.types import Rewards, Rollout
 
@@ -92,13 +92,13 @@ def _close(session: Session, metrics: Mapping[str, float]) -> list[Sighting]:
     Raises:
         RewardError, Interrupted: saying what happened and how to continue.
     """
-    before = random_state(session.rng, session.policy.noise_rng)
+    before = random_state(session.rng)
     began, done, due = time.perf_counter(), None, is_due(session)
     if due:
         try:
             done = evaluated(session)
         except (RewardError, Interrupted) as error:
-            restore_random(before, session.rng, session.policy.noise_rng)
+            restore_random(before, session.rng)
             session.pending = dict(metrics)
             raise stopped(session, error) from error
     session.pending = {}
@@ -124,7 +124,7 @@ def _train(session: Session, number: int) -> dict[str, float]:
         session.policy,
         session.judge,
         session.ranks,
-        draw_prompts(session),
+        draw(session),
         session.memory,
         session.rng,
         number,
@@ -137,20 +137,17 @@ def _train(session: Session, number: int) -> dict[str, float]:
             session.ranks.check_in if Moment.can_rewind(session) else lambda: None,
         ),
     )
-    session.progress["samples"] += (len(tally.rollout) + tally.dropped) * session.ranks.count
+    session.progress["samples"] += len(tally.everyone.value) + tally.found.dropped
     drops = train.bad_scores == "drop"
     return {"lr": lr, **summarise(tally, session.ranks, session.rewards, drops)}
 
 
-def draw_prompts(session: Session) -> list[str]:
-    """Draw the epoch's prompts uniformly and independently, one for each group.
-
-    Source: ZiyiZhang27/sdpo and kvablack/ddpo-pytorch, `random.choice` over the animals.
-    """
-    group = session.settings.recipe.sampler.group
+def draw(session: Session) -> Share:
+    """Draw what the next epoch samples, the same in every process."""
+    group, ranks = session.settings.recipe.sampler.group, session.ranks
     count = -(-session.settings.train.trajectories // group)
-    drawn = torch.randint(len(session.prompts), (count,), generator=session.rng)
-    return [session.prompts[i] for i in drawn.tolist()]
+    rank = ranks.accelerator.process_index
+    return shared(session.prompts, count, group, session.rng, ranks.count, rank)
 
 
 def _observe(session: Session) -> Any:

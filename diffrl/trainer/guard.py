@@ -98,7 +98,7 @@ def go_back(session: Session, epoch: int, again: bool) -> None:
     session.go_on(checkpoint.load(path, session.policy, ranks, session.rng))
     session.progress, session.pending = spent, {}
     session.watch.update({**done, ROLLBACKS: rollbacks})
-    ranks.accelerator.wait_for_everyone()  # everyone has read it
+    ranks.wait()  # everyone has read it
     if ranks.is_main:
         shelf.set_aside(session.folder, epoch)
     save(session)

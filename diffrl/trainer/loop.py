@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,48 +10,45 @@ import torch
 from diffrl.judge import Ledger, WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
+from diffrl.streams import Streams
 from diffrl.tensors import Float, Generator, Tensor
-from diffrl.trainer.collect import Clock, collect, without_bad
+from diffrl.trainer.collect import Batches, Clock, Collected, collect
 from diffrl.trainer.ranks import Ranks
-from diffrl.types import Advantages, Batch, Memory, Minibatch, Rewards, Rollout, gather
-
-Observe = Callable[[int, Rollout, Rewards], None]
-
-
-@dataclass(frozen=True)
-class Batches:
-    """How an epoch is cut into pieces, and who watches it.
-
-    Args:
-        sample: trajectories per sampling call.
-        micro: tuples per backward pass.
-        observe: is told of the rollout and its rewards.
-        overlap: whether pieces are scored while the next one is sampled.
-        drop: whether groups without finite scores are left out.
-        stop: is called after every optimizer step, and raises if the run is to end there.
-    """
-
-    sample: int
-    micro: int
-    observe: Observe
-    overlap: bool = False
-    drop: bool = False
-    stop: Callable[[], None] = lambda: None
+from diffrl.trainer.shares import SEEDS, Share
+from diffrl.types import Advantages, Batch, Memory, Minibatch, gather
 
 
 @dataclass
 class Tally:
-    """What an epoch leaves behind for its line of metrics. Tensors stay on the device."""
+    """What an epoch leaves behind for its line of metrics. Tensors stay on the device.
 
-    rewards: Rewards
-    advantages: Advantages
-    rollout: Rollout
+    Args:
+        found: the trajectories.
+        everyone: the advantages of all rows.
+        ledger: this process's scores.
+        seconds: spent under each name.
+        losses: of each piece, its weight and what the loss reported.
+        grad_norms: of each optimizer step.
+        gap: |log-ratios| before the first one.
+    """
+
+    found: Collected
+    everyone: Advantages
     ledger: Ledger
     seconds: dict[str, float] = field(default_factory=dict)
     losses: list[tuple[float, dict[str, Tensor]]] = field(default_factory=list)
     grad_norms: list[Tensor] = field(default_factory=list)
     gap: Float[Tensor, "..."] | None = None
-    dropped: int = 0
+
+    @property
+    def advantages(self) -> Advantages:
+        """The advantages of this process's rows."""
+        share, every = self.found.share, self.everyone
+        if len(share.owned) == 1:
+            return every
+        rows = share.own_rows.to(every.value.device)
+        each = None if every.each is None else every.each[rows]
+        return Advantages(every.value[rows], self.found.rewards.grad, each)
 
 
 def train_epoch(
@@ -59,32 +56,36 @@ def train_epoch(
     policy: UNetPolicy,
     judge: WeighedJudge,
     ranks: Ranks,
-    text: Sequence[str],
+    share: Share,
     memory: Memory,
     rng: Generator,
     epoch: int,
     batches: Batches,
 ) -> tuple[Tally, Memory]:
-    """Run one epoch on `text`, one group of trajectories each.
+    """Run one epoch on this process's share of its groups.
+
+    Args:
+        recipe: what is done.
+        policy: what is trained.
+        judge: what scores.
+        ranks: the run's processes.
+        share: the epoch's groups.
+        memory: of the advantage estimator.
+        rng: in the same state in every process.
+        epoch: its number, from 1 on.
+        batches: how it is cut.
 
     Returns:
         What happened, and the advantage estimator's memory.
     """
     clock = Clock()
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(epoch))
-    rollout, rewards = collect(
-        recipe, policy, judge, ranks, text, rng, batches.sample, batches.overlap, clock
-    )
-    ledger, dropped = judge.drain(), 0
-    if batches.drop:
-        rollout, rewards, dropped = without_bad(rollout, rewards)
-    advantages, memory = ranks.advantages(
-        recipe.advantage_estimator, rewards, rollout.prompts, memory
-    )
-    tally = Tally(rewards, advantages, rollout, ledger, clock.laps, dropped=dropped)
-    batches.observe(epoch, rollout, rewards)
+    found = collect(recipe, policy, judge, ranks, share, batches, clock)
+    everyone, memory = recipe.advantage_estimator(found.everyone, found.share.prompts, memory)
+    tally = Tally(found, everyone, judge.drain(), clock.laps)
+    batches.observe(epoch, found.rollout, found.rewards)
     clock.lap("observe")
-    update(recipe, policy, ranks, tally, rng, batches.micro, batches.stop)
+    update(recipe, policy, ranks, tally, rng, batches)
     policy.follow(recipe.update_scheduler.behind(epoch))
     clock.lap("update")
     return tally, memory
@@ -96,23 +97,31 @@ def update(
     ranks: Ranks,
     tally: Tally,
     rng: Generator,
-    micro: int,
-    stop: Callable[[], None] = lambda: None,
+    batches: Batches,
 ) -> None:
-    """Make the epoch's optimizer steps; `stop` is called after each, and may raise."""
-    rollout, advantages = tally.rollout, tally.advantages
-    minibatches = recipe.update_scheduler(rollout.prompts, advantages, rng)
-    for piece in cut(minibatches, micro):
-        batch = gather(rollout, advantages, piece)
-        if tally.gap is None and "log_prob" in recipe.sampler.gives:
-            tally.gap = log_prob_gap(policy, batch)
-        with ranks.accumulating(piece.commit):
+    """Make the epoch's optimizer steps; `batches.stop` is called after each, and may raise.
+
+    Every process goes through the minibatches of all, and computes its own tuples.
+    """
+    share, own = tally.found.share, tally.advantages
+    noise = int(torch.randint(SEEDS, (), generator=rng))
+    for whole in recipe.update_scheduler(share.prompts, tally.everyone, rng):
+        mine, places = share.of(whole)
+        seeds = [noise + place for place in places.tolist()]
+        noise += len(whole.rows)
+        for piece in cut([mine], batches.micro):
+            policy.noise_rng = Streams(seeds[: len(piece.rows)])
+            del seeds[: len(piece.rows)]
+            batch = gather(tally.found.rollout, own, piece)
+            fresh = tally.gap is None and not tally.grad_norms  # weights are as they sampled
+            if fresh and "log_prob" in recipe.sampler.gives:
+                tally.gap = log_prob_gap(policy, batch)
             out = recipe.loss(policy, batch)
             ranks.backward(piece.weight * out.value)
-        tally.losses.append((piece.weight, {"value": out.value.detach(), **out.metrics}))
-        if piece.commit:
+            tally.losses.append((piece.weight, {"value": out.value.detach(), **out.metrics}))
+        if whole.commit:
             tally.grad_norms.append(ranks.commit())
-            stop()
+            batches.stop()
 
 
 def cut(minibatches: Iterable[Minibatch], tuples: int) -> Iterator[Minibatch]:

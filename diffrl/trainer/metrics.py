@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -17,40 +16,37 @@ def summarise(
     tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...], drops: bool = False
 ) -> dict[str, float]:
     """Return the metrics of one epoch over all processes, timings included."""
-    metrics = reward_metrics(tally, ranks, rewards)
-    own = loss_metrics(tally)
-    advantage = tally.advantages.value
-    own["advantage/abs_mean"] = float(advantage.abs().mean())
-    own["advantage/std"] = float(advantage.std()) if advantage.numel() > 1 else 0.0
-    gap = tally.gap
-    if gap is not None:
-        own["log_prob_gap/max"] = float(gap.max())
-        own["log_prob_gap/p99"] = float(torch.quantile(gap.float(), 0.99))
-    metrics.update(mean_over_ranks(own, ranks))
+    metrics = reward_metrics(tally, ranks, rewards) | loss_metrics(tally, ranks)
+    advantage, dropped = tally.everyone.value, tally.found.dropped
+    metrics["advantage/abs_mean"] = float(advantage.abs().mean())
+    metrics["advantage/std"] = float(advantage.std()) if advantage.numel() > 1 else 0.0
+    gaps = ranks.everyones([] if tally.gap is None else [tally.gap.float().cpu()])
+    if gaps:
+        metrics["log_prob_gap/max"] = float(torch.cat(gaps).max())
+        metrics["log_prob_gap/p99"] = float(torch.quantile(torch.cat(gaps), 0.99))
     seconds = {k: v for k, v in tally.seconds.items() if k != "observe"}
     metrics.update({f"seconds/{k}": v for k, v in seconds.items()})
     if drops:
-        metrics["dropped"] = float(sum(ranks.everyones([tally.dropped])))
-    metrics["samples_per_second"] = (
-        ranks.count * (len(tally.rollout) + tally.dropped) / max(sum(tally.seconds.values()), 1e-9)
-    )
+        metrics["dropped"] = float(dropped)
+    rows = len(advantage) + dropped
+    metrics["samples_per_second"] = rows / max(sum(tally.seconds.values()), 1e-9)
     return metrics
 
 
 def reward_metrics(tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...]) -> dict[str, float]:
     """Return mean and std of each reward, at the first and the last step, in its printed unit."""
-    last = tally.rewards.value.shape[1] - 1
-    metrics = {"reward_queries": float(sum(ranks.everyones([tally.ledger.queries])))}
-    if not metrics["reward_queries"]:
+    last = tally.everyone.value.shape[1] - 1
+    queries = [int(n) for n in ranks.everyones([tally.ledger.queries])]
+    metrics = {"reward_queries": float(sum(queries))}
+    if not sum(queries):
         return metrics
     steps, columns = tally.ledger.columns()
+    every = ranks.exchange.rows(steps, queries, "scores").cpu()
     for reward in rewards:
-        pairs = torch.tensor(
-            ranks.everyones(list(zip(steps.tolist(), columns[reward.name].tolist(), strict=True)))
-        )
+        scores = ranks.exchange.rows(columns[reward.name], queries, "scores").cpu()
         own = f"reward/{reward.name}"
         for k in dict.fromkeys((0, last)):
-            chosen = pairs[(pairs[:, 0] == k) & pairs[:, 1].isfinite(), 1] * reward.scale
+            chosen = scores[(every == k) & scores.isfinite()] * reward.scale
             if len(chosen):
                 metrics[f"{own}/step_{k}"] = float(chosen.mean())
                 metrics[f"{own}/step_{k}_std"] = float(chosen.std(correction=0))
@@ -60,22 +56,20 @@ def reward_metrics(tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...]) ->
     return metrics
 
 
-def loss_metrics(tally: Tally) -> dict[str, float]:
+def loss_metrics(tally: Tally, ranks: Ranks) -> dict[str, float]:
     """Return the weighted mean of what each loss call reported, and the gradient norm.
 
     Steps whose gradient is not finite are skipped, and counted apart, as are losses.
     """
-    if not tally.losses:
-        return {}
-    weights = torch.tensor([w for w, _ in tally.losses])
-    names = list(tally.losses[0][1])
-    rows = torch.stack([_stack(m, names) for _, m in tally.losses]).float().cpu()
-    good = rows.isfinite().all(1)
-    rows, weights, out = rows[good], weights[good], {}
-    if len(rows):
-        mean, worst = (rows * weights[:, None]).sum(0) / weights.sum(), rows.amax(0)
-        for i, n in enumerate(names):
-            out[f"loss/{n}"] = float(worst[i] if n.endswith("_max") else mean[i])
+    sums, weight, worst = dict[str, float](), 0.0, dict[str, float]()
+    for own, its_weight, its_worst in ranks.everyones([_sums(tally)]):
+        weight += its_weight
+        for name, value in own.items():
+            sums[name] = sums.get(name, 0.0) + value
+            worst[name] = max(worst.get(name, its_worst[name]), its_worst[name])
+    out = {
+        f"loss/{n}": worst[n] if n.endswith("_max") else value / weight for n, value in sums.items()
+    }
     if tally.grad_norms:
         norms = torch.stack(tally.grad_norms).float().cpu()
         made = norms[norms.isfinite()]
@@ -87,15 +81,23 @@ def loss_metrics(tally: Tally) -> dict[str, float]:
     return out
 
 
-def mean_over_ranks(metrics: Mapping[str, float], ranks: Ranks) -> dict[str, float]:
-    """Return each metric's mean over processes; of `max` metrics the largest."""
-    if ranks.count == 1:
-        return dict(metrics)
-    every: list[dict[str, Any]] = ranks.everyones([dict(metrics)])
-    return {
-        k: max(m[k] for m in every) if k.endswith("max") else sum(m[k] for m in every) / len(every)
-        for k in metrics
-    }
+def _sums(tally: Tally) -> tuple[dict[str, float], float, dict[str, float]]:
+    """Return by name the weighted sums of this process's losses, their weight, and the largest."""
+    if not tally.losses:
+        return {}, 0.0, {}
+    names = list(tally.losses[0][1])
+    weights = torch.tensor([w for w, _ in tally.losses])
+    rows = torch.stack([_stack(m, names) for _, m in tally.losses]).float().cpu()
+    good = rows.isfinite().all(1)
+    rows, weights = rows[good], weights[good]
+    if not len(rows):
+        return {}, 0.0, {}
+    total, largest = (rows * weights[:, None]).sum(0).tolist(), rows.amax(0).tolist()
+    return (
+        dict(zip(names, total, strict=True)),
+        float(weights.sum()),
+        dict(zip(names, largest, strict=True)),
+    )
 
 
 def _stack(metrics: Mapping[str, Tensor], names: list[str]) -> Tensor:

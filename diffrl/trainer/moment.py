@@ -34,12 +34,12 @@ class Moment:
         weights = None
         if cls.can_rewind(session):
             weights = copy.deepcopy(trained(session.policy, session.ranks))
-        random = random_state(session.rng, session.policy.noise_rng)
+        random = random_state(session.rng)
         return cls(random, weights, session.ranks.bad_steps)
 
     def back(self, session: Session) -> None:
         """Go back to it. Without copies, weights have not changed yet."""
         if self.trained is not None:
             restore_trained(self.trained, session.policy, session.ranks)
-        restore_random(self.random, session.rng, session.policy.noise_rng)
+        restore_random(self.random, session.rng)
         session.ranks.bad_steps = self.bad_steps

@@ -11,13 +11,12 @@ import torch
 from diffrl.tensors import Generator
 
 
-def random_state(rng: Generator, noise_rng: Generator) -> dict[str, Any]:
+def random_state(rng: Generator) -> dict[str, Any]:
     """Return the state of every source of randomness in this process."""
     name, keys, position, has_gauss, cached = numpy.random.get_state()
     version, inner, gauss = random.getstate()
     return {
         "rng": rng.get_state(),
-        "noise_rng": noise_rng.get_state(),
         "torch": torch.get_rng_state(),
         "cuda": [s.cpu() for s in torch.cuda.get_rng_state_all()],
         "numpy": [str(name), [int(k) for k in keys], int(position), int(has_gauss), float(cached)],
@@ -25,10 +24,9 @@ def random_state(rng: Generator, noise_rng: Generator) -> dict[str, Any]:
     }
 
 
-def restore_random(state: dict[str, Any], rng: Generator, noise_rng: Generator) -> None:
+def restore_random(state: dict[str, Any], rng: Generator) -> None:
     """Set every source of randomness to a saved state."""
     rng.set_state(state["rng"])
-    noise_rng.set_state(state["noise_rng"])
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -5,20 +5,31 @@ No stage sees any of it.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from diffrl.errors import Interrupted, SettingsError
-from diffrl.stages import AdvantageEstimator
 from diffrl.tensors import Tensor
-from diffrl.types import Advantages, Memory, Prompts, Rewards
+from diffrl.trainer.exchange import Exchange
+from diffrl.trainer.shares import Share
+from diffrl.types import Rewards
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one that evaluates, or whose reward is slow; the launcher sees at
+once when one dies."""
+
+
+SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+"""Engines that do not keep all weights in every process."""
 
 
 class Ranks:
@@ -30,12 +41,20 @@ class Ranks:
         self._optimizer: Any = None
         self.asked: Callable[[], int] = lambda: 0
         """Returns the signal that asks this process to stop, or 0."""
+        self.exchange = Exchange(accelerator)
+        self._flags = 0
         self.bad_steps = 0
         """Optimizer steps in a row whose gradient was not finite."""
 
     def prepare(self, network: Any, optimizer: torch.optim.Optimizer) -> Any:
-        """Return the network as the forward pass uses it, in the run's precision."""
-        self._network, self._optimizer = self.accelerator.prepare(network, optimizer)
+        """Return the network as the forward pass uses it, in the run's precision.
+
+        Gradients stay in each process until `commit` adds them up. Their exchange is a small share
+        of an epoch, and processes may make different numbers of backward passes.
+        """
+        self._network = self.accelerator.prepare_model(network, evaluation_mode=True)
+        self._optimizer = self.accelerator.prepare_optimizer(optimizer)
+        self.exchange.same(self._parameters())
         return self._network
 
     @property
@@ -58,23 +77,18 @@ class Ranks:
         """How many processes there are."""
         return self.accelerator.num_processes
 
-    def accumulating(self, commit: bool) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which gradients are exchanged only if the optimizer then steps."""
-        if commit:
-            return contextlib.nullcontext()
-        return self.accelerator.no_sync(self._network)
-
     def backward(self, loss: Tensor) -> None:
-        """Add to the gradients."""
+        """Add to this process's gradients."""
         self.accelerator.backward(loss)
 
     def commit(self) -> Tensor:
-        """Clip the gradient norm, step, forget the gradients; return the norm before clipping.
+        """Add up all gradients, clip, step, forget them; return their norm before clipping.
 
         Where the norm is not finite, weights and optimizer stay as they are. In half precision the
         scaler sees to that, and lowers its scale.
         """
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        parameters = self._parameters()
+        self._flags = self.exchange.gradients(parameters, self.asked())
         norm = torch.as_tensor(self.accelerator.clip_grad_norm_(parameters, self._max_norm))
         good = bool(norm.isfinite())
         if good or self.accelerator.scaler is not None:
@@ -84,51 +98,42 @@ class Ranks:
         return norm.detach()
 
     def check_in(self) -> None:
-        """Stop, in all processes, if one of them was asked to.
+        """Stop, in all processes, if one of them was asked to before the last `commit`.
 
         Raises:
             Interrupted: in every process.
         """
-        number = self.asked()
-        if self.count > 1:
-            mine = torch.tensor([number], device=self.accelerator.device)
-            every = self.accelerator.gather(mine)
-            assert isinstance(every, torch.Tensor)
-            number = int(every.max())
+        if not self._flags:
+            return
+        number = max(self.everyones([self.asked()]))
         if number:
             raise Interrupted(number)
 
-    def advantages(
-        self, estimator: AdvantageEstimator, rewards: Rewards, prompts: Prompts, memory: Memory
-    ) -> tuple[Advantages, Memory]:
-        """Estimate advantages from all processes' rewards; return those of this process's rows."""
+    def together(self, rewards: Rewards, share: Share) -> Rewards:
+        """Return the rewards of all processes' rows, in the order of their groups."""
         if self.count == 1:
-            return estimator(rewards, prompts, memory)
-        rank, n = self.accelerator.process_index, len(prompts)
-        together = Prompts(
-            text=tuple(self.everyones(list(prompts.text))),
-            group=torch.tensor(self.everyones([(rank << 32) + g for g in prompts.group.tolist()])),
-            cond=prompts.cond.new_zeros(n * self.count, 0),
-        )
-        value = self.accelerator.gather(rewards.value)
-        assert isinstance(value, torch.Tensor)
-        out, memory = estimator(Rewards(value), together, memory)
-        own = slice(rank * n, (rank + 1) * n)
-        mine = out.value[own].to(rewards.value.device)
-        return Advantages(mine, rewards.grad, rewards.each), memory
+            return rewards
+        counts, order = [len(own) * share.rows for own in share.owned], share.order
+        value = self.exchange.rows(rewards.value, counts)
+        each = None if rewards.each is None else self.exchange.rows(rewards.each, counts)
+        back = order.argsort().to(value.device)
+        return Rewards(value[back], None, None if each is None else each[back])
 
     def finish(self) -> None:
         """Close the trackers; the processes stay connected for another run."""
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        self.exchange.wait()
+
     def everyones(self, items: Sequence[Any]) -> list[Any]:
         """Return the items of all processes, in order of rank."""
-        if self.count == 1:
-            return list(items)
-        from accelerate.utils import gather_object
+        return self.exchange.objects(items)
 
-        return list(gather_object(list(items)))
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
 
 def accelerator(device: str, precision: str) -> Accelerator:
@@ -139,7 +144,7 @@ def accelerator(device: str, precision: str) -> Accelerator:
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
-    from accelerate.utils import ProjectConfiguration
+    from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 
     kind, _, index = device.partition(":")
     if kind == "cuda" and index:
@@ -152,9 +157,15 @@ def accelerator(device: str, precision: str) -> Accelerator:
             mixed_precision="no" if precision == "fp32" else precision,
             log_with="tensorboard",
             project_config=ProjectConfiguration(logging_dir="."),  # until `log_into`
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except ValueError as error:
         raise SettingsError([f"model.precision = {precision!r}: {error}"]) from None
+    if (engine := str(made.distributed_type.value)) in SHARDED:
+        raise SettingsError(
+            [f"accelerate's engine {engine} splits weights between processes, which diffrl cannot "
+             f"train; launch without it (each process then holds all weights)"]
+        )  # fmt: skip
     if device != "auto" and made.device.type != kind:
         raise SettingsError([f"model.device = {device!r}: this machine offers {made.device.type}"])
     return made

@@ -49,7 +49,7 @@ def stopped(session: Session, error: DiffrlError) -> DiffrlError:
     """Save what there is, and return the error that says how to continue."""
     if session.epoch and (session.pending or session.saved != session.epoch):
         save(session)
-        session.ranks.accelerator.wait_for_everyone()  # the first to leave ends the others
+        session.ranks.wait()  # the first to leave ends the others
     what = f"epoch {session.epoch} is saved" if session.epoch else "no epoch was finished"
     said = f"{error}; {what}; continue with: diffrl train --resume {session.folder}"
     if isinstance(error, Interrupted):

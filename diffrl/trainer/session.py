@@ -99,10 +99,12 @@ def build(
         reuse_freed_memory()
     ranks = Ranks(made, settings.optimizer.max_grad_norm)
     drops = train.bad_scores == "drop"
-    if drops and ranks.count > 1:
+    groups = train.trajectories // settings.recipe.sampler.group
+    if groups < ranks.count:
         raise SettingsError(
-            ["train.bad_scores = 'drop': works in a single process, so that all make as many steps"]
-        )
+            [f"train.trajectories = {train.trajectories}: makes {groups} group(s) for "
+             f"{ranks.count} processes; expected at least one for each"]
+        )  # fmt: skip
     seed = train.seed + made.process_index
     random.seed(seed)
     numpy.random.seed(seed)
@@ -122,7 +124,7 @@ def build(
         watched=rewards + watched,
         prompts=prompts[0],
         eval_prompts=prompts[1],
-        rng=torch.Generator().manual_seed(seed),
+        rng=torch.Generator().manual_seed(train.seed),
         sources=sources,
     )
 

@@ -8,8 +8,12 @@ from zlib import crc32
 from pydantic import Field, NonNegativeInt
 
 from diffrl.stages import Judge, RewardPredictor
-from diffrl.tensors import Float, Generator, Int, Tensor
+from diffrl.tensors import Float, Int, Tensor
 from diffrl.types import Rewards, Rollout
+
+TIE = 16
+"""Sums this many roundings apart are equal. Those of both ends always are the same number, so that
+rounding, and with it the batch a row was in, would decide between them."""
 
 
 class Anchors(RewardPredictor):
@@ -25,9 +29,10 @@ class Anchors(RewardPredictor):
     Source: SDPO, arXiv:2411.11727, eq. 11-12 (v2); ZiyiZhang27/sdpo scripts/train_sdpo.py and
     `pipeline_with_logprob.py`.
     Differs: T = 1 takes one query and gives its score (the published code stops with an index
-    error). The published code runs in fp16, where sums of similarities tie within 0.001. The
-    argmin covers all steps as in that code; v1's eq. 10 leaves both ends out:
-    `anchor_range="interior"`. The other settings are the paper's ablations.
+    error). The published code runs in fp16, where sums of similarities tie within 0.001, and takes
+    the first of equal ones; here they tie within rounding of fp32. The argmin covers all steps as
+    in that code; v1's eq. 10 leaves both ends out: `anchor_range="interior"`. The other settings
+    are the paper's ablations.
     """
 
     name: ClassVar[str] = "anchors"
@@ -58,9 +63,8 @@ class Anchors(RewardPredictor):
 
     def __call__(self, rollout: Rollout, judge: Judge) -> Rewards:
         """Return rewards of shape `n T`."""
-        assert rollout.path is not None and rollout.path.x0_hat is not None
-        x0_hat = rollout.path.x0_hat
-        at = self._asked(x0_hat)
+        x0_hat = _clean(rollout)
+        at = self._asked(rollout)
         score = _ask(rollout, x0_hat, at, judge)
         if self.query == "every":
             return Rewards(score)
@@ -70,10 +74,11 @@ class Anchors(RewardPredictor):
             return Rewards(by_similarity(score, similarities(x0_hat, at), at))
         return Rewards(by_position(score, at, x0_hat.shape[1]))
 
-    def _asked(self, x0_hat: Float[Tensor, "n T *latent"]) -> Int[Tensor, "n q"]:
+    def _asked(self, rollout: Rollout) -> Int[Tensor, "n q"]:
         """Return the steps whose pictures are scored: in order, or first, anchor and last."""
         import torch
 
+        x0_hat = _clean(rollout)
         rows, steps = x0_hat.shape[:2]
         every = torch.arange(steps, device=x0_hat.device).expand(rows, -1)
         if self.query == "every":
@@ -82,12 +87,13 @@ class Anchors(RewardPredictor):
             return every[:, -1:]
         if self.query == "first-last":
             return every[:, [0, -1]]
-        return torch.stack([every[:, 0], self._anchor(x0_hat), every[:, -1]], 1)
+        return torch.stack([every[:, 0], self._anchor(rollout), every[:, -1]], 1)
 
-    def _anchor(self, x0_hat: Float[Tensor, "n T *latent"]) -> Int[Tensor, "n"]:
+    def _anchor(self, rollout: Rollout) -> Int[Tensor, "n"]:
         """Return each row's anchor; the lowest step wins a tie."""
         import torch
 
+        x0_hat = _clean(rollout)
         rows, steps = x0_hat.shape[:2]
         inside = self.anchor_range == "interior" and steps > 2
         low, high = (1, steps - 1) if inside else (0, steps)
@@ -96,9 +102,12 @@ class Anchors(RewardPredictor):
             step = max(low, min(wanted, high - 1))
             return torch.full((rows,), step, device=x0_hat.device)
         if self.anchor == "random":
-            return torch.randint(low, high, (rows,), generator=_seeded(x0_hat)).to(x0_hat.device)
+            return low + torch.tensor(_numbers(rollout, high - low), device=x0_hat.device)
         ends = torch.tensor([0, steps - 1], device=x0_hat.device).expand(rows, -1)
-        return similarities(x0_hat, ends).sum(1)[:, low:high].argmin(1) + low
+        total = similarities(x0_hat, ends).sum(1)[:, low:high]
+        least = total.amin(1, keepdim=True) + TIE * torch.finfo(total.dtype).eps
+        places = torch.arange(low, high, device=x0_hat.device)
+        return torch.where(total <= least, places, high).amin(1)
 
 
 def similarities(
@@ -156,9 +165,21 @@ def _ask(
     return judge(x0_hat[row, step], rollout.prompts.pick(row.tolist()), step)[back]
 
 
-def _seeded(x0_hat: Float[Tensor, "n T *latent"]) -> Generator:
-    """Return a generator seeded by the rollout itself, the only randomness this stage can see."""
-    import torch
+def _clean(rollout: Rollout) -> Float[Tensor, "n T *latent"]:
+    """Return the clean states that were predicted."""
+    assert rollout.path is not None and rollout.path.x0_hat is not None
+    return rollout.path.x0_hat
 
-    content = x0_hat[:, -1].detach().float().cpu().contiguous().numpy().tobytes()
-    return torch.Generator().manual_seed(crc32(content))
+
+def _numbers(rollout: Rollout, below: int) -> list[int]:
+    """Return a number for each row, random but for its initial noise and its place in its group.
+
+    That noise is drawn, not computed: it is the same in whatever batch or process the row is.
+    """
+    assert rollout.path is not None
+    noise, group = rollout.path.x[:, 0].detach().float().cpu().numpy(), rollout.prompts.group
+    place = [int((group[:row] == number).sum()) for row, number in enumerate(group)]
+    return [
+        crc32(bytes([at % 256]), crc32(one.tobytes())) % below
+        for at, one in zip(place, noise, strict=True)
+    ]

@@ -24,13 +24,13 @@ PASSING = {
 
 
 def state(session):
-    random = checkpoint.random_state(session.rng, session.policy.noise_rng)
+    random = checkpoint.random_state(session.rng)
     return {
         "weights": {n: p.detach().clone() for n, p in parameters(session).items()},
         "trains": [p.requires_grad for p in parameters(session).values()],
         "old": session.policy.old(),
         "optimizer": session.ranks.optimizer.state_dict()["state"],
-        "random": [random["rng"], random["noise_rng"], random["torch"], random["numpy"][1]],
+        "random": [random["rng"], random["torch"], random["numpy"][1]],
     }
 
 

@@ -32,8 +32,8 @@ def test_an_epoch_makes_the_published_number_of_optimizer_steps(small, tmp_path)
     )
     last = run.metrics[-1]
     assert last["updates"] == 50 * 2
-    assert last["samples"] == 64
-    assert 2 * 64 <= last["reward_queries"] <= 3 * 64
+    assert last["samples"] == 256
+    assert 2 * 256 <= last["reward_queries"] <= 3 * 256
     assert last["log_prob_gap/max"] < run.settings.recipe.loss.log_ratio_limit / 10
 
 

@@ -135,7 +135,7 @@ def hacked(tiny_model, tmp_path, monkeypatch):
     sets = [
         f"model.ref={tiny_model}", "train.trajectories=32", "train.sample_batch=32",
         "eval.images=16", "eval.shown=4", "eval.steps=[2]", "eval.every=1", "eval.watch=[]",
-        "sampler.steps=2", "update_scheduler.skip_last=0", "optimizer.lr=1.5e-2", "loss.clip=0.02",
+        "sampler.steps=2", "update_scheduler.skip_last=0", "optimizer.lr=5e-3", "loss.clip=0.02",
         "checkpoint.every=100", "train.track=[]",
     ]  # fmt: skip
 
@@ -145,7 +145,7 @@ def hacked(tiny_model, tmp_path, monkeypatch):
             "bright=tastes:bright",
             sets=[*sets, *more],
             watch=["dark=tastes:dark"],
-            epochs=14,
+            epochs=20,
             output=tmp_path / name,
             live=False,
         )

@@ -7,27 +7,32 @@ import torch
 
 from diffrl.judge import Ledger
 from diffrl.scoring import ScoredBy
+from diffrl.trainer.collect import Collected
+from diffrl.trainer.exchange import Exchange
 from diffrl.trainer.loop import Tally
 from diffrl.trainer.metrics import loss_metrics, reward_metrics
-from diffrl.trainer.ranks import Ranks
+from diffrl.trainer.ranks import Ranks, accelerator
+from diffrl.trainer.shares import Share
 from diffrl.types import Advantages, Prompts, Rewards, Rollout
 
 
-class OneProcess(Ranks):
-    count = 1
+class Alike(Exchange):
+    """Other processes that have what this one has."""
 
-    def __init__(self):
-        pass
+    def __init__(self, count):
+        self.count, self.rank = count, 0
 
-    def everyones(self, items):
-        return list(items)
+    def objects(self, items, purpose="words"):
+        return self.count * list(items)
+
+    def rows(self, own, counts, purpose="rewards"):
+        return torch.cat(self.count * [own])
 
 
-class TwoAlike(OneProcess):
-    count = 2
-
-    def everyones(self, items):
-        return 2 * list(items)
+def ranks(count=1):
+    made = Ranks(accelerator("cpu", "fp32"), 1.0)
+    made.exchange = Alike(count)
+    return made
 
 
 REWARD = (ScoredBy("taste", lambda images, text: images, scale=10.0),)
@@ -36,7 +41,9 @@ REWARD = (ScoredBy("taste", lambda images, text: images, scale=10.0),)
 def tally(ledger):
     prompts = Prompts(("a", "b"), torch.arange(2), torch.zeros(2, 1))
     rollout = Rollout(prompts, torch.tensor([999.0, 749.0, 499.0]), torch.zeros(2, 1))
-    return Tally(Rewards(torch.zeros(2, 3)), Advantages(torch.zeros(2, 3)), rollout, ledger)
+    share, rewards = Share(("a", "b"), (1, 2), 1, ((0, 1),)), Rewards(torch.zeros(2, 3))
+    found = Collected(share, rollout, rewards, rewards)
+    return Tally(found, Advantages(torch.zeros(2, 3)), ledger)
 
 
 def ledger():
@@ -46,7 +53,7 @@ def ledger():
 
 
 def test_rewards_are_in_their_printed_unit_at_the_first_and_last_step():
-    assert reward_metrics(tally(ledger()), OneProcess(), REWARD) == {
+    assert reward_metrics(tally(ledger()), ranks(), REWARD) == {
         "reward_queries": 4,
         "reward/taste/step_0": 20,
         "reward/taste/step_0_std": 10,
@@ -58,11 +65,11 @@ def test_rewards_are_in_their_printed_unit_at_the_first_and_last_step():
 
 
 def test_queries_of_all_processes_are_counted():
-    assert reward_metrics(tally(ledger()), TwoAlike(), REWARD)["reward_queries"] == 8
+    assert reward_metrics(tally(ledger()), ranks(2), REWARD)["reward_queries"] == 8
 
 
 def test_an_epoch_that_asks_for_no_rewards_has_no_reward_metrics():
-    assert reward_metrics(tally(Ledger()), OneProcess(), REWARD) == {"reward_queries": 0}
+    assert reward_metrics(tally(Ledger()), ranks(), REWARD) == {"reward_queries": 0}
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
@@ -70,6 +77,11 @@ def test_optimizer_steps_that_overflowed_are_not_counted(bad):
     norms = [torch.tensor(v) for v in (1.0, bad, 3.0)]
     losses = [(1.0, {"value": torch.tensor(2.0)})]
     some = replace(tally(Ledger()), losses=losses, grad_norms=norms)
-    assert loss_metrics(some) == {"loss/value": 2, "grad_norm": 2, "updates": 2, "skipped": 1}
+    assert loss_metrics(some, ranks()) == {
+        "loss/value": 2,
+        "grad_norm": 2,
+        "updates": 2,
+        "skipped": 1,
+    }
     none = replace(some, grad_norms=[torch.tensor(bad)])
-    assert loss_metrics(none) == {"loss/value": 2, "updates": 0, "skipped": 1}
+    assert loss_metrics(none, ranks()) == {"loss/value": 2, "updates": 0, "skipped": 1}

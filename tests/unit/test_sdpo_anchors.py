@@ -1,5 +1,7 @@
 """The dense reward, apart from the published numbers in the parity tests."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffrl_sdpo.anchors import Anchors, by_position, by_similarity, similarities
@@ -7,6 +9,7 @@ from diffrl_sdpo.anchors import Anchors, by_position, by_similarity, similaritie
 from diffrl.builtin.samplers import Ddim
 from diffrl.stages import Judge
 from diffrl.testing.toy import TEXT, ToyPolicy
+from diffrl.types import Path, Prompts, Rollout
 
 
 class Recorder(Judge):
@@ -84,39 +87,80 @@ def test_similarity_survives_a_zero_latent():
 
 
 def test_the_lowest_step_wins_a_tie():
-    drawn = rollout(5)
-    x0_hat = torch.ones_like(drawn.path.x0_hat)
-    assert Anchors()._anchor(x0_hat).eq(0).all()
-    assert Anchors(anchor_range="interior")._anchor(x0_hat).eq(1).all()
+    alike = predicting(torch.ones_like(rollout(5).path.x0_hat))
+    assert Anchors()._anchor(alike).eq(0).all()
+    assert Anchors(anchor_range="interior")._anchor(alike).eq(1).all()
+
+
+def test_rounding_does_not_choose_between_the_ends():
+    """Both ends have the same sum by definition; where it is the least, the first one wins."""
+    ends = torch.randn(2, 400, 16, generator=torch.Generator().manual_seed(0))
+    share = torch.linspace(0, 1, 5)[:, None, None]
+    path = (1 - share) * ends[0] + share * ends[1]
+    rows = path.transpose(0, 1).reshape(400, 5, 4, 2, 2)
+    sums = similarities(rows, torch.tensor([0, 4]).expand(400, -1)).sum(1)
+    assert sums.argmin(1).unique().tolist() == [0, 4]  # what rounding would choose
+    assert Anchors()._anchor(predicting(rows)).eq(0).all()
 
 
 def test_the_adaptive_anchor_is_least_similar_to_both_ends():
     axes = torch.eye(4).reshape(4, 4, 1, 1)
     path = torch.stack([axes[0], axes[0] + axes[1], axes[2], axes[1] + axes[0], axes[1]])
-    assert Anchors()._anchor(path[None]).tolist() == [2]
+    assert Anchors()._anchor(predicting(path[None])).tolist() == [2]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9])
 @pytest.mark.parametrize("anchor", ["adaptive", "random", "fixed"])
 def test_interior_anchors_leave_out_both_ends(steps, anchor):
-    x0_hat = rollout(steps).path.x0_hat
-    found = Anchors(anchor=anchor, anchor_range="interior")._anchor(x0_hat)
+    found = Anchors(anchor=anchor, anchor_range="interior")._anchor(rollout(steps))
     assert found.shape == (8,) and (0 <= found).all() and (found < steps).all()
     if steps > 2:
         assert (found > 0).all() and (found < steps - 1).all()
 
 
-def test_random_anchors_follow_from_the_rollout():
-    first, again = (ask(Anchors(anchor="random"), 30)[1] for _ in range(2))
+def test_random_anchors_follow_from_the_drawn_noise_alone():
+    anchors, drawn = Anchors(anchor="random"), rollout(30)
+    first, again = (ask(anchors, 30)[1] for _ in range(2))
     assert torch.equal(first, again)
-    assert len(set(Anchors(anchor="random")._anchor(rollout(30).path.x0_hat).tolist())) > 1
+    found = anchors._anchor(drawn)
+    assert len(set(found.tolist())) > 1
+    rounded = replace(drawn, path=replace(drawn.path, x0_hat=drawn.path.x0_hat + 1e-6))
+    assert torch.equal(anchors._anchor(rounded), found)
+    alone = torch.cat([anchors._anchor(part(drawn, i, i + 2)) for i in range(0, 8, 2)])
+    assert torch.equal(alone, found)  # whatever batch a group is in
+
+
+def test_rows_that_share_their_noise_have_random_anchors_of_their_own():
+    drawn = rollout(30)
+    x = drawn.path.x.clone()
+    x[:, 0] = x[:1, 0]
+    shared = replace(drawn, path=replace(drawn.path, x=x))
+    found = Anchors(anchor="random")._anchor(shared).view(-1, 2)
+    assert (found[:, 0] != found[:, 1]).all()
+    assert (found == found[0]).all()
+
+
+def part(drawn, start, end):
+    """Return some rows of a rollout."""
+    tensors = {n: getattr(drawn.path, n)[start:end] for n in ("log_prob", "x", "x0_hat")}
+    rows = drawn.prompts.pick(list(range(start, end)))
+    return Rollout(rows, drawn.times, drawn.x0[start:end], replace(drawn.path, **tensors))
+
+
+def predicting(x0_hat):
+    """Return a rollout that predicts these clean states."""
+    n, steps = x0_hat.shape[:2]
+    x = torch.cat([x0_hat, x0_hat[:, -1:]], 1)
+    prompts = Prompts(("a",) * n, torch.zeros(n).long(), torch.zeros(n, 1))
+    path = Path(rollout(1).path.kernel, torch.zeros(n, steps), x, x0_hat)
+    return Rollout(prompts, torch.linspace(999, 0, steps), x[:, -1], path)
 
 
 def test_a_fixed_anchor_beyond_the_last_step_is_the_last():
     late, middle = Anchors(anchor="fixed", fixed_step=24), Anchors(anchor="fixed")
-    assert late._anchor(rollout(4).path.x0_hat).tolist() == [3] * 8
-    assert middle._anchor(rollout(4).path.x0_hat).tolist() == [1] * 8
-    assert middle._anchor(rollout(50).path.x0_hat).tolist() == [24] * 8
+    assert late._anchor(rollout(4)).tolist() == [3] * 8
+    assert middle._anchor(rollout(4)).tolist() == [1] * 8
+    assert middle._anchor(rollout(50)).tolist() == [24] * 8
 
 
 @pytest.mark.parametrize(("query", "count"), [("first-last", 2), ("last", 1), ("every", 6)])

@@ -1,0 +1,82 @@
+"""The tables of docs/processes.md, from `benchmarks/results/scaling.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from generators.markdown import table
+
+RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "scaling.json"
+
+
+def scaling() -> str:
+    """Return counted bytes beside the formula, and what it says of SD-Turbo."""
+    if not RESULT.exists():
+        return "*Not measured yet.*"
+    found = json.loads(RESULT.read_text("utf-8"))
+    where, assumed = f"commit {str(found['environment']['commit'])[:10]}", found["assumed"]
+    counted = [line for kind, run in found["runs"].items() for line in lines(kind, run)]
+    rows = [
+        (
+            one["kind"],
+            str(one["gpus"]),
+            size(one["bytes"]["gradients"]),
+            size(sum(one["bytes"].values()) - one["bytes"]["gradients"]),
+            f"{one['seconds']:.2f} s",
+        )
+        for one in found["sd_turbo"]
+    ]
+    return "\n".join(
+        [
+            f"Counted in two processes on the CPU (Gloo), emoji world, SDPO, {found['epochs']} epochs; {where}, by "
+            "`python benchmarks/scaling.py`. What crossed the loopback interface includes the first exchange of weights, "
+            "words, and the protocol's own bytes.",
+            "",
+            table(("trained", "what", "formula", "counted", "off by"), counted),
+            "",
+            *[crossed(kind, run) for kind, run in found["runs"].items()],
+            "",
+            f"By the formula, an epoch of SD-Turbo with {assumed['trajectories_per_gpu']} trajectories for each GPU and "
+            f"{assumed['updates']} optimizer steps; assumed, not measured: {assumed['bytes_per_second_inside'] / 1e9:.0f} "
+            f"GB/s inside a machine of {assumed['gpus_of_a_machine']}, "
+            f"{assumed['bytes_per_second_between'] / 1e9:.0f} GB/s between machines, "
+            f"{assumed['latency_seconds'] * 1e6:.0f} µs for each stage of an exchange.",
+            "",
+            table(("trained", "GPUs", "gradients per process", "all else", "time per epoch"), rows),
+        ]
+    )
+
+
+def lines(kind: str, run: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return a line for each purpose."""
+    return [
+        (
+            kind,
+            purpose,
+            size(wanted),
+            size(run["counted"][purpose]),
+            f"{abs(run['counted'][purpose] / wanted - 1):.1%}",
+        )
+        for purpose, wanted in run["formula"].items()
+    ]
+
+
+def crossed(kind: str, run: Mapping[str, Any]) -> str:
+    """Return what was read off the network, beside what the formula has both processes send."""
+    expected = 2 * run["formula"]["gradients"]  # a ring of two sends each byte once, both ways
+    first = run["counted"]["weights"]
+    return (
+        f"- {kind}: {size(run['loopback'])} crossed the loopback interface; {size(expected)} of gradients "
+        f"and {size(first)} of first weights are expected."
+    )
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in words."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f} B"

@@ -1,0 +1,42 @@
+"""Trains several algorithms, one after the other, in each process that it is started in.
+
+python many_processes.py FOLDER ALGORITHMS REWARD SETTING…: writes or continues FOLDER/<algorithm>/,
+and writes weights, statistics and bytes handed over of each process to
+FOLDER/<algorithm>-<rank>.pt.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+import diffrl.trainer as trainer
+from diffrl.settings.resolve import resolve
+
+
+def picky(images, text):
+    """Score brightness, but not that of every animal."""
+    known = torch.tensor([len(one) % 3 > 0 for one in text])
+    return torch.where(known, images.mean((1, 2, 3)), torch.nan)
+
+
+def main(folder, algorithms, reward, sets):
+    torch.set_num_threads(1)
+    built, build = [], trainer.build
+    trainer.build = lambda *given: built.append(build(*given)) or built[-1]
+    for algo in algorithms.split(","):
+        settings = resolve(algo, [reward], sets=sets)
+        own = Path(folder) / algo
+        trainer.run(settings, **({"resume": own} if own.exists() else {"output": own}))
+        session = built.pop()
+        rank = session.ranks.accelerator.process_index
+        found = {
+            "weights": {n: p.detach() for n, p in session.policy.trained.items()},
+            "memory": {f"{k}": v for k, v in session.memory.history.items()},
+            "handed": dict(session.ranks.exchange.handed),
+        }
+        torch.save(found, Path(folder) / f"{algo}-{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], sys.argv[4:])
