@@ -1,6 +1,6 @@
 """Measures an epoch of SDPO: diffrl's, and the same work in the published code's schedule.
 
-    python -m benchmarks.speed [--size emoji|tiny|sd-turbo] [--repeats 5] [--set section.field=value]
+    python -m benchmarks.speed [--size emoji|tiny|sd-turbo] [--repeats 5] [--set …]
 
 Both train the same model on as many pictures, with as many optimizer steps, in processes of their
 own that take turns: one epoch of each, in two orders in turn. Writes
@@ -49,9 +49,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=list(SIZES), default="emoji")
     parser.add_argument("--repeats", type=int, default=5, help="epochs of each number of steps")
     parser.add_argument("--set", action="append", default=[], dest="sets", help="of both ways")
-    parser.add_argument(
-        "--folder", type=Path, help="for weights and runs; default: a temporary one"
-    )
+    parser.add_argument("--folder", type=Path, help="for weights and runs; default: temporary")
     parser.add_argument("--output", type=Path, help="the result; default: benchmarks/results")
     parser.add_argument("--workers", type=int, help="threads of the published way that score")
     return parser
@@ -67,11 +65,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         folder = options.folder or Path(temporary)
         settings = settings_of(options.size, folder / "weights", options.sets)
         lengths = list(settings.recipe.sampler.lengths) or [settings.recipe.sampler.steps]
-        workers = {
-            way: Worker(Job(way, options.size, folder / "weights", Path(tempfile.mkdtemp(dir=folder)),
-                            tuple(options.sets), options.workers))
-            for way in WAYS
-        }  # fmt: skip
+        workers = {way: Worker(job(way, options, folder)) for way in WAYS}
         try:
             repeats = alternating(workers, lengths, options.repeats)
             about = {way: worker.ask("about") for way, worker in workers.items()}
@@ -96,6 +90,12 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     result["work"] = agreed(repeats, settings)
     result["summary"] = summary(result, repeats)
     return {**result, "repeats": repeats}
+
+
+def job(way: str, options: argparse.Namespace, folder: Path) -> Job:
+    """Return what one of the processes is to run, in a folder of its own."""
+    own = Path(tempfile.mkdtemp(dir=folder))
+    return Job(way, options.size, folder / "weights", own, tuple(options.sets), options.workers)
 
 
 def alternating(

@@ -41,7 +41,8 @@ class Ours:
         self.prompts: Sequence[str] = prompts[0]
         self._folder = folder
         create(folder, dump(settings), session.sources)
-        for observer in (FolderObserver(), TrackerObserver(made)):
+        self._observers = (FolderObserver(), TrackerObserver(made))
+        for observer in self._observers:
             registry().register(observer)
         hook = registry().hook
         tell(session, hook.diffrl_run_started, RunStarted(folder, settings, session.epoch))
@@ -54,6 +55,12 @@ class Ours:
         assert number == self.session.epoch + 1
         epochs._one_epoch(self.session)
         return read_metrics(self._folder)[-1]
+
+    def close(self) -> None:
+        """Leave nothing behind in this process."""
+        for observer in self._observers:
+            registry().unregister(observer)
+        self.session.ranks.finish()
 
     def save(self) -> None:
         """Write a checkpoint."""

@@ -55,7 +55,9 @@ def settings_of(name: str, weights: Path, sets: list[str]) -> Settings:
     """
     size = SIZES[name]
     if size.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError([f"--size {name} needs a GPU, and this machine has none; take emoji"])
+        raise SettingsError(
+            [f"--size {name} needs a GPU, and this machine has none; take --size emoji"]
+        )
     device = ["model.device=cpu"] if size.device == "cpu" else []
     made = _weights(name, weights)
     every = [*size.sets, *WITHOUT_EVALUATION, *device, *made, *sets]

@@ -73,9 +73,7 @@ class Watch:
 
         def watched(*inputs: Any, **more: Any) -> Any:
             own = f"{name}/{'grad' if torch.is_grad_enabled() else 'no-grad'}" if split else name
-            with self.timing(
-                own, len(inputs[0]) if inputs and hasattr(inputs[0], "__len__") else 0
-            ):
+            with self.timing(own, len(inputs[0])):
                 return call(*inputs, **more)
 
         return watched
