@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from diffrl.errors import SettingsError
+from diffrl.errors import DiffrlError
 from diffrl.settings import Settings
 from diffrl.settings.resolve import resolve
 
@@ -51,12 +51,12 @@ def settings_of(name: str, weights: Path, sets: list[str]) -> Settings:
     """Return the settings of a size; random weights are written where it needs some.
 
     Raises:
-        SettingsError: if the size cannot run here, or a setting is wrong.
+        DiffrlError: if the size cannot run here, or a setting is wrong.
     """
     size = SIZES[name]
     if size.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(
-            [f"--size {name} needs a GPU, and this machine has none; take --size emoji"]
+        raise DiffrlError(
+            f"--size {name} needs a GPU, and this machine has none; take --size emoji"
         )
     device = ["model.device=cpu"] if size.device == "cpu" else []
     made = _weights(name, weights)
