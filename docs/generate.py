@@ -30,6 +30,7 @@ from generators.hooks import hooks
 from generators.paper import accuracy, paper
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
+from generators.speed import ablation, profile, speed
 from generators.suites import suites
 from generators.watchdog import watchdog
 
@@ -81,6 +82,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/hooks.md": {"hooks": hooks},
     "docs/python.md": {"train": train, "resume": resume, "run": run},
     "docs/gallery.md": {"gallery": gallery},
+    "docs/speed.md": {"speed": speed, "ablation": ablation, "profile": profile},
     "docs/watchdog.md": {"watchdog": watchdog},
     "docs/paper.md": {"paper": paper, "accuracy": accuracy},
     "docs/settings.md": {

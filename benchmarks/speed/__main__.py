@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.measured import agreed, summary
+from benchmarks.speed.plot import draw
 from benchmarks.speed.worker import WAYS, Job, Worker
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "images"
 
 
 def main() -> None:
@@ -33,9 +35,12 @@ def main() -> None:
     except DiffrlError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    target = options.output or RESULTS / f"speed_{options.size.replace('-', '_')}.json"
+    name = options.size.replace("-", "_")
+    target = options.output or RESULTS / f"speed_{name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    if options.output is None:
+        draw(result, DOCS / f"speed-{name}.svg")
     for way in WAYS:
         print(way, json.dumps(result["summary"][way], indent=1))
     print("ratio", result["summary"]["ratio"])

@@ -21,6 +21,7 @@ from diffrl.trainer.observers import FolderObserver
 from diffrl.trainer.preflight import preflight
 from diffrl.trainer.ranks import accelerator
 from diffrl.trainer.saving import save, tell
+from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session, build
 from diffrl.trainer.trackers import TrackerObserver
 
@@ -47,7 +48,7 @@ class Ours:
         hook = registry().hook
         tell(session, hook.diffrl_run_started, RunStarted(folder, settings, session.epoch))
         attach(session, watch)
-        if made.device.type == "cuda":
+        if made.device.type == "cuda" and not overlaps(settings, made.device):
             synchronize_laps()
 
     def epoch(self, number: int) -> dict[str, float]:
@@ -83,7 +84,10 @@ def networks(score: Any) -> list[nn.Module]:
 
 
 def synchronize_laps() -> None:
-    """Let the trainer's laps wait for the GPU, or its work would be booked on a later one."""
+    """Let the trainer's laps wait for the GPU, or its work would be booked on a later one.
+
+    Where scoring goes on beside sampling they must not: it would end that.
+    """
     plain = Clock.lap
 
     def lap(clock: Clock, name: str) -> None:
