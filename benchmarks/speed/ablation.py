@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,11 @@ def main() -> None:
     target = options.output or RESULTS / f"speed_ablation_{options.size.replace('-', '_')}.json"
     before = json.loads(target.read_text("utf-8")) if target.exists() else {}
     try:
-        result = measured(options, before)
+        for result in measured(options, before):
+            target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     except DiffrlError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -94,8 +94,8 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def measured(options: argparse.Namespace, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result: every configuration, measured now or before."""
+def measured(options: argparse.Namespace, before: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the result after every configuration: those measured now, and before."""
     from benchmarks.default_run import machine
     from benchmarks.speed.sizes import SIZES
     from diffrl.folder import environment
@@ -111,16 +111,16 @@ def measured(options: argparse.Namespace, before: Mapping[str, Any]) -> dict[str
                 continue
             found[name] = one(tuple(sets), options, folder)
             print(name, json.dumps(found[name]["summary"]), flush=True)
-    return {
-        "size": options.size,
-        "machine": machine(),
-        "environment": {k: v for k, v in environment().items() if k != "command"},
-        "sets": options.sets,
-        "base": BASE,
-        "rows": [asdict(row) for row in usable],
-        "refused": refused,
-        "configurations": found,
-    }
+            yield {
+                "size": options.size,
+                "machine": machine(),
+                "environment": {k: v for k, v in environment().items() if k != "command"},
+                "sets": options.sets,
+                "base": BASE,
+                "rows": [asdict(row) for row in usable],
+                "refused": refused,
+                "configurations": dict(found),
+            }
 
 
 def known(
