@@ -71,6 +71,7 @@ class Published:
     ) -> None:  # fmt: skip
         random.seed(settings.train.seed)
         torch.manual_seed(settings.train.seed)
+        torch.backends.cuda.matmul.allow_tf32 = True
         self.settings, self.device, self._prompts = settings, device, list(prompts)
         self._folder, self.watch, self._dtype = folder, watch, DTYPES[precision]
         self._pool = ThreadPoolExecutor(workers) if workers else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +14,12 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-NETWORKS = ("unet/no-grad", "unet/grad", "backward", "vae", "text", "reward")
-
 
 class Watch:
     """Seconds, calls and rows by name since `clear`.
 
-    On a GPU, seconds are those between two marks in its queue, so that nothing waits for them.
+    On a GPU, seconds are those between two marks in its queue, so that nothing waits for them. Each
+    thread books for itself: what two of them do at the same time counts twice.
 
     Args:
         device: that computes.
@@ -26,13 +27,13 @@ class Watch:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
+        self._mine, self._books = threading.local(), threading.Lock()
         self.clear()
         register_optimizer_step_post_hook(self._stepped)
 
     def clear(self) -> None:
         """Begin anew."""
         self._marks: list[tuple[str, Any, Any]] = []
-        self._depth: dict[str, int] = {}
         self.calls: dict[str, int] = {}
         self.rows: dict[str, int] = {}
         self.optimizer_steps = 0
@@ -50,17 +51,23 @@ class Watch:
     @contextmanager
     def timing(self, name: str, rows: int = 0) -> Iterator[None]:
         """Book what happens inside under a name; inside itself it counts once."""
-        outermost = not self._depth.get(name)
-        self._depth[name] = self._depth.get(name, 0) + 1
+        depth = self._mine.__dict__.setdefault("depth", Counter[str]())
+        outermost = not depth[name]
+        depth[name] += 1
         began = self._mark() if outermost else None
         try:
             yield
         finally:
-            self._depth[name] -= 1
+            depth[name] -= 1
             if outermost:
-                self._marks.append((name, began, self._mark()))
-                self.calls[name] = self.calls.get(name, 0) + 1
-                self.rows[name] = self.rows.get(name, 0) + rows
+                self._enter(name, rows, began)
+
+    def _enter(self, name: str, rows: int, began: Any) -> None:
+        ended = self._mark()
+        with self._books:
+            self._marks.append((name, began, ended))
+            self.calls[name] = self.calls.get(name, 0) + 1
+            self.rows[name] = self.rows.get(name, 0) + rows
 
     def around(self, name: str, call: Callable[..., Any], split: bool = False) -> Any:
         """Return a function that is watched; its first argument has the rows.
@@ -94,19 +101,18 @@ class Watch:
 
     def network(self, module: nn.Module, name: str) -> None:
         """Watch the parts of a network that is called part by part; pictures are its rows."""
+
+        def before(_: Any, inputs: Any, kept: Any) -> None:
+            pixels = kept.get("pixel_values", inputs[0] if inputs else None)
+            is_picture = isinstance(pixels, torch.Tensor) and pixels.ndim == 4
+            at = self.timing(name, len(pixels) if is_picture else 0)
+            at.__enter__()
+            self._mine.__dict__.setdefault("open", []).append(at)
+
+        def after(*_: Any) -> None:
+            self._mine.open.pop().__exit__(None, None, None)
+
         for part in module.children():
-            open_: list[Any] = []
-
-            def before(_: Any, inputs: Any, kept: Any, open_: list[Any] = open_) -> None:
-                pixels = kept.get("pixel_values", inputs[0] if inputs else None)
-                is_picture = isinstance(pixels, torch.Tensor) and pixels.ndim == 4
-                at = self.timing(name, len(pixels) if is_picture else 0)
-                at.__enter__()
-                open_.append(at)
-
-            def after(*_: Any, open_: list[Any] = open_) -> None:
-                open_.pop().__exit__(None, None, None)
-
             part.register_forward_pre_hook(before, with_kwargs=True)
             part.register_forward_hook(after)
 
