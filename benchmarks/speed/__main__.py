@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -71,6 +72,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         settings = settings_of(options.size, folder / "weights", options.sets)
         lengths = list(settings.recipe.sampler.lengths) or [settings.recipe.sampler.steps]
         workers = {way: Worker(job(way, options, folder)) for way in WAYS}
+        load = os.getloadavg()[0]
         try:
             repeats = alternating(workers, lengths, options.repeats)
             about = {way: worker.ask("about") for way, worker in workers.items()}
@@ -86,6 +88,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         "seed": settings.train.seed,
         "machine": machine(),
         "environment": {k: v for k, v in environment().items() if k != "command"},
+        "load_before": load,
         "trajectories": settings.train.trajectories,
         "steps": lengths,
         "about": about,

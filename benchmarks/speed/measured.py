@@ -52,8 +52,12 @@ def summary(result: Mapping[str, Any], repeats: Mapping[str, Epochs]) -> dict[st
         for steps in ours["by_steps"]
     }
     speed = ours["trajectories_per_second"] / theirs["trajectories_per_second"]
+    spent = theirs["processor_seconds"] / ours["processor_seconds"]
     memory = ours["memory"]["above"] / max(theirs["memory"]["above"], 1)
-    return {**ways, "ratio": {"speed": speed, "by_steps": pairs, "memory": memory}}
+    return {
+        **ways,
+        "ratio": {"speed": speed, "processor_seconds": spent, "by_steps": pairs, "memory": memory},
+    }
 
 
 def _way(way: str, result: Mapping[str, Any], every: Epochs) -> dict[str, Any]:
@@ -77,6 +81,7 @@ def _way(way: str, result: Mapping[str, Any], every: Epochs) -> dict[str, Any]:
     return {
         "precision": about["precision"],
         "seconds": seconds,
+        "processor_seconds": _mean(every, lengths, lambda one: one["processor_seconds"]),
         "phases": phases,
         "trajectories_per_second": rows / seconds,
         "by_steps": {steps: {"per_second": value} for steps, value in by_steps.items()},

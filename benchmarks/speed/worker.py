@@ -139,13 +139,15 @@ class Way:
         """Run an epoch, and return everything that was measured."""
         self.watch.clear()
         self._memory.begin()
+        began = time.process_time()
         with self.watch.timing("epoch"):
             metrics = self.run.epoch(number)
-        memory = self._memory.end()
+        spent, memory = time.process_time() - began, self._memory.end()
         seconds = self.watch.seconds()
         phases = published_phases(seconds) if self._published else our_phases(seconds, metrics)
         return {
             "seconds": seconds["epoch"],
+            "processor_seconds": spent,
             "phases": {**phases, "other": seconds["epoch"] - sum(phases.values())},
             "networks": {n: s for n, s in seconds.items() if not n.startswith(("phase", "epoch"))},
             "rows": {n: c for n, c in self.watch.rows.items() if c},
