@@ -171,14 +171,18 @@ def one(sets: tuple[str, ...], options: argparse.Namespace, folder: Path) -> dic
         worker.stop()
     limit = settings.recipe.loss.log_ratio_limit
     gap = max(epoch["log_prob_gap"] for epoch in epochs)
-    seconds = [
-        statistics.median(e["seconds"] for e in epochs[i :: len(lengths)])
-        for i in range(len(lengths))
-    ]
+
+    def per(name: str) -> float:
+        """Return trajectories for each of those seconds, over epochs of all lengths."""
+        apart = [epochs[i :: len(lengths)] for i in range(len(lengths))]
+        medians = [statistics.median(epoch[name] for epoch in part) for part in apart]
+        return settings.train.trajectories / statistics.mean(medians)
+
     return {
         "sets": sets,
         "summary": {
-            "trajectories_per_second": settings.train.trajectories / statistics.mean(seconds),
+            "trajectories_per_second": per("seconds"),
+            "trajectories_per_processor_second": per("processor_seconds"),
             "memory": max(epoch["memory"]["peak"] for epoch in epochs),
             "log_prob_gap": gap,
             "gap_limit": limit / SHARE if limit else None,

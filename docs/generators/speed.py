@@ -103,7 +103,8 @@ def _ablation(name: str) -> Iterator[str]:
         return
     found = json.loads(path.read_text("utf-8"))
     head = (
-        "", "settings", "alone, trajectories a second", "gain", "together without it",
+        "", "settings", "alone, trajectories a second", "gain", "gain in processor time",
+        "together without it",
         "peak memory, GiB", "log-prob gap", "a tenth of the clip range", "passes",
     )  # fmt: skip
     yield table(head, _means(found))
@@ -115,22 +116,24 @@ def _ablation(name: str) -> Iterator[str]:
 
 def _means(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     measured = found["configurations"]
-    base = measured["base"]["summary"]["trajectories_per_second"]
+    base = measured["base"]["summary"]
+    wall, spent = "trajectories_per_second", "trajectories_per_processor_second"
     joined = [row["name"] for row in found["rows"] if row["together"]]
     sets = {row["name"]: " ".join(f"`{one}`" for one in row["sets"]) for row in found["rows"]}
     sets |= {"base": "", "together": ", ".join(joined)}
     for name, said in sets.items():
         if name not in measured:
-            yield name, said, *[""] * 7
+            yield name, said, *[""] * 8
             continue
         own = measured[name]["summary"]
         without = measured.get(f"together without {name}")
-        rest = f"{without['summary']['trajectories_per_second']:.1f}" if without else ""
+        rest = f"{without['summary'][wall]:.1f}" if without else ""
         yield (
             name,
             said,
-            f"{own['trajectories_per_second']:.1f}",
-            f"{own['trajectories_per_second'] / base:.2f} ×",
+            f"{own[wall]:.1f}",
+            f"{own[wall] / base[wall]:.2f} ×",
+            f"{own[spent] / base[spent]:.2f} ×",
             rest,
             f"{own['memory'] / 2**30:.2f}",
             f"{own['log_prob_gap']:.1e}" if own["log_prob_gap"] else "0",
