@@ -115,9 +115,6 @@ def ddim_step(
     drawn = given
     if drawn is None:
         drawn = mean + std * torch.randn(output.shape, dtype=output.dtype, device=output.device)
-    density = (
-        -((drawn.detach() - mean) ** 2) / (2 * std**2)
-        - torch.log(std)
-        - torch.log(torch.sqrt(2 * torch.as_tensor(math.pi)))
-    )
+    density = -((drawn.detach() - mean) ** 2) / (2 * std**2) - torch.log(std)
+    density = density - torch.log(torch.sqrt(2 * torch.as_tensor(math.pi)))
     return drawn.to(x.dtype), clean.to(x.dtype), density.mean(dim=(1, 2, 3))

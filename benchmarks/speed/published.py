@@ -22,9 +22,9 @@ from benchmarks.speed.network import adapt, ddim_step
 from benchmarks.speed.rewards import (
     PilScorer,
     StepPromptTracker,
+    anchored,
     dense_rewards,
     returns_of,
-    similarity,
 )
 from benchmarks.speed.update import Update
 from benchmarks.speed.watch import Watch
@@ -240,11 +240,3 @@ class Half:
     def result(self) -> Tensor:
         """Wait for them."""
         return self._both.result()[self._rows]
-
-
-def anchored(x0_hat: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return each row's anchor, and the similarities to its first, anchor and last step."""
-    first = torch.zeros(len(x0_hat), dtype=torch.long, device=x0_hat.device)
-    ends = [similarity(x0_hat, first), similarity(x0_hat, first + x0_hat.shape[1] - 1)]
-    anchor = torch.argmin(ends[0] + ends[1], dim=1)
-    return anchor, [ends[0], similarity(x0_hat, anchor), ends[1]]

@@ -80,6 +80,14 @@ def similarity(x0_hat: Float[Tensor, "b T c h w"], at: Int[Tensor, "b"]) -> Floa
     return torch.nn.functional.cosine_similarity(flat, one[:, None], dim=2)
 
 
+def anchored(x0_hat: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return each row's anchor, and the similarities to its first, anchor and last step."""
+    first = torch.zeros(len(x0_hat), dtype=torch.long, device=x0_hat.device)
+    ends = [similarity(x0_hat, first), similarity(x0_hat, first + x0_hat.shape[1] - 1)]
+    anchor = torch.argmin(ends[0] + ends[1], dim=1)
+    return anchor, [ends[0], similarity(x0_hat, anchor), ends[1]]
+
+
 def dense_rewards(
     scores: Float[Tensor, "b 3"], alike: Sequence[Float[Tensor, "b T"]], anchor: Int[Tensor, "b"]
 ) -> Float[Tensor, "b T"]:

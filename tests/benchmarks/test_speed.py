@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed.ours import Ours  # noqa: E402
-from benchmarks.speed.published import Published, anchored  # noqa: E402
-from benchmarks.speed.rewards import dense_rewards, returns_of  # noqa: E402
+from benchmarks.speed.published import Published  # noqa: E402
+from benchmarks.speed.rewards import anchored, dense_rewards, returns_of  # noqa: E402
 from benchmarks.speed.sizes import settings_of  # noqa: E402
 from benchmarks.speed.watch import Watch  # noqa: E402
 from diffrl.builtin.advantages import returns  # noqa: E402
