@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 if TYPE_CHECKING:
     from benchmarks.speed.published import Published
 
-ROUNDS = 7
-SIDES = {"cpu": 2048, "cuda": 8192}
+ROUNDS = 60
+SIDES = {"cpu": 1024, "cuda": 8192}
+"""Products that are tried, and their side: short ones, so that some of them are not disturbed."""
 
 
 def matmul_rate(device: torch.device, precision: str) -> float:
-    """Return operations per second of a large square matrix product, the best of several."""
+    """Return operations per second of a large square matrix product, the best of many."""
     from diffrl.trainer.session import DTYPES
 
     side, best = SIDES[device.type], 0.0

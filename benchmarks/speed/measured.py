@@ -74,6 +74,8 @@ def _way(way: str, result: Mapping[str, Any], every: Epochs) -> dict[str, Any]:
     operations = _mean(every, lengths, lambda one: of_epoch(result["flops_per_row"], one["rows"]))
     inside = _mean(every, lengths, lambda one: sum(one["networks"].values()))
     about = result["about"][way]
+    alike = [one for one in result["about"].values() if one["precision"] == about["precision"]]
+    rate = max(one["matmul_flops_per_second"] for one in alike)
     by_steps = {
         str(steps): rows / (_mean(every, [steps], lambda one: one["seconds"]) + saving)
         for steps in lengths
@@ -90,7 +92,7 @@ def _way(way: str, result: Mapping[str, Any], every: Epochs) -> dict[str, Any]:
             kind: max(one["memory"][kind] for one in every) for kind in ("peak", "above")
         },
         "model_flops": operations,
-        "utilisation": operations / (seconds * about["matmul_flops_per_second"]),
+        "utilisation": operations / (seconds * rate),
         "log_prob_gap": max(one["log_prob_gap"] for one in every),
         "outside_networks": {
             "seconds": seconds - inside, "share": (seconds - inside) / seconds
