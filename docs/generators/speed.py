@@ -47,10 +47,10 @@ def _rows(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[
             other = theirs["by_steps"][steps]["per_second"]
             yield row(f"… with {steps} steps", other, own["per_second"], "{:.1f}")
     yield row("**seconds an epoch**", theirs["seconds"], ours["seconds"], "{:.2f}")
-    spent = (way["processor_seconds"] for way in (theirs, ours))
-    yield row("processor seconds an epoch", *spent, "{:.2f}")
     for name in ours["phases"]:
         yield row(f"… {name}", theirs["phases"][name], ours["phases"][name], "{:.2f}")
+    spent = (way["processor_seconds"] for way in (theirs, ours))
+    yield row("processor seconds an epoch", *spent, "{:.2f}")
     for kind, said in (("peak", "peak memory, GiB"), ("above", "… above the loaded models, GiB")):
         yield row(said, *(way["memory"][kind] / 2**30 for way in (theirs, ours)), "{:.2f}")
     yield row(
@@ -70,13 +70,13 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
     repeats = len(found["repeats"]["diffrl"]) // len(found["steps"])
     most = max(found["summary"][way]["spread"] for way in ("published", "diffrl"))
     rates = {found["about"][way]["matmul_flops_per_second"] for way in ("published", "diffrl")}
-    yield f"Epochs of {found['trajectories']} trajectories with {steps} steps"
-    yield "in turn, as the preset has them;" if len(found["steps"]) > 1 else ";"
+    turns = " in turn, as the preset has them" if len(found["steps"]) > 1 else ""
+    yield f"Epochs of {found['trajectories']} trajectories with {steps} steps{turns};"
     yield f"medians of {repeats} of each, the ways taking turns, after one to warm up;"
     yield f"the longest was at most {100 * most:.0f} % of the median above the shortest."
     yield f"{found['machine']}, {found['environment']['machine']['threads']} threads, load"
-    yield f"{found['load_before']:.1f} before; a matrix product reaches {max(rates) / 1e9:.0f} "
-    yield "GFLOP/s;"
+    yield f"{found['load_before']:.1f} before; a matrix product reaches"
+    yield f"{max(rates) / 1e9:.0f} GFLOP/s;"
     yield f"commit {str(found['environment']['commit'])[:10]}, seed {found['seed']}."
     for work in found["work"]:
         theirs, ours = work["published"], work["diffrl"]
