@@ -109,7 +109,12 @@ def _ablation(name: str) -> Iterator[str]:
     )  # fmt: skip
     yield table(head, _means(found))
     base = " ".join(f"`{one}`" for one in found["base"])
-    yield f"The base is {base}. {found['machine']}, commit {found['environment']['commit'][:10]}."
+    where = f"{found['machine']}, {found['environment']['machine']['threads']} threads"
+    yield (
+        f"The base is {base}. {where}, commit {found['environment']['commit'][:10]}. Lines without "
+        f"figures are not measured yet. Where other work shared the machine, the gain in seconds "
+        f"says little, and that in processor time is the one to read."
+    )
     for row, why in found["refused"].items():
         yield f"Not in this version: `{row}` ({why})."
 
