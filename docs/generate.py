@@ -31,6 +31,7 @@ from generators.paper import accuracy, paper
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
 from generators.scaling import scaling
+from generators.speed import ablation, profile, speed
 from generators.suites import suites
 from generators.watchdog import watchdog
 
@@ -83,6 +84,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/python.md": {"train": train, "resume": resume, "run": run},
     "docs/gallery.md": {"gallery": gallery},
     "docs/processes.md": {"scaling": scaling},
+    "docs/speed.md": {"speed": speed, "ablation": ablation, "profile": profile},
     "docs/watchdog.md": {"watchdog": watchdog},
     "docs/paper.md": {"paper": paper, "accuracy": accuracy},
     "docs/settings.md": {

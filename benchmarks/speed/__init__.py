@@ -1,0 +1,1 @@
+"""How fast an epoch of SDPO is, beside the schedule of the published code."""

@@ -1,0 +1,119 @@
+"""From measured epochs to one line each way: medians, ratios, and that both did the same work."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.speed.flops import of_epoch
+from diffrl.settings import Settings
+
+Epochs = Sequence[Mapping[str, Any]]
+QUERIES = 3
+
+
+def agreed(repeats: Mapping[str, Epochs], settings: Settings) -> list[dict[str, Any]]:
+    """Return what both ways did in an epoch, for each number of steps.
+
+    Raises:
+        SystemExit: if they did not do the same.
+    """
+    rows, found = settings.train.trajectories, []
+    for steps in dict.fromkeys(one["steps"] for one in repeats["diffrl"]):
+        work = {way: done(every, steps) for way, every in repeats.items()}
+        gap = work["diffrl"]["unet/no-grad"] - work["published"]["unet/no-grad"]
+        asked = QUERIES * rows
+        same = ("unet/grad", "optimizer_steps")
+        if any(work["diffrl"][name] != work["published"][name] for name in same):
+            raise SystemExit(f"the ways differ in what they train: {work}")
+        if work["published"]["unet/no-grad"] != rows * steps or not 0 <= gap <= rows:
+            raise SystemExit(f"the ways differ in what they sample: {work}")
+        if work["published"]["reward"] != asked or not rows <= work["diffrl"]["reward"] <= asked:
+            raise SystemExit(f"the ways differ in what they score: {work}")
+        found.append({"steps": steps, "trajectories": rows, "reward_queries": asked, **work})
+    return found
+
+
+def done(every: Epochs, steps: int) -> dict[str, int]:
+    """Return rows of the UNet, pictures and optimizer steps of an epoch, the most there were."""
+    own = [one for one in every if one["steps"] == steps]
+    names = ("unet/no-grad", "unet/grad", "vae", "reward", "text")
+    counts = {name: max(one["rows"].get(name, 0) for one in own) for name in names}
+    return {**counts, "optimizer_steps": max(one["optimizer_steps"] for one in own)}
+
+
+def summary(result: Mapping[str, Any], repeats: Mapping[str, Epochs]) -> dict[str, Any]:
+    """Return both ways' epochs: seconds are means over the numbers of steps, of medians."""
+    ways = {way: _way(way, result, every) for way, every in repeats.items()}
+    ours, theirs = ways["diffrl"], ways["published"]
+    pairs = {
+        steps: ours["by_steps"][steps]["per_second"] / theirs["by_steps"][steps]["per_second"]
+        for steps in ours["by_steps"]
+    }
+    speed = ours["trajectories_per_second"] / theirs["trajectories_per_second"]
+    spent = theirs["processor_seconds"] / ours["processor_seconds"]
+    memory = ours["memory"]["above"] / max(theirs["memory"]["above"], 1)
+    return {
+        **ways,
+        "ratio": {"speed": speed, "processor_seconds": spent, "by_steps": pairs, "memory": memory},
+    }
+
+
+def _way(way: str, result: Mapping[str, Any], every: Epochs) -> dict[str, Any]:
+    lengths, rows = list(result["steps"]), result["trajectories"]
+    saving = 0.0
+    if way == "diffrl":
+        saving = result["checkpoint"]["seconds"] / result["checkpoint"]["every"]
+    seconds = _mean(every, lengths, lambda one: one["seconds"]) + saving
+    phases = {
+        name: _mean(every, lengths, lambda one, name=name: one["phases"].get(name, 0.0))
+        for name in ("sampling", "decoding", "scoring", "updating", "saving", "other")
+    }
+    phases["saving"] += saving
+    operations = _mean(every, lengths, lambda one: of_epoch(result["flops_per_row"], one["rows"]))
+    inside = _mean(every, lengths, lambda one: sum(one["networks"].values()))
+    about = result["about"][way]
+    alike = [one for one in result["about"].values() if one["precision"] == about["precision"]]
+    rate = max(one["matmul_flops_per_second"] for one in alike)
+    by_steps = {
+        str(steps): rows / (_mean(every, [steps], lambda one: one["seconds"]) + saving)
+        for steps in lengths
+    }
+    return {
+        "precision": about["precision"],
+        "seconds": seconds,
+        "processor_seconds": _mean(every, lengths, lambda one: one["processor_seconds"]),
+        "phases": phases,
+        "trajectories_per_second": rows / seconds,
+        "by_steps": {steps: {"per_second": value} for steps, value in by_steps.items()},
+        "spread": _spread(every, lengths),
+        "memory": {
+            kind: max(one["memory"][kind] for one in every) for kind in ("peak", "above")
+        },
+        "model_flops": operations,
+        "utilisation": operations / (seconds * rate),
+        "log_prob_gap": max(one["log_prob_gap"] for one in every),
+        "outside_networks": {
+            "seconds": seconds - inside, "share": (seconds - inside) / seconds
+        },
+    }  # fmt: skip
+
+
+def _mean(
+    every: Epochs, lengths: Sequence[int], value: Callable[[Mapping[str, Any]], float]
+) -> float:
+    """Return the mean over numbers of steps of the median over epochs."""
+    medians = [
+        statistics.median(value(one) for one in every if one["steps"] == steps) for steps in lengths
+    ]
+    return statistics.mean(medians)
+
+
+def _spread(every: Epochs, lengths: Sequence[int]) -> float:
+    """Return (most - least) / median of an epoch's seconds, the larger of all numbers of steps."""
+    found = []
+    for steps in lengths:
+        own = [one["seconds"] for one in every if one["steps"] == steps]
+        found.append((max(own) - min(own)) / statistics.median(own))
+    return max(found)
