@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,20 +65,23 @@ def smaller(estimate: Estimate) -> tuple[Plan, tuple[str, ...]] | None:
     """
     changed: dict[str, int] = {}
     while not (plan := estimate.plan()).fits:
-        knob = KNOBS[plan.largest.name]
-        settings = estimate.settings
+        settings, knob = estimate.settings, KNOBS[plan.largest.name]
         now = getattr(settings.train, knob)
-        least = settings.recipe.sampler.group if knob != "micro_batch" else 1
-        if knob == "decode_batch":
-            least = 1
-        if now <= least:
+        whole_groups = knob in ("sample_batch", "trajectories")
+        least = settings.recipe.sampler.group if whole_groups else 1
+        if now <= least or plan.room <= 0:
             return None
-        changed[knob] = max(least, now // 2)
+        changed[knob] = max(least, now >> _halvings(plan))
         train = settings.train.model_copy(update={knob: changed[knob]})
         estimate = replace(
             estimate, settings=replace(settings, train=train), costs=estimate.counted
         )
     return plan, tuple(f"train.{name}={value}" for name, value in changed.items())
+
+
+def _halvings(plan: Plan) -> int:
+    """Return how often a batch must be halved at least, since no call shrinks faster than it."""
+    return max(1, math.floor(math.log2(plan.largest.bytes / plan.room)))
 
 
 def _changes(settings: Settings) -> Iterator[Change]:

@@ -111,6 +111,11 @@ class Plan:
         return sum(part.bytes for part in self.held) + self.largest.bytes
 
     @property
+    def room(self) -> int:
+        """The memory that is left for the phases."""
+        return self.memory - sum(part.bytes for part in self.held)
+
+    @property
     def fits(self) -> bool:
         """Whether the device has as much."""
         return self.bytes <= self.memory
