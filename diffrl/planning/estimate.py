@@ -139,7 +139,7 @@ class Estimate:
     def _phase(
         self, name: str, parts: tuple[Part, ...], working: int, work: Work, calls: str
     ) -> Phase:
-        tflop = sum(n for kind, n in work.items() if kind != "step") / 1e12
+        tflop = sum((n for kind, n in work.items() if kind != "step"), 0.0) / 1e12
         seconds = Pace(self.device, self.counted, self.measured).seconds(work)
         needed = int(self._slack * working)
         return Phase(name, parts, needed, tflop, seconds, calls)

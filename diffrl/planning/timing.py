@@ -35,7 +35,7 @@ class Pace:
         if self.measured is None:
             if self.device.tflops is None:
                 return None
-            flops = sum(n for kind, n in work.items() if kind != "step")
+            flops = sum((n for kind, n in work.items() if kind != "step"), 0.0)
             return flops / (self.device.tflops * 1e12 * UTILISATION)
         shape, taken = self.measured.shape, self.measured
         each = {
@@ -44,7 +44,7 @@ class Pace:
             "train": taken.train / max(1.0, self.costs.train(shape.trained).flops),
             "step": taken.step,
         }
-        return sum(each[kind] * n for kind, n in work.items())
+        return sum((each[kind] * n for kind, n in work.items()), 0.0)
 
     @property
     def source(self) -> str:

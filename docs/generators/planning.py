@@ -51,6 +51,6 @@ def plan_error() -> str:
         f"{table(head, rows)}\n\n{within} of {len(off)} figures are within 20 %. Emoji world, "
         f"PickScore, unless named otherwise; peak resident memory of `diffrl train` and the mean "
         f"of its epochs but the first, each in a process of its own, with {measured['threads']} "
-        f"thread(s) on {measured['machine']}, {CLOCKS[measured['clock']]}. By `benchmarks/plan_error.py`, commit "
-        f"{str(measured['environment']['commit'])[:10]}."
+        f"thread(s) on {measured['machine']}, {CLOCKS[measured['clock']]}. By "
+        f"`benchmarks/plan_error.py`, commit {str(measured['environment']['commit'])[:10]}."
     )
