@@ -90,7 +90,7 @@ def measure(name: str, clock: str) -> dict[str, Any]:
     expected = {"sample": own["sampling"], "score": own["scoring"], "update": own["updating"]}
     seconds, wanted = sum(measured.values()), sum(expected.values())
     return {
-        "options": [o for o in options if not o.startswith("/")],
+        "options": [option.replace(place, "FOLDER") for option in options],
         "planned_gib": round(plan["bytes"] / 2**30, 3),
         "measured_gib": round(peak / 2**30, 3),
         "memory_error": round(plan["bytes"] / peak - 1, 3),
