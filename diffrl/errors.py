@@ -35,6 +35,10 @@ class FitError(SettingsError):
         super().__init__(problems, "these stages do not fit together")
 
 
+class DoesNotFit(SettingsError):
+    """A run that needs more memory than its device has."""
+
+
 class UnknownName(DiffrlError):
     """A name that no plugin has registered."""
 

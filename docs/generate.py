@@ -28,6 +28,7 @@ from generators.fields import (
 from generators.gallery import gallery
 from generators.hooks import hooks
 from generators.paper import accuracy, paper
+from generators.planning import gpus, plan_error
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
 from generators.scaling import scaling
@@ -86,6 +87,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/processes.md": {"scaling": scaling},
     "docs/speed.md": {"speed": speed, "ablation": ablation, "profile": profile},
     "docs/watchdog.md": {"watchdog": watchdog},
+    "docs/plan.md": {"gpus": gpus, "plan-error": plan_error},
     "docs/paper.md": {"paper": paper, "accuracy": accuracy},
     "docs/settings.md": {
         "sections": sections,

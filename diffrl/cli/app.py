@@ -9,6 +9,7 @@ import typer
 
 from diffrl.cli.judging import register
 from diffrl.cli.options import Config, Preset, Rewards, Sets, Watch
+from diffrl.cli.planning import plan
 
 app = typer.Typer(
     name="diffrl",
@@ -83,6 +84,9 @@ def train(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and stop.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Show the report at the end.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Begin even if memory will not do; see `diffrl plan`.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Train a model, or continue a run with --resume."""
@@ -92,7 +96,7 @@ def train(
     named |= {"device": device, "precision": precision, "preferences": preferences}
     flags = command.flags(named, reward_checkpoint or [], track or [])
     request = command.Request(algo, reward or [], preset, config, set_ or [], flags, watch or [])
-    command.train(request, output, resume, dry_run, open_)
+    command.train(request, output, resume, dry_run, open_, anyway)
 
 
 @app.command()
@@ -210,4 +214,5 @@ def serve_reward(
     serve(reward, preset or "emoji", set_ or [], device, host, port, batch, max_megabytes)
 
 
+app.command()(plan)
 register(app)

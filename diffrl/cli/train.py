@@ -59,6 +59,7 @@ def train(
     resume: Path | None,
     dry_run: bool,
     show: bool = False,
+    anyway: bool = False,
 ) -> None:
     """Resolve settings, say what is about to run, run it, and write a report."""
     epoch = None
@@ -72,7 +73,7 @@ def train(
         typer.echo(preset_line(settings.preset))
     from diffrl.trainer import run
 
-    done = run(settings, output=output, resume=resume, live=True, at=epoch)
+    done = run(settings, output=output, resume=resume, live=True, at=epoch, anyway=anyway)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"report: {written(done.folder, show)}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from diffrl import shelf
 from diffrl.errors import ProcessLost
 from diffrl.folder import METRICS, SETTINGS, create, default_folder, write
+from diffrl.planning.refusal import refuse_what_cannot_fit
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.resolve import dump
@@ -35,6 +36,7 @@ def run(
     resume: Path | None = None,
     live: bool = False,
     at: int | None = None,
+    anyway: bool = False,
 ) -> Run:
     """Run settings to their last epoch.
 
@@ -45,12 +47,15 @@ def run(
             if it has none yet.
         live: show a table (on a terminal) or lines.
         at: epoch of the checkpoint to go on from in place of the newest; 0: from the beginning.
+        anyway: begin even if memory will not do, as far as that can be told before.
 
     Raises:
         DiffrlError: naming everything that is wrong, before any weights load; or why the run
             stopped, and how to continue it.
     """
     prompts = preflight(settings, None if resume else output, resume)
+    if not anyway:
+        refuse_what_cannot_fit(settings, prompts[0])
     made = accelerator(settings.model.device, settings.model.precision)
     folder = agreed(resume or output or default_folder(settings), made)
     start = _start(folder, at, made) if resume else None

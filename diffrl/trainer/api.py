@@ -31,6 +31,7 @@ def train(
     precision: str | None = None,
     output: str | Path | None = None,
     live: bool = True,
+    anyway: bool = False,
 ) -> Run:
     """Train as `diffrl train` does, and return the run.
 
@@ -52,6 +53,7 @@ def train(
         precision: fp32, bf16 or fp16.
         output: the run's own folder; default `runs/<algo>-<reward>-<date>`.
         live: show progress while training.
+        anyway: begin even if the run needs more memory than there is, as `diffrl plan` counts it.
 
     Raises:
         DiffrlError: naming everything that is wrong, before any weights load.
@@ -73,11 +75,17 @@ def train(
         need_reward=not stored,
         watch=watch,
     )
-    return run(settings, output=None if output is None else Path(output), live=live)
+    folder = None if output is None else Path(output)
+    return run(settings, output=folder, live=live, anyway=anyway)
 
 
 def resume(
-    folder: str | Path, *, sets: Sequence[str] = (), epochs: int | None = None, live: bool = True
+    folder: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    epochs: int | None = None,
+    live: bool = True,
+    anyway: bool = False,
 ) -> Run:
     """Continue a run as `diffrl train --resume` does, and return it.
 
@@ -87,6 +95,7 @@ def resume(
         sets: single settings that change, `"eval.every=5"`.
         epochs: how many the whole run has.
         live: show progress while training.
+        anyway: go on even if the run needs more memory than there is.
 
     Raises:
         DiffrlError: naming everything that is wrong, before any weights load.
@@ -95,7 +104,7 @@ def resume(
 
     place, epoch = shelf.split(folder)
     settings = load(shelf.settings_of(place), sets, _flags({"epochs": epochs}, {}))
-    return run(settings, resume=place, live=live, at=epoch)
+    return run(settings, resume=place, live=live, at=epoch, anyway=anyway)
 
 
 def _flags(given: Mapping[str, Any], checkpoints: Mapping[str, str]) -> Flags:

@@ -16,6 +16,7 @@ import torch
 from diffrl.adapters import attach_lora, train_all
 from diffrl.builtin.references import recording
 from diffrl.errors import SettingsError
+from diffrl.heap import reuse_freed_memory
 from diffrl.judge import WeighedJudge
 from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention, latent_encoder
 from diffrl.policy import UNetPolicy
@@ -24,7 +25,6 @@ from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.checkpoint import Position
-from diffrl.trainer.heap import reuse_freed_memory
 from diffrl.trainer.ranks import Ranks, log_into
 from diffrl.trainer.scorers import load_rewards
 from diffrl.types import Memory

@@ -29,6 +29,7 @@ print("loaded:", *[name for name in {heavy!r} if name in sys.modules])
         ["--version"],
         ["train", "--help"],
         ["doctor", "--help"],
+        ["plan", "--help"],
         ["list-plugins"],
         ["list-plugins", "--json"],
         ["presets"],

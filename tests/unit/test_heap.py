@@ -1,7 +1,7 @@
 import ctypes
 import sys
 
-from diffrl.trainer import heap
+from diffrl import heap
 
 
 def test_glibc_agrees_to_keep_freed_memory():

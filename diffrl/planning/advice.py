@@ -1,0 +1,124 @@
+"""Which settings would make a run fit, each found by planning again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diffrl.planning.estimate import Estimate
+from diffrl.planning.plan import Plan, Suggestion
+from diffrl.settings import Settings
+
+KNOBS = {
+    "sampling": "sample_batch",
+    "scoring": "decode_batch",
+    "updating": "micro_batch",
+    "evaluating": "sample_batch",
+    "joining": "trajectories",
+    "following": "trajectories",
+}
+"""The setting of `train` that makes a phase smaller."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A way to need less memory, before batches are made smaller.
+
+    Args:
+        sets: as `--set` takes them.
+        note: what else it changes; empty: nothing.
+        apply: from settings to settings.
+    """
+
+    sets: tuple[str, ...]
+    note: str
+    apply: Callable[[Settings], Settings]
+
+
+def suggestions(estimate: Estimate, most: int = 3) -> tuple[Suggestion, ...]:
+    """Return settings with which a run fits, those first that change its results least."""
+    found: list[Suggestion] = []
+    for change in _changes(estimate.settings):
+        changed = change.apply(estimate.settings)
+        same = changed is estimate.settings
+        start = replace(estimate, settings=changed, costs=estimate.counted if same else None)
+        reached = smaller(start)
+        if reached is None:
+            continue
+        plan, batches = reached
+        note = change.note
+        if any("trajectories" in one for one in batches):
+            note = f"{note}; fewer pictures an epoch".removeprefix("; ")
+        found.append(Suggestion((*change.sets, *batches), plan.bytes, note))
+        if len(found) == most:
+            break
+    return tuple(found)
+
+
+def smaller(estimate: Estimate) -> tuple[Plan, tuple[str, ...]] | None:
+    """Halve the batch of the phase that decides until a run fits; none where it never does.
+
+    Returns:
+        The plan that fits, and the settings that made it.
+    """
+    changed: dict[str, int] = {}
+    while not (plan := estimate.plan()).fits:
+        settings, knob = estimate.settings, KNOBS[plan.largest.name]
+        now = getattr(settings.train, knob)
+        whole_groups = knob in ("sample_batch", "trajectories")
+        least = settings.recipe.sampler.group if whole_groups else 1
+        if now <= least or plan.room <= 0:
+            return None
+        changed[knob] = max(least, now >> _halvings(plan))
+        train = settings.train.model_copy(update={knob: changed[knob]})
+        estimate = replace(
+            estimate, settings=replace(settings, train=train), costs=estimate.counted
+        )
+    return plan, tuple(f"train.{name}={value}" for name, value in changed.items())
+
+
+def _halvings(plan: Plan) -> int:
+    """Return how often a batch must be halved at least, since no call shrinks faster than it."""
+    return max(1, math.floor(math.log2(plan.largest.bytes / plan.room)))
+
+
+def _changes(settings: Settings) -> Iterator[Change]:
+    """Yield ways to need less memory, the mildest first."""
+    yield Change((), "", lambda s: s)
+    low = "bf16" if settings.model.precision == "fp32" else settings.model.precision
+    rewards = [w.reward.name for w in settings.rewards if _precise(w.reward)]
+    if rewards:
+        sets = tuple(f"rewards.{name}.precision=bf16" for name in rewards)
+        yield Change(sets, "scores are rounded", _coarser_rewards)
+    if low != settings.model.precision:
+        yield Change((f"model.precision={low}",), "the network computes in half precision", _half)
+    if settings.adapter.kind == "full":
+        yield Change(("adapter.kind=lora",), "adapters are trained in place of all weights", _lora)
+    if rewards and low != settings.model.precision:
+        sets = tuple(f"rewards.{name}.precision=bf16" for name in rewards)
+        note = "network and rewards compute in half precision"
+        yield Change((f"model.precision={low}", *sets), note, lambda s: _half(_coarser_rewards(s)))
+
+
+def _precise(reward: Any) -> bool:
+    return getattr(reward, "precision", None) == "fp32"
+
+
+def _coarser_rewards(settings: Settings) -> Settings:
+    rewards = tuple(
+        replace(w, reward=w.reward.model_copy(update={"precision": "bf16"}))
+        if _precise(w.reward)
+        else w
+        for w in settings.rewards
+    )
+    return replace(settings, rewards=rewards)
+
+
+def _half(settings: Settings) -> Settings:
+    return replace(settings, model=settings.model.model_copy(update={"precision": "bf16"}))
+
+
+def _lora(settings: Settings) -> Settings:
+    return replace(settings, adapter=settings.adapter.model_copy(update={"kind": "lora"}))

@@ -1,0 +1,135 @@
+"""What computes a run: its memory and its speed, from a table of GPUs or from this machine."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from diffrl.errors import SettingsError, did_you_mean, shown
+
+GIB = 2**30
+
+RESERVED = 0.97
+"""Share of a GPU's memory that is left for programs by its driver and error correction."""
+
+UTILISATION = 0.3
+"""Share of a GPU's published rate that these networks are assumed to reach. Not measured."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its vendor describes it.
+
+    Args:
+        memory: in gigabytes of the data sheet, which counts 2^30 bytes.
+        half: dense TFLOPS in bf16 and fp16 with sums in fp32.
+        single: dense TFLOPS in fp32, which PyTorch's matrix products use unless told otherwise.
+        tf32: dense TFLOPS in TF32, of convolutions; 0 where there is none.
+        source: of these figures.
+    """
+
+    memory: float
+    half: float
+    single: float
+    tf32: float
+    source: str
+
+
+GPUS = {
+    "H200": Gpu(141.0, 989.5, 67.0, 494.7, "NVIDIA H200 data sheet, SXM"),
+    "H100": Gpu(80.0, 989.5, 67.0, 494.7, "NVIDIA H100 data sheet, SXM"),
+    "A100-80": Gpu(80.0, 312.0, 19.5, 156.0, "NVIDIA A100 data sheet, SXM 80 GB"),
+    "A100-40": Gpu(40.0, 312.0, 19.5, 156.0, "NVIDIA A100 data sheet, SXM 40 GB"),
+    "L40S": Gpu(48.0, 362.0, 91.6, 183.0, "NVIDIA L40S data sheet"),
+    "RTX4090": Gpu(24.0, 165.2, 82.6, 82.6, "NVIDIA Ada GPU architecture white paper, appendix A"),
+    "RTX3090": Gpu(24.0, 71.0, 35.6, 35.6, "NVIDIA GA102 architecture white paper, appendix A"),
+    "T4": Gpu(16.0, 65.0, 8.1, 0.0, "NVIDIA T4 data sheet; no bf16"),
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a plan is for.
+
+    Args:
+        name: for people.
+        kind: cpu or cuda (other accelerators count as cuda).
+        memory: bytes that one process may use; on a CPU all processes together.
+        tflops: of networks in the run's precision, at best; none: not known.
+        here: whether it is in this machine, so that it can be probed.
+    """
+
+    name: str
+    kind: str
+    memory: int
+    tflops: float | None = None
+    here: bool = False
+
+
+def device_of(
+    gpu: str | None, memory: str | None, tflops: float | None, wanted: str, precision: str
+) -> Device:
+    """Return what a plan is for.
+
+    Args:
+        gpu: a name of the table.
+        memory: in its place, of a GPU that the table lacks.
+        tflops: of that GPU, dense, in the run's precision.
+        wanted: the run's `model.device`, where neither is given.
+        precision: of the run.
+
+    Raises:
+        SettingsError: naming everything that is wrong.
+    """
+    problems = []
+    if gpu is not None and memory is not None:
+        problems.append("--gpu and --memory: give one of them")
+    if tflops is not None and tflops <= 0:
+        problems.append(f"--tflops {tflops:g}: expected more than 0")
+    name = None if gpu is None else _known(gpu)
+    if gpu is not None and name is None:
+        problems.append(f"--gpu {shown(gpu)}: not in the table.{did_you_mean(gpu, GPUS)} Give "
+                        "another one as --memory 24GiB --tflops 165")  # fmt: skip
+    size = None
+    if memory is not None and (size := byte_count(memory)) is None:
+        problems.append(f"--memory {shown(memory)}: expected a size such as 24GiB or 24GB")
+    if problems:
+        raise SettingsError(problems)
+    if name is not None:
+        known = GPUS[name]
+        rate = known.single if precision == "fp32" else known.half
+        return Device(name, "cuda", int(RESERVED * known.memory * GIB), tflops or rate)
+    if size is not None:
+        return Device(f"a GPU of {size / GIB:.0f} GiB", "cuda", size, tflops)
+    found = present(wanted)
+    return found if tflops is None else Device(found.name, found.kind, found.memory, tflops, True)
+
+
+def _known(name: str) -> str | None:
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    return next((k for k in GPUS if re.sub(r"[^a-z0-9]", "", k.lower()) == plain), None)
+
+
+def byte_count(text: str) -> int | None:
+    """Return the bytes that a text such as `24GiB` names, if it names some."""
+    units = {"b": 1, "mib": 2**20, "gib": GIB, "tib": 2**40, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", text)
+    if match is None or match[2].lower() not in units:
+        return None
+    return int(float(match[1]) * units[match[2].lower()]) or None
+
+
+def present(wanted: str = "auto") -> Device:
+    """Return the device of this machine that a run would use."""
+    import psutil
+    import torch
+
+    kind, _, index = wanted.partition(":")
+    if kind in ("auto", "cuda") and torch.cuda.is_available():
+        found = torch.cuda.get_device_properties(int(index or 0))
+        return Device(found.name, "cuda", int(found.total_memory), None, True)
+    machine = int(psutil.virtual_memory().total)
+    mps = getattr(torch.backends, "mps", None)
+    if kind == "mps" or (kind == "auto" and mps is not None and mps.is_available()):
+        return Device("this machine's mps", "cuda", machine)
+    return Device("this machine's CPU", "cpu", machine, None, True)

@@ -1,0 +1,157 @@
+"""From settings to a plan: parts, phases and seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from diffrl.errors import SettingsError
+from diffrl.planning import timing
+from diffrl.planning.configs import PipelineConfig, pipeline_config
+from diffrl.planning.costs import Costs, shapes
+from diffrl.planning.counting import Counting, Epoch
+from diffrl.planning.devices import Device
+from diffrl.planning.memory import held, slack, trained_bytes
+from diffrl.planning.plan import Part, Phase, Plan
+from diffrl.planning.probe import Probe, Shape
+from diffrl.planning.stand_ins import FORWARD
+from diffrl.planning.timing import Pace, Work
+from diffrl.settings import Settings
+
+
+@dataclass
+class Estimate:
+    """Plans a run.
+
+    Args:
+        settings: of the run.
+        prompts: that it samples.
+        device: that it is planned for.
+        processes: that share its trajectories.
+        measured: what a probe found there.
+        costs: of an earlier plan with the same networks.
+    """
+
+    settings: Settings
+    prompts: Sequence[str]
+    device: Device
+    processes: int = 1
+    measured: Probe | None = None
+    costs: Costs | None = None
+
+    @cached_property
+    def config(self) -> PipelineConfig:
+        """The configuration of the pipeline."""
+        return pipeline_config(self.settings.model.ref)
+
+    @cached_property
+    def counted(self) -> Costs:
+        """Costs of the calls."""
+        return self.costs or Costs.of(self.settings, self.config, self.device.kind)
+
+    @cached_property
+    def epochs(self) -> list[Epoch]:
+        """What epochs ask for, one for each of their lengths."""
+        shape = shapes(self.settings, self.config)
+        known = (self.settings, shape, self.prompts, self.processes)
+        try:
+            return Counting(*known).epochs()
+        except SettingsError:  # a sampler that reads latents wants the run's own size
+            return Counting(*known, side=shape.side).epochs()
+
+    @property
+    def drawn(self) -> int:
+        """Pictures that an evaluation draws at once."""
+        return min(self.settings.train.sample_batch, self.settings.eval.images)
+
+    @cached_property
+    def shape(self) -> Shape:
+        """The largest calls."""
+        sampled = max((rows for e in self.epochs for _, rows in e.sampling), default=self.drawn)
+        decoded = max((rows for e in self.epochs for rows in e.decoding), default=self.drawn)
+        return Shape(sampled, decoded, max(1, *(e.open for e in self.epochs)))
+
+    def plan(self) -> Plan:
+        """Return the plan."""
+        made, train = self.counted.made, self.settings.train
+        trained = sum(p.numel() for p in made.trained)
+        pace, phases = Pace(self.device, self.counted, self.measured), self._phases()
+        own = [p.seconds for p in phases if p.name != "evaluating"]
+        judged = phases[-1].seconds
+        seconds = None
+        if judged is not None:
+            epoch = sum(s or 0.0 for s in own)
+            seconds = train.epochs * epoch + timing.evaluations(self.settings) * judged
+        return Plan(
+            run=self._run,
+            device=self.device.name,
+            memory=self.device.memory // (self.processes if self.device.kind == "cpu" else 1),
+            processes=self.processes,
+            held=held(self.settings, self.counted, self.processes, self.measured),
+            phases=phases,
+            speed=pace.source,
+            seconds=seconds,
+            epochs=train.epochs,
+            trajectories=train.trajectories,
+            trained=trained,
+            frozen=sum(p.numel() for p in made.unet.parameters()) - trained,
+            notes=tuple(self._notes()),
+        )
+
+    @property
+    def _run(self) -> str:
+        settings = self.settings
+        rewards = " + ".join(w.reward.name for w in settings.rewards)
+        what = f"{settings.recipe.name} on {settings.model.ref}"
+        return f"{what}{', reward ' if rewards else ''}{rewards}, {settings.model.precision}"
+
+    def _phases(self) -> tuple[Phase, ...]:
+        """Return the phases of an epoch: memory of its largest calls, time of the mean length."""
+        costs, epochs, shape = self.counted, self.epochs, self.shape
+        trained = trained_bytes(costs)
+        rollout = Part("rollout", max(e.held for e in epochs))
+        gradients = Part("gradients", trained)
+        graded = any(e.graded for e in epochs)
+        asked = any(e.decoding for e in epochs)
+        judging = (costs.graded if graded else costs.score)(shape.decoded).peak if asked else 0
+        looked = max((rows for e in epochs for k, rows in e.updating if k == FORWARD), default=0)
+        learning = max(costs.train(shape.trained).peak, costs.forward(looked).peak)
+        drawn = max(costs.forward(self.drawn).peak, costs.evaluate(self.drawn).peak)
+        drawing = costs.forward(shape.sampled).peak if any(e.sampling for e in epochs) else 0
+        drew, judged, learned = (
+            each(costs, epochs) for each in (timing.sampling, timing.scoring, timing.updating)
+        )
+        nothing: Work = {}
+        copied = Part("copies of the rollout", rollout.bytes)
+        followed = Part("copies of the weights", 2 * trained)
+        evaluated = timing.evaluating(self.settings, costs, self.drawn)
+        return (
+            self._phase("sampling", (rollout,), drawing, drew, f"{shape.sampled} rows"),
+            self._phase("scoring", (rollout,), judging, judged, f"{shape.decoded} pictures"),
+            self._phase("joining", (rollout, copied), 0, nothing, ""),
+            self._phase("updating", (rollout, gradients), learning, learned,
+                        f"{shape.trained} rows"),
+            self._phase("following", (rollout, followed), 0, nothing, ""),
+            self._phase("evaluating", (), drawn, evaluated, f"{self.drawn} pictures"),
+        )  # fmt: skip
+
+    def _phase(
+        self, name: str, parts: tuple[Part, ...], working: int, work: Work, calls: str
+    ) -> Phase:
+        tflop = sum((n for kind, n in work.items() if kind != "step"), 0.0) / 1e12
+        seconds = Pace(self.device, self.counted, self.measured).seconds(work)
+        needed = int(self._slack * working)
+        return Phase(name, parts, needed, tflop, seconds, calls)
+
+    @cached_property
+    def _slack(self) -> float:
+        return slack(self.counted, self.measured)
+
+    def _notes(self) -> Iterator[str]:
+        yield f"sizes of the model from {self.config.origin}"
+        made = self.counted.made
+        if unknown := sorted(r.name for r in (*made.rewards, *made.watched) if not r.counted):
+            yield f"not counted, but for their files: {', '.join(unknown)}"
+        if self.device.kind != "cpu" and self.measured is None:
+            yield "for GPUs nothing of this has been measured; leave some room"

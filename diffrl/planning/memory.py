@@ -1,0 +1,62 @@
+"""What a run's process holds all the time, and what allocators take besides."""
+
+from __future__ import annotations
+
+from diffrl.planning.costs import Costs, reward_bytes
+from diffrl.planning.devices import GIB
+from diffrl.planning.networks import bytes_of
+from diffrl.planning.plan import Part
+from diffrl.planning.probe import Probe
+from diffrl.settings import Settings
+
+CONTEXT = GIB // 2
+"""Bytes of a CUDA context with its libraries, where there is none to measure. An assumption."""
+
+LIBRARIES = int(0.85 * GIB)
+"""Bytes of Python with all libraries of a run on a CPU, where they are not measured."""
+
+SLACK = {"cpu": 2.0, "cuda": 1.1}
+"""Bytes that allocator and kernels take for each that a call needs, where not measured."""
+
+
+def trained_bytes(costs: Costs) -> int:
+    """Return the bytes of what is trained, which is in fp32."""
+    return 4 * sum(p.numel() for p in costs.made.trained)
+
+
+def held(
+    settings: Settings, costs: Costs, processes: int, measured: Probe | None
+) -> tuple[Part, ...]:
+    """Return what one process holds all the time."""
+    made, trained, cpu = costs.made, trained_bytes(costs), costs.place == "cpu"
+    started = measured.started if measured else LIBRARIES if cpu else CONTEXT
+    parts = [
+        Part("libraries" if cpu else "CUDA context", started),
+        Part("UNet, frozen weights", bytes_of(made.unet) - trained),
+        Part("VAE and text encoder", bytes_of(made.vae) + bytes_of(made.text_encoder)),
+        Part("rewards", reward_bytes(settings, made)),
+        Part("trained weights", trained),
+        Part("old and base weights", 2 * trained),
+        Part("optimizer", 2 * trained),
+    ]
+    if settings.adapter.kind == "lora":  # see diffrl.trainer.moment
+        parts.append(Part("state to go back to", 4 * trained))
+    if processes > 1:
+        parts.append(Part("gradients in exchange", trained))
+    return tuple(part for part in parts if part.bytes)
+
+
+def slack(costs: Costs, measured: Probe | None) -> float:
+    """Return the bytes that are taken for each byte that a call needs."""
+    if measured is None:
+        return SLACK[costs.place]
+    made, shape = costs.made, measured.shape
+    rewards = [r.network for r in made.rewards if r.network is not None and not r.shared]
+    weights = sum(bytes_of(n) for n in (made.unet, made.vae, made.text_encoder, *rewards))
+    calls = max(
+        costs.forward(shape.sampled).peak,
+        costs.score(shape.decoded).peak,
+        costs.train(shape.trained).peak,
+    )
+    grown = measured.grown - weights - 3 * trained_bytes(costs)  # gradients, and AdamW's two
+    return max(1.0, grown / max(calls, 1))

@@ -1,0 +1,142 @@
+"""What a piece of work costs on torch's `meta` device: FLOPs, and bytes alive at once."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffrl.tensors import Tensor
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a piece of work costs.
+
+    Args:
+        flops: floating-point operations of matrix products, convolutions and attention.
+        peak: the most bytes alive at once, of what the work itself allocated.
+        kept: bytes that a forward pass keeps for the backward pass.
+    """
+
+    flops: float
+    peak: int
+    kept: int = 0
+
+
+class LiveBytes(TorchDispatchMode):
+    """Follows the birth and death of storages; each counts once, however many views it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operation; what it was given is not its own, what it returns is."""
+        for given in _storages((args, kwargs)):
+            self._follow(given, 0)
+        out = func(*args, **(kwargs or {}))
+        for made in _storages(out):
+            self._follow(made, made.nbytes())
+        return out
+
+    def _follow(self, storage: Any, size: int) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def _storages(values: Any) -> list[Any]:
+    return [v.untyped_storage() for v in tree_leaves(values) if isinstance(v, torch.Tensor)]
+
+
+LOW = (F.linear, F.conv2d, torch.matmul, torch.bmm, torch.baddbmm, torch.addmm, torch.Tensor.matmul)
+"""What autocast computes in half precision, of what these networks call."""
+
+HIGH = (F.layer_norm, F.group_norm, F.softmax, torch.Tensor.softmax, torch.softmax)
+"""What autocast computes in fp32."""
+
+
+class AsOnDevice(TorchFunctionMode):
+    """Makes `meta` tensors take the ways that autocast and fused attention take on a device.
+
+    Autocast does not know `meta`, and attention there is written out in full.
+    Source: the lists of operations in PyTorch's documentation of torch.amp.
+
+    Args:
+        half: the dtype of autocast; none: there is no autocast.
+        fused: whether attention is one kernel, which keeps no matrix of weights.
+    """
+
+    def __init__(self, half: torch.dtype | None, fused: bool) -> None:
+        super().__init__()
+        self._half, self._fused = half, fused
+        self._cast: dict[int, Tensor] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function as autocast would."""
+        kwargs = kwargs or {}
+        attends = func is F.scaled_dot_product_attention
+        if self._half is not None and (attends or func in LOW):
+            args, kwargs = self._as(self._half, args), self._named_as(self._half, kwargs)
+        elif self._half is not None and func in HIGH:
+            args, kwargs = self._as(torch.float32, args), self._named_as(torch.float32, kwargs)
+        if attends and self._fused and kwargs.get("attn_mask") is None:
+            return torch.ops.aten._scaled_dot_product_flash_attention(*args[:3])[0]
+        return func(*args, **kwargs)
+
+    def _as(self, dtype: torch.dtype, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(self._to(dtype, one) for one in args)
+
+    def _named_as(self, dtype: torch.dtype, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {name: self._to(dtype, one) for name, one in kwargs.items()}
+
+    def _to(self, dtype: torch.dtype, one: Any) -> Any:
+        if not isinstance(one, torch.Tensor) or not one.is_floating_point() or one.dtype == dtype:
+            return one
+        if not (one.is_leaf and one.requires_grad):
+            return one.to(dtype)
+        if id(one) not in self._cast:  # autocast casts a weight once
+            self._cast[id(one)] = one.to(dtype)
+        return self._cast[id(one)]
+
+
+def cost(work: Callable[[], object], half: torch.dtype | None, fused: bool) -> Cost:
+    """Return what work costs that is done without gradient."""
+    counted = FlopCounterMode(display=False)
+    with torch.no_grad(), AsOnDevice(half, fused), counted, LiveBytes() as bytes_:
+        work()
+    return Cost(float(counted.get_total_flops()), bytes_.peak)
+
+
+def cost_of_training(work: Callable[[], Tensor], half: torch.dtype | None, fused: bool) -> Cost:
+    """Return what work and its backward pass cost; gradients that are there already do not."""
+    counted = FlopCounterMode(display=False)
+    with counted, LiveBytes() as bytes_:
+        with AsOnDevice(half, fused):
+            out = work()
+            value = out.square().mean()
+        kept = bytes_.live - out.numel() * out.element_size()
+        value.backward()
+    return Cost(float(counted.get_total_flops()), bytes_.peak, kept)

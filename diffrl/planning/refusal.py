@@ -1,0 +1,51 @@
+"""Keeps `diffrl train` from beginning what cannot fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from diffrl.builtin.references import local
+from diffrl.checksums import split
+from diffrl.errors import CheckpointMissing, DoesNotFit
+from diffrl.planning.advice import suggestions
+from diffrl.planning.devices import GIB, present
+from diffrl.planning.estimate import Estimate
+from diffrl.planning.networks import file_bytes
+from diffrl.planning.words import refusal, verdict
+from diffrl.settings import Settings
+
+TINY, SIDE, PIXELS, ROOM = 64 * 2**20, 128, 2**20, 8 * GIB
+"""A model below that many bytes, with pictures and batches below these, fits into that memory."""
+
+
+def refuse_what_cannot_fit(settings: Settings, prompts: Sequence[str]) -> None:
+    """Plan a run for the device that it would use, before any weights load.
+
+    Where the sizes of the model are not known, nothing is refused.
+
+    Raises:
+        DoesNotFit: if it needs clearly more memory than there is, naming settings that fit.
+    """
+    device = present(settings.model.device)
+    if device.memory >= ROOM and is_tiny(settings):
+        return
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    estimate = Estimate(settings, prompts, device, processes)
+    try:
+        plan = estimate.plan()
+    except CheckpointMissing:
+        return
+    if plan.hopeless:
+        advised = plan.suggesting(suggestions(estimate))
+        lines = [*refusal(advised), "to begin all the same: --anyway"]
+        raise DoesNotFit(lines, f"this run {verdict(plan)}")
+
+
+def is_tiny(settings: Settings) -> bool:
+    """Return whether a run is far too small for any memory to be short."""
+    folder, train = local(split(settings.model.ref)[0]), settings.train
+    side, group = settings.model.size or SIDE, settings.recipe.sampler.group
+    rows = max(train.sample_batch, train.micro_batch * max(2, group), train.decode_batch)
+    small = side <= SIDE and rows * side**2 <= PIXELS
+    return small and folder is not None and file_bytes(folder) <= TINY

@@ -1,0 +1,104 @@
+"""From counted calls to FLOPs, and from FLOPs to seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffrl.planning.costs import Costs
+from diffrl.planning.counting import Epoch
+from diffrl.planning.devices import UTILISATION, Device
+from diffrl.planning.probe import Probe
+from diffrl.planning.stand_ins import TRAIN
+from diffrl.settings import Settings
+
+Work = dict[str, float]
+"""FLOPs by what is done: forward, train, score; and how many optimizer steps: step."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a device works.
+
+    Args:
+        device: of the plan.
+        costs: of the calls.
+        measured: what a probe found; none: the device's published rate counts.
+    """
+
+    device: Device
+    costs: Costs
+    measured: Probe | None
+
+    def seconds(self, work: Work) -> float | None:
+        """Return how long work takes; nothing where the device's speed is not known."""
+        if self.measured is None:
+            if self.device.tflops is None:
+                return None
+            flops = sum((n for kind, n in work.items() if kind != "step"), 0.0)
+            return flops / (self.device.tflops * 1e12 * UTILISATION)
+        shape, taken = self.measured.shape, self.measured
+        each = {
+            "forward": taken.forward / max(1.0, self.costs.forward(shape.sampled).flops),
+            "score": taken.score / max(1.0, self.costs.score(shape.decoded).flops),
+            "train": taken.train / max(1.0, self.costs.train(shape.trained).flops),
+            "step": taken.step,
+        }
+        return sum((each[kind] * n for kind, n in work.items()), 0.0)
+
+    @property
+    def source(self) -> str:
+        """Where the seconds come from, in words."""
+        if self.measured is not None:
+            return "measured for some seconds with the run's networks"
+        if self.device.tflops is None:
+            return "not known: no probe and no --tflops"
+        rate = f"{self.device.tflops:g} TFLOPS"
+        return f"{UTILISATION:.0%} of {rate}, an assumption; nothing was measured"
+
+
+def sampling(costs: Costs, epochs: Sequence[Epoch]) -> Work:
+    """Return the work of sampling an epoch, mean over their lengths."""
+    flops = sum(
+        n * costs.forward(rows).flops for e in epochs for (_, rows), n in e.sampling.items()
+    )
+    return {"forward": flops / len(epochs)}
+
+
+def scoring(costs: Costs, epochs: Sequence[Epoch]) -> Work:
+    """Return the work of decoding and scoring an epoch's pictures."""
+    flops = 0.0
+    for epoch in epochs:
+        call = costs.graded if epoch.graded else costs.score
+        flops += sum(n * call(rows).flops for rows, n in epoch.decoding.items())
+    return {"score": flops / len(epochs)}
+
+
+def updating(costs: Costs, epochs: Sequence[Epoch]) -> Work:
+    """Return the work of an epoch's updates."""
+    work: Work = {"forward": 0.0, "train": 0.0, "step": 0.0}
+    for epoch in epochs:
+        for (kind, rows), n in epoch.updating.items():
+            call = costs.train if kind == TRAIN else costs.forward
+            work[kind] += n * call(rows).flops / len(epochs)
+        work["step"] += epoch.commits / len(epochs)
+    return work
+
+
+def evaluating(settings: Settings, costs: Costs, rows: int) -> Work:
+    """Return the work of one evaluation, with its KL to the base model."""
+    chosen = settings.eval
+    shown = 2 * min(chosen.shown, chosen.images)
+    drawn = sum(chosen.steps) * (chosen.images + shown) / rows
+    judged = len(chosen.steps) * chosen.images / rows
+    return {
+        "forward": drawn * costs.forward(rows).flops,
+        "score": judged * costs.evaluate(rows).flops,
+    }
+
+
+def evaluations(settings: Settings) -> int:
+    """Return how often a whole run evaluates: before, after and every few epochs."""
+    every, epochs = settings.eval.every, settings.train.epochs
+    between = sum(1 for e in range(1, epochs) if every and e % every == 0)
+    return 2 + between

@@ -1,0 +1,138 @@
+"""Plans: calls counted on a recipe's own stages, parts, and settings that make a run fit."""
+
+import importlib
+import json
+from collections import Counter
+
+import pytest
+
+from diffrl.errors import CheckpointMissing, SettingsError
+from diffrl.planning.advice import suggestions
+from diffrl.planning.devices import GIB, GPUS, Device, byte_count, device_of
+from diffrl.planning.plan import Plan
+from diffrl.registry import registry
+from diffrl.settings.resolve import resolve
+
+
+def test_calls_of_sdpo_are_counted_as_the_trainer_makes_them(estimated):
+    sets = ("sampler.steps=4", "train.sample_batch=48", "train.micro_batch=8")
+    (epoch,) = estimated("sdpo", "emoji", sets=sets).epochs
+    assert epoch.sampling == Counter({("forward", 48): 4, ("forward", 16): 4})
+    assert epoch.updating == Counter({("train", 16): 4 * 3, ("forward", 16): 1})
+    assert (epoch.open, epoch.commits, epoch.rows) == (16, 3, 64)  # one step is left out
+    assert epoch.accumulates
+
+
+def test_networks_that_a_loss_asks_twice_are_counted_twice(estimated):
+    sets = ("sampler.steps=4", "train.micro_batch=64")
+    ddpo, d3po = (estimated(a, "emoji", sets=sets).epochs[0].updating for a in ("ddpo", "d3po"))
+    assert sum(n for (kind, _), n in ddpo.items() if kind == "forward") == 1
+    trained = sum(n for (kind, _), n in d3po.items() if kind == "train")
+    assert sum(n for (kind, _), n in d3po.items() if kind == "forward") == 1 + trained
+
+
+def test_guidance_doubles_the_rows(estimated):
+    plain, guided = (
+        estimated("ddpo", "emoji", sets=("sampler.steps=4", f"model.guidance={g}")).shape
+        for g in (1, 3)
+    )
+    assert (guided.sampled, guided.trained) == (2 * plain.sampled, 2 * plain.trained)
+
+
+def test_lengths_share_the_time_and_the_longest_takes_the_memory(estimated):
+    place = Device("a CPU", "cpu", 8 * GIB, 0.1)
+    mixed, four = (
+        estimated("sdpo", "emoji", place, sets=sets).plan() for sets in ((), ("sampler.steps=4",))
+    )
+    assert mixed.bytes == four.bytes
+    assert mixed.epoch_seconds < four.epoch_seconds
+    assert mixed.seconds == pytest.approx(40 * mixed.epoch_seconds + 3 * mixed.phases[-1].seconds)
+
+
+def test_processes_share_the_pictures_of_an_epoch(estimated):
+    one, four = (estimated("sdpo", "sd-turbo", processes=n).epochs[0] for n in (1, 4))
+    assert (one.rows, four.rows) == (64, 16)
+    assert (one.updating["train", 4], four.updating["train", 4]) == (800, 200)
+    assert four.commits == one.commits
+    assert four.held == one.held // 4
+
+
+def test_an_algorithm_of_strangers_is_planned(estimated, examples, monkeypatch):
+    monkeypatch.syspath_prepend(examples / "diffrl_rwr")
+    module = importlib.import_module("diffrl_rwr")
+    registry().register(module)
+    try:
+        estimate = estimated("rwr", "emoji", sets=("sampler.steps=4", "train.micro_batch=16"))
+        (epoch,) = estimate.epochs
+        assert epoch.updating["train", 16] == 64 * 3 / 16
+        assert estimate.plan().epoch_seconds > 0
+    finally:
+        registry().unregister(module)
+
+
+@pytest.mark.slow
+def test_every_suggestion_fits_and_nothing_twice_its_size_does(estimated, cpu):
+    sets = ("train.micro_batch=64", "train.decode_batch=64", "sampler.steps=4")
+    estimate = estimated("sdpo", "emoji", cpu(int(1.2 * GIB)), sets=sets)
+    assert not estimate.plan().fits
+    advised = suggestions(estimate)
+    assert advised
+    assert advised[0].note == ""  # batches alone come first: they change no result
+    for one in advised:
+        again = estimated("sdpo", "emoji", cpu(int(1.2 * GIB)), sets=(*sets, *one.settings)).plan()
+        assert again.fits
+        assert again.bytes == one.bytes
+    sizes = dict(text.split("=") for text in advised[0].settings)
+    for name, value in sizes.items():
+        bigger = (*sets, *advised[0].settings, f"{name}={2 * int(value)}")
+        assert not estimated("sdpo", "emoji", cpu(int(1.2 * GIB)), sets=bigger).plan().fits
+
+
+@pytest.mark.slow
+def test_full_finetuning_is_advised_to_take_adapters(estimated):
+    sets = ("adapter.kind=full", "train.micro_batch=1", "train.decode_batch=1")
+    estimate = estimated("ddpo", "sd-turbo", "T4", sets=sets)
+    held = {part.name: part.bytes for part in estimate.plan().held}
+    assert held["trained weights"] == 4 * 865_910_724
+    assert held["optimizer"] == 8 * 865_910_724
+    (one,) = suggestions(estimate)
+    assert "adapter.kind=lora" in one.settings
+
+
+def test_a_plan_goes_through_json(estimated, cpu):
+    sets = ("train.micro_batch=64", "sampler.steps=4")
+    estimate = estimated("sdpo", "emoji", cpu(int(1.2 * GIB)), sets=sets)
+    plan = estimate.plan().suggesting(suggestions(estimate))
+    said = json.loads(json.dumps(plan.as_json()))
+    assert Plan.from_json(said) == plan
+    assert said["decides"] == "updating"
+    assert said["bytes"] == plan.bytes > plan.memory
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_every_gpu_can_be_planned_for(name):
+    known, device = GPUS[name], device_of(name.lower(), None, None, "auto", "fp16")
+    assert known.source
+    assert device.memory < known.memory * GIB
+    assert device.tflops == known.half > known.single
+    assert device_of(name, None, None, "auto", "fp32").tflops == known.single
+
+
+def test_sizes_are_read_as_people_write_them():
+    assert byte_count("24GiB") == 24 * GIB
+    assert byte_count("1.5 gb") == 1_500_000_000
+    assert [byte_count(text) for text in ("24", "GiB", "-1GiB", "24 apples", "0GiB")] == [None] * 5
+
+
+def test_what_is_wrong_with_a_device_is_said_at_once():
+    with pytest.raises(SettingsError) as refused:
+        device_of("RTX409", "24", -1.0, "auto", "fp16")
+    assert len(refused.value.problems) == 4
+    assert "Did you mean RTX4090" in str(refused.value)
+
+
+def test_a_model_of_unknown_size_is_named(estimated):
+    settings = resolve("ddpo", ["pickscore"], "emoji", sets=("model.ref=nobody/nothing-at-all",))
+    assert settings.model.ref == "nobody/nothing-at-all"
+    with pytest.raises(CheckpointMissing, match="cannot plan the model 'nobody/nothing-at-all'"):
+        estimated("ddpo", "emoji", sets=("model.ref=nobody/nothing-at-all",)).plan()

@@ -1,0 +1,56 @@
+"""A run that cannot fit is refused before weights load, unless it is wanted anyway."""
+
+import pytest
+
+import diffrl
+from diffrl.errors import DoesNotFit
+from diffrl.planning import refusal
+from diffrl.planning.devices import GIB
+from diffrl.settings.resolve import resolve
+
+QUICK = (
+    "train.trajectories=4", "sampler.steps=2", "sampler.lengths=[]", "eval.images=2",
+    "eval.steps=[1]", "train.prompts=animals",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_fit_is_refused(tmp_path):
+    sets = ["train.trajectories=16384", "train.sample_batch=16384", "train.micro_batch=8192"]
+    with pytest.raises(DoesNotFit) as refused:
+        diffrl.train("sdpo", "pickscore", sets=sets, output=tmp_path / "run", live=False)
+    first, *rest = str(refused.value).splitlines()
+    assert first.startswith("this run does not fit: it needs ")
+    assert any("this fits: --set train.micro_batch=" in line for line in rest)
+    assert rest[-1].strip() == "to begin all the same: --anyway"
+    assert refused.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_anyway_begins_it(tmp_path, monkeypatch, cpu):
+    monkeypatch.setattr(refusal, "present", lambda wanted: cpu(GIB // 4))
+    given = {"sets": QUICK, "epochs": 1, "live": False}
+    with pytest.raises(DoesNotFit):
+        diffrl.train("ddpo", "jpeg-compressibility", output=tmp_path / "no", **given)
+    done = diffrl.train(
+        "ddpo", "jpeg-compressibility", output=tmp_path / "run", anyway=True, **given
+    )
+    assert [line["epoch"] for line in done.metrics] == [0, 1]
+
+
+def test_what_is_called_tiny_fits_into_the_room_it_is_promised(estimated, cpu):
+    rows = refusal.PIXELS // 64**2
+    sets = (
+        f"train.sample_batch={rows}", f"train.micro_batch={rows // 2}", "sampler.steps=4",
+        "model.size=64", f"train.decode_batch={rows}", f"train.trajectories={4 * rows}",
+    )  # fmt: skip
+    assert refusal.is_tiny(resolve("sdpo", ["pickscore"], "emoji", sets=sets))
+    assert estimated("sdpo", "emoji", cpu(refusal.ROOM), sets=sets).plan().fits
+    larger = resolve("sdpo", ["pickscore"], "emoji", sets=(*sets, f"train.micro_batch={rows}"))
+    assert not refusal.is_tiny(larger)
+
+
+def test_sizes_that_are_not_known_refuse_nothing(monkeypatch, cpu):
+    monkeypatch.setattr(refusal, "present", lambda wanted: cpu(1))
+    settings = resolve("ddpo", ["pickscore"], "emoji", sets=("model.ref=nobody/nothing-at-all",))
+    refusal.refuse_what_cannot_fit(settings, ("fox",))
