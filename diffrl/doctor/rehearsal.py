@@ -61,7 +61,8 @@ def rehearse(session: Session, given: Pictures | None = None) -> Rehearsal:
     """Sample, score and estimate one batch as the run would in its next epoch."""
     train, recipe = session.settings.train, session.settings.recipe
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(session.epoch + 1))
-    text = draw_prompts(session)[: max(1, train.sample_batch // recipe.sampler.group)]
+    pieces, drawn = session.pieces, draw_prompts(session)
+    text = drawn[: max(1, pieces.sample.size // max(1, recipe.sampler.group))]
     overlap = overlaps(session.settings, session.ranks.accelerator.device)
     rollout, rewards = collect(
         recipe,
@@ -70,7 +71,7 @@ def rehearse(session: Session, given: Pictures | None = None) -> Rehearsal:
         session.ranks,
         text,
         session.rng,
-        train.sample_batch,
+        pieces.sample,
         overlap,
         Clock(),
     )
@@ -81,9 +82,9 @@ def rehearse(session: Session, given: Pictures | None = None) -> Rehearsal:
         recipe.advantage_estimator, rewards, rollout.prompts, session.memory
     )
     minibatches = recipe.update_scheduler(rollout.prompts, advantages, session.rng)
-    pieces = _first_update(cut(minibatches, train.micro_batch))
-    rows = max((piece.rows.numel() for piece in pieces), default=train.micro_batch)
-    return Rehearsal(recipe, rollout, advantages, pieces, rows, given)
+    first = _first_update(cut(minibatches, pieces.micro.size))
+    rows = max((piece.rows.numel() for piece in first), default=len(rollout))
+    return Rehearsal(recipe, rollout, advantages, first, rows, given)
 
 
 def _first_update(pieces: Iterable[Minibatch]) -> tuple[Minibatch, ...]:

@@ -15,7 +15,9 @@ from diffrl.judge import WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.rollouts import concat, concat_rewards, take, whole_groups
+from diffrl.speed.fitting import Fitting
 from diffrl.tensors import Generator
+from diffrl.trainer.fitted import sampled
 from diffrl.trainer.ranks import Ranks
 from diffrl.types import Rewards, Rollout
 
@@ -86,26 +88,29 @@ def collect(
     ranks: Ranks,
     text: Sequence[str],
     rng: Generator,
-    rows: int,
+    pieces: Fitting,
     overlap: bool,
     clock: Clock,
+    keep: str | None = None,
 ) -> tuple[Rollout, Rewards]:
-    """Return the rollout of all prompts and its rewards, at most `rows` trajectories at a time.
+    """Return the rollout of all prompts and its rewards, in pieces of trajectories that fit.
 
     Raises:
         RewardError: in every process, if a reward failed in one of them.
         Interrupted: in every process, if one was asked to stop.
     """
-    at_once = max(1, rows // recipe.sampler.group)
     scoring = Scoring(recipe, judge, overlap)
     rollouts, rewards = [], []
+    drawn = sampled(recipe.sampler, policy, text, rng, pieces, keep)
     try:
-        for start in range(0, len(text), at_once):
+        more = True
+        while any(ranks.everyones([more])):  # where memory ended, a process has more pieces
             with refusing(ranks):
-                with torch.no_grad():
-                    rollouts.append(recipe.sampler(policy, text[start : start + at_once], rng))
+                rollout = next(drawn, None)
                 clock.lap("sample")
-                scoring.add(rollouts[-1])
+                if more := rollout is not None:
+                    rollouts.append(rollout)
+                    scoring.add(rollout)
                 clock.lap("score")
         with refusing(ranks):
             rewards = scoring.finish()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from diffrl.judge import Ledger, WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
+from diffrl.speed.compiling import seconds_compiling
+from diffrl.speed.fitting import Pieces
+from diffrl.speed.memory import moved
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.collect import Clock, collect, without_bad
+from diffrl.trainer.fitted import learnt, part
 from diffrl.trainer.ranks import Ranks
 from diffrl.types import Advantages, Batch, Memory, Minibatch, Rewards, Rollout, gather
 
@@ -23,20 +27,20 @@ class Batches:
     """How an epoch is cut into pieces, and who watches it.
 
     Args:
-        sample: trajectories per sampling call.
-        micro: tuples per backward pass.
+        pieces: their sizes, in sampling and in updates.
         observe: is told of the rollout and its rewards.
         overlap: whether pieces are scored while the next one is sampled.
         drop: whether groups without finite scores are left out.
         stop: is called after every optimizer step, and raises if the run is to end there.
+        keep: the device that rollouts are kept on, where it is not the policy's.
     """
 
-    sample: int
-    micro: int
+    pieces: Pieces
     observe: Observe
     overlap: bool = False
     drop: bool = False
     stop: Callable[[], None] = lambda: None
+    keep: str | None = None
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Tally:
     grad_norms: list[Tensor] = field(default_factory=list)
     gap: Float[Tensor, "..."] | None = None
     dropped: int = 0
+    compiling: float = 0.0
 
 
 def train_epoch(
@@ -70,10 +75,19 @@ def train_epoch(
     Returns:
         What happened, and the advantage estimator's memory.
     """
-    clock = Clock()
+    clock, before = Clock(), seconds_compiling()
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(epoch))
     rollout, rewards = collect(
-        recipe, policy, judge, ranks, text, rng, batches.sample, batches.overlap, clock
+        recipe,
+        policy,
+        judge,
+        ranks,
+        text,
+        rng,
+        batches.pieces.sample,
+        batches.overlap,
+        clock,
+        batches.keep,
     )
     ledger, dropped = judge.drain(), 0
     if batches.drop:
@@ -84,9 +98,10 @@ def train_epoch(
     tally = Tally(rewards, advantages, rollout, ledger, clock.laps, dropped=dropped)
     batches.observe(epoch, rollout, rewards)
     clock.lap("observe")
-    update(recipe, policy, ranks, tally, rng, batches.micro, batches.stop)
+    update(recipe, policy, ranks, tally, rng, batches.pieces, batches.stop)
     policy.follow(recipe.update_scheduler.behind(epoch))
     clock.lap("update")
+    tally.compiling = seconds_compiling() - before
     return tally, memory
 
 
@@ -96,41 +111,39 @@ def update(
     ranks: Ranks,
     tally: Tally,
     rng: Generator,
-    micro: int,
+    pieces: Pieces,
     stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Make the epoch's optimizer steps; `stop` is called after each, and may raise."""
     rollout, advantages = tally.rollout, tally.advantages
     minibatches = recipe.update_scheduler(rollout.prompts, advantages, rng)
-    for piece in cut(minibatches, micro):
-        batch = gather(rollout, advantages, piece)
-        if tally.gap is None and "log_prob" in recipe.sampler.gives:
-            tally.gap = log_prob_gap(policy, batch)
+
+    def gathered(piece: Minibatch) -> Batch:
+        return moved(gather(rollout, advantages, piece), policy.device)
+
+    def learn(piece: Minibatch) -> tuple[float, dict[str, Tensor]]:
         with ranks.accumulating(piece.commit):
-            out = recipe.loss(policy, batch)
+            out = recipe.loss(policy, gathered(piece))
             ranks.backward(piece.weight * out.value)
-        tally.losses.append((piece.weight, {"value": out.value.detach(), **out.metrics}))
-        if piece.commit:
+        return piece.weight, {"value": out.value.detach(), **out.metrics}
+
+    for whole in minibatches:
+        if tally.gap is None and "log_prob" in recipe.sampler.gives:
+            tally.gap = pieces.micro.run(
+                lambda tuples, whole=whole: log_prob_gap(policy, gathered(part(whole, 0, tuples))),
+                len(whole.rows),
+            )
+        tally.losses += learnt(whole, pieces.micro, learn, policy.trained.values())
+        if whole.commit:
             tally.grad_norms.append(ranks.commit())
             stop()
 
 
 def cut(minibatches: Iterable[Minibatch], tuples: int) -> Iterator[Minibatch]:
-    """Cut minibatches into pieces of at most `tuples`, whose weighted mean gradient is the same.
-
-    Losses are means over tuples, so each piece weighs its share; the last one commits.
-    """
+    """Cut minibatches into pieces of at most `tuples`, whose weighted mean gradient is the same."""
     for whole in minibatches:
-        starts = range(0, len(whole.rows), tuples)
-        for start in starts:
-            rows = whole.rows[start : start + tuples]
-            yield replace(
-                whole,
-                rows=rows,
-                steps=whole.steps[start : start + tuples],
-                weight=whole.weight * len(rows) / len(whole.rows),
-                commit=whole.commit and start == starts[-1],
-            )
+        for start in range(0, len(whole.rows), tuples):
+            yield part(whole, start, tuples)
 
 
 def log_prob_gap(policy: UNetPolicy, batch: Batch) -> Float[Tensor, "..."]:

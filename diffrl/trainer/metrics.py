@@ -31,9 +31,10 @@ def summarise(
     metrics.update({f"seconds/{k}": v for k, v in seconds.items()})
     if drops:
         metrics["dropped"] = float(sum(ranks.everyones([tally.dropped])))
-    metrics["samples_per_second"] = (
-        ranks.count * (len(tally.rollout) + tally.dropped) / max(sum(tally.seconds.values()), 1e-9)
-    )
+    if tally.compiling:
+        metrics["seconds/compile"] = tally.compiling
+    taken = max(sum(tally.seconds.values()) - tally.compiling, 1e-9)
+    metrics["samples_per_second"] = ranks.count * (len(tally.rollout) + tally.dropped) / taken
     return metrics
 
 
