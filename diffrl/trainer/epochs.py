@@ -37,8 +37,8 @@ def go(session: Session) -> None:
     settings, hook = session.settings, registry().hook
     total = settings.train.epochs
     tell(session, hook.diffrl_run_started, RunStarted(session.folder, settings, session.epoch))
-    begin_work(session)
     if session.epoch == 0:
+        begin_work(session)
         _close(session, {})
     elif session.pending:
         found = _close(session, session.pending)
