@@ -2,9 +2,9 @@
 
     python benchmarks/speed_gap.py [--compile]
 
-Writes `benchmarks/results/speed_gap.json`. The bundled model draws eight pictures in four steps with
-adapters that are not zero. The gap is the largest |log-ratio| of unchanged weights between sampling
-all eight at once and training on half of them at a time, with gradient.
+Writes `benchmarks/results/speed_gap.json`. The bundled model draws eight pictures in four steps,
+with adapters that are not zero. The gap is the largest |log-ratio| of unchanged weights between
+sampling all eight at once and training on half of them at a time, with gradient.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from generators.hooks import hooks
 from generators.paper import accuracy, paper
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
+from generators.speed import gap, startup
 from generators.suites import suites
 from generators.watchdog import watchdog
 
@@ -78,6 +79,7 @@ def plugin_package() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
     "docs/cli.md": {"cli": cli},
+    "docs/speed-settings.md": {"gap": gap, "startup": startup},
     "docs/hooks.md": {"hooks": hooks},
     "docs/python.md": {"train": train, "resume": resume, "run": run},
     "docs/gallery.md": {"gallery": gallery},
