@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -29,11 +29,13 @@ class Fitting:
         setting: that says how much.
         size: of now; halved for good wherever memory ends.
         cuts: how often it was.
+        proven: the largest size that is known to fit.
     """
 
     setting: str
     size: int
-    cuts: int = field(default=0)
+    cuts: int = 0
+    proven: int = 0
 
     @classmethod
     def of(cls, setting: str, given: int, device: str) -> Fitting:

@@ -16,6 +16,7 @@ from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.rollouts import concat, concat_rewards, take, whole_groups
 from diffrl.speed.fitting import Fitting
+from diffrl.speed.memory import moved
 from diffrl.tensors import Generator
 from diffrl.trainer.fitted import sampled
 from diffrl.trainer.ranks import Ranks
@@ -117,7 +118,7 @@ def collect(
     finally:
         scoring.stop()
         clock.lap("score")
-    return concat(rollouts), concat_rewards(rewards)
+    return concat(rollouts), moved(concat_rewards(rewards), policy.device)
 
 
 @contextlib.contextmanager

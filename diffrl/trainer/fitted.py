@@ -14,6 +14,9 @@ from diffrl.stages import Sampler
 from diffrl.tensors import Generator, Tensor
 from diffrl.types import Minibatch, Rollout
 
+Losses = tuple[float, dict[str, Tensor]]
+"""The weight of a part, and the figures of its loss."""
+
 
 def sampled(
     sampler: Sampler,
@@ -64,34 +67,55 @@ def part(whole: Minibatch, start: int, tuples: int) -> Minibatch:
 def learnt(
     whole: Minibatch,
     pieces: Fitting,
-    learn: Callable[[Minibatch], tuple[float, dict[str, Tensor]]],
+    learn: Callable[[Minibatch], Losses],
     trained: Iterable[Tensor],
-) -> list[tuple[float, dict[str, Tensor]]]:
+    rng: Generator,
+    together: bool = False,
+) -> list[Losses]:
     """Return what `learn` gives for each part of a minibatch, having added all their gradients.
 
-    Where memory ends in a part, the gradients are set back to what they were before it, and it is
-    done again in two. Their sum is the same.
+    Where memory ends in a part, the gradients and `rng` are set back to what they were before it,
+    and it is done again in two. The sum of the gradients is the same.
 
     Args:
         whole: what is learnt from.
         pieces: how many tuples at once.
         learn: a backward pass; its return is passed on.
         trained: weights that hold the gradients.
+        rng: that losses draw from.
+        together: whether gradients are exchanged where a part commits. Memory must not end there,
+            so a size that is new is tried without an exchange first.
     """
     weights, done, start = list(trained), [], 0
     while start < len(whole.rows):
-        kept = [None if w.grad is None else w.grad.clone() for w in weights]
+        back = _way_back(weights, rng)
 
-        def attempt(tuples: int, start: int = start) -> tuple[int, tuple[float, dict[str, Tensor]]]:
+        def attempt(
+            tuples: int, start: int = start, back: Callable[[], None] = back
+        ) -> tuple[int, Losses]:
             one = part(whole, start, tuples)
-            return len(one.rows), learn(one)
+            count = len(one.rows)
+            if together and one.commit and count > pieces.proven:
+                learn(replace(one, commit=False))
+                back()
+            found = learn(one)
+            pieces.proven = max(pieces.proven, count)
+            return count, found
 
-        def undo(kept: list[Tensor | None] = kept) -> None:
-            for weight, gradient in zip(weights, kept, strict=True):
-                weight.grad = None if gradient is None else gradient.clone()
-
-        left = len(whole.rows) - start
-        count, found = pieces.run(attempt, left, undo=undo)
+        count, found = pieces.run(attempt, len(whole.rows) - start, undo=back)
         done.append(found)
         start += count
     return done
+
+
+def _way_back(weights: Sequence[Tensor], rng: Generator) -> Callable[[], None]:
+    """Return a function that sets gradients and random numbers to what they are now."""
+    kept = [None if w.grad is None else w.grad.clone() for w in weights]
+    state = rng.get_state()
+
+    def back() -> None:
+        for weight, gradient in zip(weights, kept, strict=True):
+            weight.grad = None if gradient is None else gradient.clone()
+        rng.set_state(state)
+
+    return back

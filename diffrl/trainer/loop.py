@@ -133,7 +133,9 @@ def update(
                 lambda tuples, whole=whole: log_prob_gap(policy, gathered(part(whole, 0, tuples))),
                 len(whole.rows),
             )
-        tally.losses += learnt(whole, pieces.micro, learn, policy.trained.values())
+        tally.losses += learnt(
+            whole, pieces.micro, learn, policy.trained.values(), policy.noise_rng, ranks.count > 1
+        )
         if whole.commit:
             tally.grad_norms.append(ranks.commit())
             stop()
