@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from diffrl.judge import Ledger, WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
@@ -129,10 +127,11 @@ def update(
 
     for whole in minibatches:
         if tally.gap is None and "log_prob" in recipe.sampler.gives:
-            tally.gap = pieces.micro.run(
-                lambda tuples, whole=whole: log_prob_gap(policy, gathered(part(whole, 0, tuples))),
-                len(whole.rows),
-            )
+            with ranks.accumulating(False):
+                tally.gap = pieces.micro.run(
+                    lambda n, whole=whole: log_prob_gap(policy, gathered(part(whole, 0, n))),
+                    len(whole.rows),
+                )
         tally.losses += learnt(
             whole, pieces.micro, learn, policy.trained.values(), policy.noise_rng, ranks.count > 1
         )
@@ -149,7 +148,9 @@ def cut(minibatches: Iterable[Minibatch], tuples: int) -> Iterator[Minibatch]:
 
 
 def log_prob_gap(policy: UNetPolicy, batch: Batch) -> Float[Tensor, "..."]:
-    """Return |log-ratio| of weights that have not changed since sampling: ideally all zero."""
+    """Return |log-ratio| of weights that have not changed since sampling: ideally all zero.
+
+    Computed as the loss computes it, with gradient: a compiled network may round differently then.
+    """
     assert batch.log_prob is not None
-    with torch.no_grad():
-        return (policy.log_prob(batch) - batch.log_prob).abs().flatten()
+    return (policy.log_prob(batch).detach() - batch.log_prob).abs().flatten()

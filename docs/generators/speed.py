@@ -24,18 +24,19 @@ NAMES = {
 def startup() -> str:
     """Return how long commands take to begin, before and now."""
     measured = json.loads(STARTUP.read_text("utf-8"))
+    times = [when for when in ("before", "now") if when in measured]
     rows = []
     for how in ("warm", "cold"):
         for name, shown in NAMES.items():
-            found = [measured[when][how][name] for when in ("before", "now")]
+            found = [measured[when][how][name] for when in times]
             cells = (f"{one['median']:.2f} s (× {one['of_torch']:.2f})" for one in found)
             rows.append((shown, how, *cells))
-    count = len(measured["now"]["warm"]["help"]["seconds"])
-    few = len(measured["now"]["cold"]["help"]["seconds"])
-    head = ("start", "files in memory", "before", "now")
+    last = measured[times[-1]]
+    count, few = (len(last[how]["help"]["seconds"]) for how in ("warm", "cold"))
+    head = ("start", "files in memory", *times)
     return (
         f"{table(head, rows)}\n\nMedians of {count} starts with files in memory (warm) and {few} "
-        f"without (cold), on {measured['now']['machine']}; in brackets the ratio to `import torch` "
+        f"without (cold), on {last['machine']}; in brackets the ratio to `import torch` "
         f"of the same minutes. By `benchmarks/startup.py`."
     )
 

@@ -14,6 +14,7 @@ from diffrl.pipeline import decoder, fit_attention
 from diffrl.settings import OptimizerSettings, SpeedSettings
 from diffrl.speed.formats import multiply_in_tf32
 from diffrl.speed.memory import moved, put_text_encoder_away
+from diffrl.trainer.loop import log_prob_gap
 from diffrl.trainer.speed import adamw, ready
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
@@ -55,6 +56,20 @@ def test_pictures_log_probs_and_gradients_are_those_of_the_plain_way(means, worl
     torch.testing.assert_close(found, wanted, rtol=0, atol=CLIP / 100)
     assert same_gradients(gradients, others, rtol=1e-3)
     assert gap(other, two) < CLIP / 10
+
+
+def test_the_gap_is_that_of_the_network_as_the_loss_calls_it(plain, monkeypatch):
+    """As a compiled network: with gradient it is another program, which may round differently."""
+    batch, forward = plain.batch(plain.rollout(), steps=((0,), (1,))), plain.unet.forward
+    assert float(log_prob_gap(plain.policy, batch).max()) < CLIP / 10
+
+    def rounded(*args, **options):
+        off = 1e-2 if torch.is_grad_enabled() else 0.0
+        return (forward(*args, **options)[0] * (1 + off),)
+
+    monkeypatch.setattr(plain.unet, "forward", rounded)
+    found = log_prob_gap(plain.policy, batch)
+    assert float(found.max()) > CLIP and not found.requires_grad
 
 
 def test_convolutions_are_given_and_give_channels_last(world):
