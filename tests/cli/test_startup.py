@@ -1,7 +1,8 @@
 """How long it takes to begin, as a share of `import torch` in the same minute.
 
-Measured on an idle machine (benchmarks/results/startup.json): `--help` 0.07, `list-plugins` 0.15,
-and training until its first sample 2.6 before, with 0.15 s of seconds that are diffrl's own.
+Measured on an idle machine (benchmarks/results/startup.json, `before`): `--help` 0.07,
+`list-plugins` 0.15, and training until its first sample 2.6 times as long. The limits leave room
+for a busy machine.
 """
 
 import subprocess
