@@ -22,7 +22,7 @@ def loading() -> Iterator[None]:
     """Let no garbage be looked for meanwhile.
 
     Libraries and weights that load make a million objects that stay. Python would look through all
-    of them again and again, which takes a fifth of the time until the first sample.
+    of them again and again, which takes a tenth of the time until the first sample.
     """
     collecting = gc.isenabled()
     gc.disable()
