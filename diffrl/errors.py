@@ -109,6 +109,16 @@ class CannotWrite(DiffrlError):
     exit_code = 3
 
 
+class OutOfMemory(DiffrlError):
+    """A device whose memory does not hold even the smallest piece of work."""
+
+    exit_code = 3
+
+
+class CompileFailed(DiffrlError):
+    """A network that torch.compile cannot compile here."""
+
+
 class Diverged(DiffrlError):
     """A run whose gradients are not finite, or that its watchdog has stopped."""
 

@@ -9,6 +9,7 @@ import torch
 
 from diffrl.errors import RewardError
 from diffrl.scoring import ScoredBy, checked, finite_or_nan
+from diffrl.speed.fitting import Fitting
 from diffrl.tensors import Float, Int, Tensor
 from diffrl.types import Prompts
 
@@ -47,9 +48,15 @@ class WeighedJudge:
     """
 
     def __init__(
-        self, decode: Decode, rewards: Sequence[ScoredBy], batch: int = 16, drop: bool = False
+        self,
+        decode: Decode,
+        rewards: Sequence[ScoredBy],
+        batch: int | Fitting = 16,
+        drop: bool = False,
     ) -> None:
-        self._decode, self._rewards, self._batch = decode, tuple(rewards), batch
+        self._decode, self._rewards = decode, tuple(rewards)
+        sized = isinstance(batch, Fitting)
+        self._pieces = batch if sized else Fitting("train.decode_batch", batch)
         self._check = finite_or_nan if drop else checked
         self._ledger = Ledger()
 
@@ -67,18 +74,22 @@ class WeighedJudge:
         scores = x0.new_zeros(len(x0), len(self._rewards))
         kept: list[Tensor] = []
         comparing = any(reward.groupwise for reward in self._rewards)
+
+        def score(at: slice) -> Tensor:
+            images = self._decode(x0[at])
+            for column, reward in enumerate(self._rewards):
+                if not reward.groupwise:
+                    found = self._check(reward, images, prompts.text[at], step[at])
+                    scores[at, column] = found.to(scores)
+            return images
+
         with torch.no_grad():
-            for start in range(0, len(x0), self._batch):
-                at = slice(start, start + self._batch)
-                images = self._decode(x0[at])
+            for images in self._pieces.over(len(x0), score):
                 kept += [images] if comparing else []
-                for column, reward in enumerate(self._rewards):
-                    if not reward.groupwise:
-                        score = self._check(reward, images, prompts.text[at], step[at])
-                        scores[at, column] = score.to(scores)
             for column, reward in enumerate(self._rewards):
                 if reward.groupwise:
-                    scores[:, column] = self._compared(reward, torch.cat(kept), prompts, step)
+                    found = self._compared(reward, torch.cat(kept), prompts, step)
+                    scores[:, column] = found.to(scores)
         for column, reward in enumerate(self._rewards):
             self._ledger.enter(reward.name, scores[:, column])
         return scores * scores.new_tensor([reward.factor for reward in self._rewards])
@@ -114,18 +125,22 @@ class WeighedJudge:
             names = ", ".join(comparing)
             raise RewardError(f"no gradient from reward(s) {names}: they compare pictures")
         self._ledger.steps.append(step.detach().cpu())
-        values, grads = [], []
-        for start in range(0, len(x0), self._batch):
-            at = slice(start, start + self._batch)
+
+        def differentiate(at: slice) -> tuple[list[Tensor], Tensor, Tensor]:
             leaf = x0[at].detach().requires_grad_()
             images = self._decode(leaf)
             scores = [checked(r, images, prompts.text[at], step[at]) for r in self._rewards]
-            for reward, score in zip(self._rewards, scores, strict=True):
-                self._ledger.enter(reward.name, score)
             weighed = [r.factor * s for r, s in zip(self._rewards, scores, strict=True)]
             total = torch.stack(weighed).sum(0)
-            grads.append(torch.autograd.grad(total.sum(), leaf)[0])
-            values.append(total.detach())
+            grad = torch.autograd.grad(total.sum(), leaf)[0]
+            return [s.detach() for s in scores], total.detach().to(x0), grad
+
+        values, grads = [], []
+        for scores, value, grad in self._pieces.over(len(x0), differentiate):
+            for reward, score in zip(self._rewards, scores, strict=True):
+                self._ledger.enter(reward.name, score)
+            values.append(value)
+            grads.append(grad)
         return torch.cat(values), torch.cat(grads)
 
     def drain(self) -> Ledger:

@@ -9,15 +9,15 @@ import torch
 from diffrl.tensors import Float, Tensor
 
 
-def fit_attention(unet: Any) -> None:
-    """Choose the attention that trains fastest where the UNet is.
+def fit_attention(unet: Any, kind: str = "auto") -> None:
+    """Choose the attention of a UNet: fused or plain, or which of them trains fastest where it is.
 
     On a CPU the backward pass of the fused kernel costs more than it saves; elsewhere it stays.
     """
-    if next(unet.parameters()).device.type == "cpu":
-        from diffusers.models.attention_processor import AttnProcessor
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-        unet.set_attn_processor(AttnProcessor())
+    plain = next(unet.parameters()).device.type == "cpu" if kind == "auto" else kind == "plain"
+    unet.set_attn_processor(AttnProcessor() if plain else AttnProcessor2_0())
 
 
 def ddim_schedule(config: Any) -> Any:
@@ -51,7 +51,7 @@ def decoder(vae: Any) -> Any:
     shift = getattr(vae.config, "shift_factor", None) or 0.0
 
     def decode(x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h8 w8"]:
-        latent = (x0 / vae.config.scaling_factor + shift).to(vae.dtype)
+        latent = (x0 / vae.config.scaling_factor + shift).to(vae.device, vae.dtype)
         return (vae.decode(latent, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
 
     return decode

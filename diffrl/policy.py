@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from diffrl.kernels import Ddim, Lcm, log_density
+from diffrl.speed.merging import apart, merged
 from diffrl.stages import Weights
 from diffrl.stepwise import one_step_at_a_time
 from diffrl.streams import normal
@@ -37,6 +38,8 @@ class UNetPolicy:
         guidance: classifier-free guidance scale; 1 or less is off. A network distilled with
             guidance (`time_cond_proj_dim`) is told the scale instead of being called twice.
         seed: of the noise that losses ask for.
+        cache_text: whether conditions are kept, so that each prompt is encoded once.
+        merge: whether adapters are added to the weights within `sampling`.
     """
 
     def __init__(
@@ -49,7 +52,10 @@ class UNetPolicy:
         size: int,
         guidance: float = 1.0,
         seed: int = 0,
+        cache_text: bool = True,
+        merge: bool = False,
     ) -> None:
+        self._cache_text, self._merge = cache_text, merge
         self._unet, self._call, self._guidance = unet, call, guidance
         self._encode, self._cond = encode, dict[str, Tensor]()
         self._to_latent, self._scheduler = to_latent, scheduler
@@ -57,6 +63,8 @@ class UNetPolicy:
         self._table = scheduler.alphas_cumprod.to(self.device)
         self._latent = (int(unet.config.in_channels), size, size)
         self.noise_rng = torch.Generator().manual_seed(seed)
+        self.seen: Tensor | None = None
+        """The last log-density of the live weights, without gradient."""
         trained = {n: p for n, p in unet.named_parameters() if p.requires_grad}
         self.trained: dict[str, nn.Parameter] = trained
         self._base = _copy(trained)
@@ -75,9 +83,14 @@ class UNetPolicy:
     def _conditions(self, text: Sequence[str]) -> Tensor:
         # One prompt a call: in a batch its rounding would depend on its neighbours, and with them
         # on when the run was last resumed.
-        for new in dict.fromkeys(t for t in text if t not in self._cond):
-            self._cond[new] = self._encode([new])[0]
-        return torch.stack([self._cond[t] for t in text])
+        known = self._cond if self._cache_text else {}
+        for new in dict.fromkeys(t for t in text if t not in known):
+            known[new] = self._encode([new])[0]
+        return torch.stack([known[t].to(self.device) for t in text])
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """Return a context for sampling, in which adapters are merged where that is wanted."""
+        return merged(self._unet) if self._merge else nullcontext()
 
     def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
         """Return standard normal noise of shape `(*shape, *latent)`, the same on every device."""
@@ -128,7 +141,7 @@ class UNetPolicy:
         if weights == "live":
             return self._call(x, t, cond, **options)[0].float()
         kept = self._old if weights == "old" else self._base
-        with torch.no_grad():
+        with torch.no_grad(), apart(self._unet):
             out = functional_call(self._unet, kept, (x, t, cond), options)
         return out[0].float()
 
@@ -137,6 +150,12 @@ class UNetPolicy:
 
         Memory does not grow with s, at the price of one more forward pass where s > 1.
         """
+        found = self._log_probs(batch, weights)
+        if weights == "live":
+            self.seen = found.detach()
+        return found
+
+    def _log_probs(self, batch: Batch, weights: Weights) -> Float[Tensor, "m k s"]:
         steps = batch.t.shape[2]
         if steps == 1:
             return self._log_prob(batch, weights)

@@ -119,6 +119,8 @@ def _scores(
         score = reward.score(images, text)
     except RewardUnreachable as error:
         raise RewardUnreachable(f"reward {reward.name!r}: {error}") from error
+    except torch.cuda.OutOfMemoryError:
+        raise  # the caller tries again with fewer pictures
     except Exception as error:
         own = "" if isinstance(error, RewardError) else f"{type(error).__name__}: "
         more = f" and {len(text) - 1} more" if len(text) > 1 else ""

@@ -52,6 +52,11 @@ def each(rng: Generator, count: int) -> list[Generator]:
     return rng.each
 
 
+def some(rng: Generator, items: slice) -> Generator:
+    """Return the randomness of some of the items, from its beginning, or the common one."""
+    return Streams(rng.seeds[items]) if isinstance(rng, Streams) else rng
+
+
 def normal(
     shape: Sequence[int], rng: Generator, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "..."]:

@@ -27,12 +27,13 @@ from generators.fields import (
 )
 from generators.gallery import gallery
 from generators.hooks import hooks
+from generators.means import gap, startup
 from generators.paper import accuracy, paper
 from generators.planning import gpus, plan_error
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
 from generators.scaling import scaling
-from generators.speed import ablation, profile, speed
+from generators.speed import ablation, gap, profile, speed, startup
 from generators.suites import suites
 from generators.watchdog import watchdog
 
@@ -81,6 +82,7 @@ def plugin_package() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
     "docs/cli.md": {"cli": cli},
+    "docs/speed-settings.md": {"gap": gap, "startup": startup},
     "docs/hooks.md": {"hooks": hooks},
     "docs/python.md": {"train": train, "resume": resume, "run": run},
     "docs/gallery.md": {"gallery": gallery},

@@ -11,6 +11,9 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 2 refused, 3 stopped and saved, 130 interrupted."""
+    from diffrl import moments
+
+    moments.begin()
     from diffrl.cli.app import app
     from diffrl.errors import DiffrlError
 

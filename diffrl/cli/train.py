@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from diffrl import moments
 from diffrl.cli.tables import preset_line, settings_lines
 from diffrl.errors import ResumeError, SettingsError
 from diffrl.settings import Settings
@@ -71,7 +72,8 @@ def train(
         return
     if os.environ.get("RANK", "0") == "0":
         typer.echo(preset_line(settings.preset))
-    from diffrl.trainer import run
+    with moments.loading():
+        from diffrl.trainer import run
 
     done = run(settings, output=output, resume=resume, live=True, at=epoch, anyway=anyway)
     if os.environ.get("RANK", "0") == "0":

@@ -121,6 +121,7 @@ def saved_adapter(session: Session, rehearsal: Rehearsal) -> list[Finding]:
 def _picture(session: Session, pipeline: Any, rehearsal: Rehearsal) -> Float[Tensor, "1 3 h w"]:
     """Return the picture that a diffusers pipeline draws of the first prompt, on fixed noise."""
     model, rng = session.settings.model, torch.Generator().manual_seed(0)
+    pipeline.text_encoder.to(session.policy.device)  # which speed.low_memory puts away
     noise = session.policy.normal((1,), rng).to(DTYPES[model.precision])
     with torch.no_grad():
         latents = pipeline(

@@ -41,7 +41,7 @@ def _compared(
     name = f"reward order: {reward.name}"
     if reward.likes_noise:
         return skipped(name, "noise is what this reward likes")
-    batch = session.settings.train.decode_batch
+    batch = min(64, session.pieces.decode.size)
     scores, noises = _scores(reward, images, noise, text, batch)
     good, bad = (reward.scale * float(s.mean()) for s in (scores, noises))
     right = good > bad if reward.higher_is_better else good < bad
@@ -78,7 +78,7 @@ def _pictures(
     session: Session, rehearsal: Rehearsal
 ) -> tuple[Float[Tensor, "n 3 h w"], tuple[str, ...]]:
     """Return the given pictures, fitted to the model's size, or the rollout's last predictions."""
-    rollout, batch = rehearsal.rollout, session.settings.train.decode_batch
+    rollout, batch = rehearsal.rollout, min(64, session.pieces.decode.size)
     last = rollout.x0
     if rollout.path is not None and rollout.path.x0_hat is not None:
         last = rollout.path.x0_hat[:, -1]

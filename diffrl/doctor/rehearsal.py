@@ -62,19 +62,19 @@ def rehearse(session: Session, given: Pictures | None = None) -> Rehearsal:
     train, recipe = session.settings.train, session.settings.recipe
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(session.epoch + 1))
     overlap = overlaps(session.settings, session.ranks.accelerator.device)
-    batches = Batches(train.sample_batch, train.micro_batch, overlap=overlap,
-                      drop=train.bad_scores == "drop")  # fmt: skip
-    share = draw(session).first(max(1, train.sample_batch // recipe.sampler.group))
+    pieces = session.pieces
+    batches = Batches(pieces, overlap=overlap, drop=train.bad_scores == "drop")
+    share = draw(session).first(max(1, pieces.sample.size // max(1, recipe.sampler.group)))
     judge = session.judge
     found = collect(recipe, session.policy, judge, session.ranks, share, batches, Clock())
     everyone, _ = recipe.advantage_estimator(found.everyone, found.share.prompts, session.memory)
     tally = Tally(found, everyone, judge.drain())
     minibatches = recipe.update_scheduler(found.share.prompts, everyone, session.rng)
     own = (found.share.of(whole)[0] for whole in minibatches)
-    pieces = _first_update(cut(own, train.micro_batch))
+    first = _first_update(cut(own, pieces.micro.size))
     rollout, advantages = found.rollout, tally.advantages
-    rows = max((piece.rows.numel() for piece in pieces), default=train.micro_batch)
-    return Rehearsal(recipe, rollout, advantages, pieces, rows, given)
+    rows = max((piece.rows.numel() for piece in first), default=len(found.rollout))
+    return Rehearsal(recipe, rollout, advantages, first, rows, given)
 
 
 def _first_update(pieces: Iterable[Minibatch]) -> tuple[Minibatch, ...]:

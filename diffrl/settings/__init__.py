@@ -1,4 +1,4 @@
-"""Settings: five stages and six sections, every value with its origin."""
+"""Settings: five stages and eight sections, every value with its origin."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from diffrl.settings.sections import (
     TrainSettings,
     WatchdogSettings,
 )
+from diffrl.settings.speed import SpeedSettings
 
 __all__ = [
     "SECTIONS",
@@ -24,6 +25,7 @@ __all__ = [
     "OptimizerSettings",
     "Section",
     "Settings",
+    "SpeedSettings",
     "TrainSettings",
     "WatchdogSettings",
     "WeightedReward",

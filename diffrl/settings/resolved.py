@@ -15,6 +15,7 @@ from diffrl.settings.sections import (
     TrainSettings,
     WatchdogSettings,
 )
+from diffrl.settings.speed import SpeedSettings
 from diffrl.stages import Reward
 
 
@@ -46,4 +47,5 @@ class Settings:
     eval: EvalSettings
     checkpoint: CheckpointSettings
     watchdog: WatchdogSettings
+    speed: SpeedSettings
     origins: Mapping[str, str] = field(default_factory=dict)

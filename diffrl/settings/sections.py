@@ -7,15 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from diffrl.settings.section import Section
+from diffrl.settings.speed import SpeedSettings
 
 Action = Literal["off", "warn", "slow", "rollback", "stop"]
 """What a watchdog does, from nothing to everything."""
@@ -25,14 +20,6 @@ RULES = ("held_out", "diversity", "sharpness", "kl", "grad_norm")
 
 RuleAction = Annotated[str, Field(pattern=rf"^({'|'.join(RULES)})=({'|'.join(get_args(Action))})$")]
 """An action for a single rule."""
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown names."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
-    )
 
 
 class ModelSettings(Section):
@@ -76,6 +63,9 @@ class OptimizerSettings(Section):
     eps: PositiveFloat = Field(1e-8, description="Added to the root of the second moment.")
     weight_decay: NonNegativeFloat = Field(1e-4, description="Decoupled weight decay.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradient norm is clipped to this.")
+    fused: Literal["auto", "on", "off"] = Field(
+        "auto", description="All weights in one kernel; auto: on a CPU and with CUDA."
+    )
     bad_steps: PositiveInt = Field(
         20,
         description="Steps whose gradient is not finite are skipped; after so many in a row the "
@@ -90,13 +80,21 @@ class TrainSettings(Section):
     trajectories: PositiveInt = Field(
         64, description="Pictures sampled per epoch by all processes together, whole groups."
     )
-    sample_batch: PositiveInt = Field(
-        16, description="Trajectories that a process samples in one call."
+    sample_batch: NonNegativeInt = Field(
+        16,
+        description="Trajectories that a process samples in one call; 0: as many as a GPU holds, "
+        "16 on a CPU.",
     )
-    micro_batch: PositiveInt = Field(
-        8, description="Tuples of rows in one backward pass; memory only, same gradient."
+    micro_batch: NonNegativeInt = Field(
+        8,
+        description="Tuples of rows in one backward pass; memory only, same gradient; 0: as many "
+        "as a GPU holds, 8 on a CPU.",
     )
-    decode_batch: PositiveInt = Field(16, description="Latents decoded and scored in one call.")
+    decode_batch: NonNegativeInt = Field(
+        16,
+        description="Latents decoded and scored in one call; 0: as many as a GPU holds, 16 on a "
+        "CPU.",
+    )
     overlap: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Whether one piece is scored while the next is sampled; auto: on a GPU, and "
@@ -207,4 +205,5 @@ SECTIONS: dict[str, type[Section]] = {
     "eval": EvalSettings,
     "checkpoint": CheckpointSettings,
     "watchdog": WatchdogSettings,
+    "speed": SpeedSettings,
 }

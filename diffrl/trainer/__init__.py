@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffrl import shelf
+from diffrl import moments, shelf
 from diffrl.errors import ProcessLost
 from diffrl.folder import METRICS, SETTINGS, create, default_folder, write
 from diffrl.planning.refusal import refuse_what_cannot_fit
@@ -53,13 +53,14 @@ def run(
         DiffrlError: naming everything that is wrong, before any weights load; or why the run
             stopped, and how to continue it.
     """
-    prompts = preflight(settings, None if resume else output, resume)
-    if not anyway:
-        refuse_what_cannot_fit(settings, prompts[0])
-    made = accelerator(settings.model.device, settings.model.precision)
-    folder = agreed(resume or output or default_folder(settings), made)
-    start = _start(folder, at, made) if resume else None
-    session = build(settings, made, folder, prompts)
+    with moments.loading():
+        prompts = preflight(settings, None if resume else output, resume)
+        if not anyway:
+            refuse_what_cannot_fit(settings, prompts[0])
+        made = accelerator(settings.model.device, settings.model.precision)
+        folder = agreed(resume or output or default_folder(settings), made)
+        start = _start(folder, at, made) if resume else None
+        session = build(settings, made, folder, prompts)
     observers = _observers(session, live)
     try:
         with Patience() as patience, telling_of_disks(folder):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffrl import shelf
+from diffrl import moments, shelf
 from diffrl.settings import layers
 from diffrl.settings.layers import FLAGS, Flags
 from diffrl.settings.resolve import load, resolve
@@ -65,6 +65,7 @@ def train(
     stored = {}
     if preferences is not None:
         stored = layers.preferences(preferences, f"preferences={preferences}")
+    moments.begin()
     settings = resolve(
         algo,
         [reward] if isinstance(reward, str) else list(reward),
@@ -103,6 +104,7 @@ def resume(
     from diffrl.trainer import run
 
     place, epoch = shelf.split(folder)
+    moments.begin()
     settings = load(shelf.settings_of(place), sets, _flags({"epochs": epochs}, {}))
     return run(settings, resume=place, live=live, at=epoch, anyway=anyway)
 

@@ -15,6 +15,9 @@ from diffrl.judge import WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.rollouts import concat, concat_rewards, only, take
+from diffrl.speed.fitting import Pieces
+from diffrl.speed.memory import moved
+from diffrl.trainer.fitted import sampled
 from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.shares import Share
 from diffrl.types import Rewards, Rollout
@@ -27,20 +30,20 @@ class Batches:
     """How an epoch is cut into pieces, and who watches it.
 
     Args:
-        sample: trajectories per sampling call.
-        micro: tuples per backward pass.
+        pieces: their sizes, in sampling and in updates.
         observe: is told of the rollout and its rewards.
         overlap: whether pieces are scored while the next one is sampled.
         drop: whether groups without finite scores are left out.
         stop: is called after every optimizer step, and raises if the run is to end there.
+        keep: the device that rollouts are kept on, where it is not the policy's.
     """
 
-    sample: int
-    micro: int
+    pieces: Pieces
     observe: Observe = lambda *_: None
     overlap: bool = False
     drop: bool = False
     stop: Callable[[], None] = lambda: None
+    keep: str | None = None
 
 
 class Clock:
@@ -136,25 +139,26 @@ def collect(
         RewardError: in every process, if a reward failed in one of them.
         Interrupted: in every process, if one was asked to stop.
     """
-    at_once = max(1, batches.sample // recipe.sampler.group)
     scoring = Scoring(recipe, judge, batches.overlap)
     rollouts, rewards = [], []
+    text, rng = [share.text[g] for g in share.own], share.streams(share.own)
+    drawn = sampled(recipe.sampler, policy, text, rng, batches.pieces.sample, batches.keep)
     try:
-        for groups in share.pieces(at_once):
+        more = True
+        while any(ranks.everyones([more])):  # processes may have different numbers of pieces
             with refusing(ranks):
-                if groups:
-                    text, rng = [share.text[g] for g in groups], share.streams(groups)
-                    with torch.no_grad():
-                        rollouts.append(recipe.sampler(policy, text, rng))
-                    clock.lap("sample")
-                    scoring.add(rollouts[-1])
+                rollout = next(drawn, None)
+                clock.lap("sample")
+                if more := rollout is not None:
+                    rollouts.append(rollout)
+                    scoring.add(rollout)
                 clock.lap("score")
         with refusing(ranks):
             rewards = scoring.finish()
     finally:
         scoring.stop()
         clock.lap("score")
-    rollout, own = concat(rollouts), concat_rewards(rewards)
+    rollout, own = concat(rollouts), moved(concat_rewards(rewards), policy.device)
     found = Collected(share, rollout, own, ranks.together(own, share))
     return without_bad(found) if batches.drop else found
 

@@ -6,9 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from diffrl.errors import Diverged, Interrupted, RewardError
+from diffrl.errors import Diverged, Interrupted, OutOfMemory, RewardError
 from diffrl.events import EpochDone, RolloutDone, RunDone, RunStarted
 from diffrl.registry import registry
+from diffrl.speed.compiling import seconds_compiling
 from diffrl.trainer import checks, guard
 from diffrl.trainer.collect import Batches
 from diffrl.trainer.evaluating import evaluated, is_due, is_last
@@ -20,6 +21,7 @@ from diffrl.trainer.saving import notice, save, stopped, tell
 from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session
 from diffrl.trainer.shares import Share, shared
+from diffrl.trainer.timings import begin_work, first_seconds, smaller_pieces
 from diffrl.trainer.watchdog import GOOD, SLOW, Sighting
 from diffrl.types import Rewards, Rollout
 
@@ -36,6 +38,7 @@ def go(session: Session) -> None:
     total = settings.train.epochs
     tell(session, hook.diffrl_run_started, RunStarted(session.folder, settings, session.epoch))
     if session.epoch == 0:
+        begin_work(session)
         _close(session, {})
     elif session.pending:
         found = _close(session, session.pending)
@@ -57,7 +60,7 @@ def _one_epoch(session: Session) -> None:
     began = time.perf_counter()
     try:
         metrics = _train(session, session.epoch + 1)
-    except (RewardError, Interrupted) as error:
+    except (RewardError, Interrupted, OutOfMemory) as error:
         before.back(session)
         raise stopped(session, error) from error
     session.epoch += 1
@@ -94,10 +97,11 @@ def _close(session: Session, metrics: Mapping[str, float]) -> list[Sighting]:
     """
     before = random_state(session.rng)
     began, done, due = time.perf_counter(), None, is_due(session)
+    compiled = seconds_compiling()
     if due:
         try:
             done = evaluated(session)
-        except (RewardError, Interrupted) as error:
+        except (RewardError, Interrupted, OutOfMemory) as error:
             restore_random(before, session.rng)
             session.pending = dict(metrics)
             raise stopped(session, error) from error
@@ -107,9 +111,11 @@ def _close(session: Session, metrics: Mapping[str, float]) -> list[Sighting]:
     found = guard.watch(session, done, due, metrics)
     line = {"epoch": float(session.epoch), **session.progress, **metrics}
     line |= {**(done.scores if done else {}), **guard.figures(session, found)}
+    line |= first_seconds(session, line, seconds_compiling() - compiled)
     event = EpochDone(session.epoch, session.settings.train.epochs, line)
     tell(session, registry().hook.diffrl_update_done, event)
     notice(session, checks.of_epoch(session.settings, session.epoch, line))
+    notice(session, smaller_pieces(session))
     return found
 
 
@@ -129,12 +135,12 @@ def _train(session: Session, number: int) -> dict[str, float]:
         session.rng,
         number,
         Batches(
-            train.sample_batch,
-            train.micro_batch,
+            session.pieces,
             _observe(session),
             overlaps(settings, session.ranks.accelerator.device),
             train.bad_scores == "drop",
             session.ranks.check_in if Moment.can_rewind(session) else lambda: None,
+            "cpu" if settings.speed.low_memory else None,
         ),
     )
     session.progress["samples"] += len(tally.everyone.value) + tally.found.dropped

@@ -12,9 +12,11 @@ from diffrl.measures import diversity, pixel_distances
 from diffrl.policy import UNetPolicy
 from diffrl.scoring import ScoredBy, checked, finite_or_nan
 from diffrl.settings import EvalSettings
+from diffrl.speed.fitting import Fitting
 from diffrl.stages import Sampler
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.divergence import kl_to_base
+from diffrl.trainer.fitted import sampled
 from diffrl.trainer.look import Look
 from diffrl.types import Rollout
 
@@ -50,7 +52,7 @@ def evaluate(
     rewards: Sequence[ScoredBy],
     prompts: Sequence[str],
     settings: EvalSettings,
-    batch: int,
+    pieces: Fitting,
     drop: bool = False,
     stop: Callable[[], None] = lambda: None,
 ) -> Evaluation:
@@ -71,12 +73,13 @@ def evaluate(
             drawing = sampler.for_evaluation(steps, settings.eta)
             look = Look(rewards, text, finite_or_nan if drop else checked)
             pictures, moved = [], None
-            for start in range(0, len(text), batch):
-                rollout = drawing(policy, text[start : start + batch], rng)
+            start = 0
+            for rollout in sampled(drawing, policy, text, rng, pieces):
                 images = decode(clean(rollout))
                 moved = moved if start else kl_to_base(policy, rollout, settings.shown)
                 look.add(images)
                 pictures.append(images[: max(0, settings.shown - start)].float().cpu())
+                start += len(rollout)
                 stop()
             shown.append(torch.cat(pictures))
             for name, found in named(look).items():

@@ -46,7 +46,7 @@ def draw_and_score(session: Session) -> Evaluation:
         session.watched,
         session.eval_prompts,
         settings.eval,
-        settings.train.sample_batch,
+        session.pieces.sample,
         settings.train.bad_scores == "drop",
         lambda: stop_here(session.ranks),
     )

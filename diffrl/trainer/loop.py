@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from diffrl.judge import Ledger, WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
+from diffrl.speed.compiling import seconds_compiling
+from diffrl.speed.memory import moved
 from diffrl.streams import Streams
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.collect import Batches, Clock, Collected, collect
+from diffrl.trainer.fitted import Losses, learnt, part
 from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.shares import SEEDS, Share
 from diffrl.types import Advantages, Batch, Memory, Minibatch, gather
@@ -30,6 +33,7 @@ class Tally:
         losses: of each piece, its weight and what the loss reported.
         grad_norms: of each optimizer step.
         gap: |log-ratios| before the first one.
+        compiling: seconds of it that went into compiling networks.
     """
 
     found: Collected
@@ -39,6 +43,7 @@ class Tally:
     losses: list[tuple[float, dict[str, Tensor]]] = field(default_factory=list)
     grad_norms: list[Tensor] = field(default_factory=list)
     gap: Float[Tensor, "..."] | None = None
+    compiling: float = 0.0
 
     @property
     def advantages(self) -> Advantages:
@@ -78,7 +83,7 @@ def train_epoch(
     Returns:
         What happened, and the advantage estimator's memory.
     """
-    clock = Clock()
+    clock, before = Clock(), seconds_compiling()
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(epoch))
     found = collect(recipe, policy, judge, ranks, share, batches, clock)
     everyone, memory = recipe.advantage_estimator(found.everyone, found.share.prompts, memory)
@@ -88,6 +93,7 @@ def train_epoch(
     update(recipe, policy, ranks, tally, rng, batches)
     policy.follow(recipe.update_scheduler.behind(epoch))
     clock.lap("update")
+    tally.compiling = seconds_compiling() - before
     return tally, memory
 
 
@@ -103,47 +109,44 @@ def update(
 
     Every process goes through the minibatches of all, and computes its own tuples.
     """
-    share, own = tally.found.share, tally.advantages
+    share, own, pieces = tally.found.share, tally.advantages, batches.pieces
     noise = int(torch.randint(SEEDS, (), generator=rng))
     for whole in recipe.update_scheduler(share.prompts, tally.everyone, rng):
         mine, places = share.of(whole)
         seeds = [noise + place for place in places.tolist()]
         noise += len(whole.rows)
-        for piece in cut([mine], batches.micro):
-            policy.noise_rng = Streams(seeds[: len(piece.rows)])
-            del seeds[: len(piece.rows)]
-            batch = gather(tally.found.rollout, own, piece)
-            fresh = tally.gap is None and not tally.grad_norms  # weights are as they sampled
-            if fresh and "log_prob" in recipe.sampler.gives:
-                tally.gap = log_prob_gap(policy, batch)
+
+        def learn(piece: Minibatch, start: int, seeds: list[int] = seeds) -> Losses:
+            policy.noise_rng = Streams(seeds[start : start + len(piece.rows)])
+            batch = moved(gather(tally.found.rollout, own, piece), policy.device)
+            policy.seen = None
             out = recipe.loss(policy, batch)
             ranks.backward(piece.weight * out.value)
-            tally.losses.append((piece.weight, {"value": out.value.detach(), **out.metrics}))
+            fresh = tally.gap is None and not tally.grad_norms  # weights are as they sampled
+            if fresh and "log_prob" in recipe.sampler.gives:
+                tally.gap = log_prob_gap(policy.seen, batch)
+            return piece.weight, {"value": out.value.detach(), **out.metrics}
+
+        tally.losses += learnt(mine, pieces.micro, learn, policy.trained.values())
         if whole.commit:
             tally.grad_norms.append(ranks.commit())
             batches.stop()
 
 
 def cut(minibatches: Iterable[Minibatch], tuples: int) -> Iterator[Minibatch]:
-    """Cut minibatches into pieces of at most `tuples`, whose weighted mean gradient is the same.
-
-    Losses are means over tuples, so each piece weighs its share; the last one commits.
-    """
+    """Cut minibatches into pieces of at most `tuples`, whose weighted mean gradient is the same."""
     for whole in minibatches:
-        starts = range(0, len(whole.rows), tuples)
-        for start in starts:
-            rows = whole.rows[start : start + tuples]
-            yield replace(
-                whole,
-                rows=rows,
-                steps=whole.steps[start : start + tuples],
-                weight=whole.weight * len(rows) / len(whole.rows),
-                commit=whole.commit and start == starts[-1],
-            )
+        for start in range(0, len(whole.rows), tuples):
+            yield part(whole, start, tuples)
 
 
-def log_prob_gap(policy: UNetPolicy, batch: Batch) -> Float[Tensor, "..."]:
-    """Return |log-ratio| of weights that have not changed since sampling: ideally all zero."""
-    assert batch.log_prob is not None
-    with torch.no_grad():
-        return (policy.log_prob(batch) - batch.log_prob).abs().flatten()
+def log_prob_gap(seen: Float[Tensor, "m k s"] | None, batch: Batch) -> Float[Tensor, "..."] | None:
+    """Return |log-ratio| of weights that have not changed since sampling: ideally all zero.
+
+    Args:
+        seen: the log-densities that the loss has computed, if any.
+        batch: with those of sampling, if it has any.
+    """
+    if seen is None or batch.log_prob is None or seen.shape != batch.log_prob.shape:
+        return None
+    return (seen - batch.log_prob).abs().flatten()

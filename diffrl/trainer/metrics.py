@@ -28,8 +28,10 @@ def summarise(
     metrics.update({f"seconds/{k}": v for k, v in seconds.items()})
     if drops:
         metrics["dropped"] = float(dropped)
-    rows = len(advantage) + dropped
-    metrics["samples_per_second"] = rows / max(sum(tally.seconds.values()), 1e-9)
+    if tally.compiling:
+        metrics["seconds/compile"] = tally.compiling
+    taken = max(sum(tally.seconds.values()) - tally.compiling, 1e-9)
+    metrics["samples_per_second"] = (len(advantage) + dropped) / taken
     return metrics
 
 

@@ -14,6 +14,7 @@ from diffrl.settings import Settings
 from diffrl.settings.saved import load
 from diffrl.trainer.ranks import check_device
 from diffrl.trainer.scorers import reward_problems
+from diffrl.trainer.speed import speed_problems
 from diffrl.trainer.trackers import tracker_problems
 
 FIXED = {"model": ("ref", "size", "guidance"), "adapter": ("kind", "rank", "alpha")}
@@ -42,6 +43,7 @@ def preflight(
     found += settings.recipe.sampler.prompt_problems(opened.get(refs[0], ()))
     found += reward_problems(settings, opened, refs[1])
     found += tracker_problems(settings.train.track)
+    found += speed_problems(settings)
     with _collecting(found):
         check_model(settings.model.ref)
     if folder is not None:

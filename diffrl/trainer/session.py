@@ -18,15 +18,18 @@ from diffrl.builtin.references import recording
 from diffrl.errors import SettingsError
 from diffrl.heap import reuse_freed_memory
 from diffrl.judge import WeighedJudge
-from diffrl.pipeline import ddim_schedule, decoder, encoder, fit_attention, latent_encoder
+from diffrl.pipeline import ddim_schedule, decoder, encoder, latent_encoder
 from diffrl.policy import UNetPolicy
 from diffrl.registry import registry
 from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
+from diffrl.speed.fitting import Pieces
+from diffrl.speed.memory import put_text_encoder_away
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.checkpoint import Position
 from diffrl.trainer.ranks import Ranks, log_into
 from diffrl.trainer.scorers import load_rewards
+from diffrl.trainer.speed import adamw, ready
 from diffrl.types import Memory
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class Session:
     prompts: tuple[str, ...]
     eval_prompts: tuple[str, ...]
     rng: Generator
+    pieces: Pieces
     sources: dict[str, str] = field(default_factory=dict)
     epoch: int = 0
     memory: Memory = field(default_factory=Memory)
@@ -67,12 +71,14 @@ class Session:
     saved: int = 0
     told: set[str] = field(default_factory=set)
     checked: bool = False
+    starting: float | None = None
 
     def go_on(self, at: Position) -> None:
         """Take over what a checkpoint holds; metrics of an epoch not yet evaluated are pending."""
         self.epoch = self.saved = at.epoch
         self.memory, self.watch = at.memory, dict(at.watch)
         self.ranks.bad_steps = int(self.watch.get(BAD_STEPS, 0))
+        self.pieces.go_on(self.watch)
         self.progress = {k: v for k, v in at.progress.items() if not k.startswith(PENDING)}
         told = {k: v for k, v in at.progress.items() if k.startswith(PENDING)}
         self.pending = {k.removeprefix(PENDING): v for k, v in told.items()}
@@ -80,7 +86,7 @@ class Session:
     def position(self) -> Position:
         """Return what a checkpoint is to hold."""
         pending = {f"{PENDING}{k}": v for k, v in self.pending.items()}
-        watch = {**self.watch, BAD_STEPS: float(self.ranks.bad_steps)}
+        watch = {**self.watch, BAD_STEPS: float(self.ranks.bad_steps), **self.pieces.found()}
         return Position(self.epoch, self.memory, {**self.progress, **pending}, watch)
 
     def decode(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h8 w8"]:
@@ -99,7 +105,7 @@ def build(
         reuse_freed_memory()
     ranks = Ranks(made, settings.optimizer.max_grad_norm)
     drops = train.bad_scores == "drop"
-    groups = train.trajectories // settings.recipe.sampler.group
+    groups = train.trajectories // max(1, settings.recipe.sampler.group)
     if groups < ranks.count:
         raise SettingsError(
             [f"train.trajectories = {train.trajectories}: makes {groups} group(s) for "
@@ -113,18 +119,23 @@ def build(
         pipeline = open_pipeline(model.ref, made.device, DTYPES[model.precision])
         policy = build_policy(settings, ranks, pipeline, seed)
         rewards, watched = load_rewards(settings, str(made.device))
+    if settings.speed.low_memory:
+        put_text_encoder_away(pipeline, policy, [*prompts[0], *prompts[1]])
+    sizes = (train.sample_batch, train.micro_batch, train.decode_batch)
+    pieces = Pieces.of(*sizes, made.device.type)
     return Session(
         settings=settings,
         folder=folder,
         ranks=ranks,
         pipeline=pipeline,
         policy=policy,
-        judge=WeighedJudge(decoder(pipeline.vae), rewards, train.decode_batch, drops),
+        judge=WeighedJudge(decoder(pipeline.vae), rewards, pieces.decode, drops),
         rewards=rewards,
         watched=rewards + watched,
         prompts=prompts[0],
         eval_prompts=prompts[1],
         rng=torch.Generator().manual_seed(train.seed),
+        pieces=pieces,
         sources=sources,
     )
 
@@ -142,27 +153,27 @@ def open_pipeline(ref: str, device: torch.device, dtype: torch.dtype) -> Any:
 
 def build_policy(settings: Settings, ranks: Ranks, pipeline: Any, seed: int) -> UNetPolicy:
     """Attach what is trained to the UNet, make its optimizer, and wrap both."""
-    unet, adapter, optimizer = pipeline.unet, settings.adapter, settings.optimizer
+    unet, adapter = pipeline.unet, settings.adapter
     if adapter.kind == "lora":
         attach_lora(unet, adapter.rank, adapter.alpha, settings.train.seed)
     else:
         train_all(unet)
-    fit_attention(unet)
-    device = next(unet.parameters()).device
-    adamw = torch.optim.AdamW(
-        [p for p in unet.parameters() if p.requires_grad],
-        lr=optimizer.lr,
-        betas=(optimizer.beta1, optimizer.beta2),
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
+    ready(pipeline, settings.speed)
+    call = ranks.prepare(unet, adamw(unet, settings.optimizer))
+    model, speed = settings.model, settings.speed
+    return policy_of(
+        pipeline, call, model.size, model.guidance, seed, speed.cache_text, speed.merge
     )
-    call = ranks.prepare(unet, adamw)
-    return policy_of(pipeline, call, settings.model.size, settings.model.guidance, seed)
 
 
 def policy_of(
-    pipeline: Any, call: Callable[..., Any], size: int | None, guidance: float, seed: int = 0
+    pipeline: Any,
+    call: Callable[..., Any],
+    size: int | None,
+    guidance: float,
+    seed: int = 0,
+    cache_text: bool = True,
+    merge: bool = False,
 ) -> UNetPolicy:
     """Return the policy of a pipeline; `call` is its UNet as the forward pass uses it."""
     unet = pipeline.unet
@@ -176,6 +187,8 @@ def policy_of(
         size=side // pipeline.vae_scale_factor,
         guidance=guidance,
         seed=seed,
+        cache_text=cache_text,
+        merge=merge,
     )
 
 

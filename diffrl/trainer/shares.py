@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -61,15 +61,6 @@ class Share:
     def streams(self, groups: Sequence[int]) -> Streams:
         """Return the randomness of some groups."""
         return Streams([self.seeds[g] for g in groups])
-
-    def pieces(self, at_once: int) -> Iterator[tuple[int, ...]]:
-        """Yield groups of this process to sample in one call: as many pieces in every process.
-
-        The last ones may be empty where another process has more groups.
-        """
-        most = max(len(groups) for groups in self.owned)
-        for start in range(0, most, at_once):
-            yield self.own[start : start + at_once]
 
     def first(self, groups: int) -> Share:
         """Return the share where each process has no more than its first few groups."""

@@ -29,21 +29,27 @@ def scaling() -> str:
         )
         for one in found["sd_turbo"]
     ]
+    about = (
+        f"Counted in two processes on the CPU (Gloo), emoji world, SDPO, {found['epochs']} epochs; "
+        f"{where}, by `python benchmarks/scaling.py`. What crossed the loopback interface includes "
+        "the first exchange of weights, words, and the protocol's own bytes."
+    )
+    assuming = (
+        f"By the formula, an epoch of SD-Turbo with {assumed['trajectories_per_gpu']} trajectories "
+        f"for each GPU and {assumed['updates']} optimizer steps; assumed, not measured: "
+        f"{assumed['bytes_per_second_inside'] / 1e9:.0f} GB/s inside a machine of "
+        f"{assumed['gpus_of_a_machine']}, {assumed['bytes_per_second_between'] / 1e9:.0f} GB/s "
+        f"between machines, {assumed['latency_seconds'] * 1e6:.0f} µs for each stage of an exchange."
+    )
     return "\n".join(
         [
-            f"Counted in two processes on the CPU (Gloo), emoji world, SDPO, {found['epochs']} epochs; {where}, by "
-            "`python benchmarks/scaling.py`. What crossed the loopback interface includes the first exchange of weights, "
-            "words, and the protocol's own bytes.",
+            about,
             "",
             table(("trained", "what", "formula", "counted", "off by"), counted),
             "",
             *[crossed(kind, run) for kind, run in found["runs"].items()],
             "",
-            f"By the formula, an epoch of SD-Turbo with {assumed['trajectories_per_gpu']} trajectories for each GPU and "
-            f"{assumed['updates']} optimizer steps; assumed, not measured: {assumed['bytes_per_second_inside'] / 1e9:.0f} "
-            f"GB/s inside a machine of {assumed['gpus_of_a_machine']}, "
-            f"{assumed['bytes_per_second_between'] / 1e9:.0f} GB/s between machines, "
-            f"{assumed['latency_seconds'] * 1e6:.0f} µs for each stage of an exchange.",
+            assuming,
             "",
             table(("trained", "GPUs", "gradients per process", "all else", "time per epoch"), rows),
         ]
@@ -69,8 +75,8 @@ def crossed(kind: str, run: Mapping[str, Any]) -> str:
     expected = 2 * run["formula"]["gradients"]  # a ring of two sends each byte once, both ways
     first = run["counted"]["weights"]
     return (
-        f"- {kind}: {size(run['loopback'])} crossed the loopback interface; {size(expected)} of gradients "
-        f"and {size(first)} of first weights are expected."
+        f"- {kind}: {size(run['loopback'])} crossed the loopback interface; {size(expected)} of "
+        f"gradients and {size(first)} of first weights are expected."
     )
 
 

@@ -31,6 +31,7 @@ def small(tmp_path_factory):
         "train.epochs=1", "train.trajectories=12", "train.prompts=animals",
         "train.track=[\"tensorboard\"]", "train.sample_batch=5", "eval.prompts=none",
         "eval.steps=[1]", "eval.images=3", "eval.shown=1", "eval.watch=[]", "sampler.steps=2",
+        "speed.compile=off",
     ]  # fmt: skip
 
 

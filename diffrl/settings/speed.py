@@ -1,0 +1,40 @@
+"""Means of speed and of memory, in a section of their own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from diffrl.settings.section import Section
+
+
+class SpeedSettings(Section):
+    """Means of speed and of memory; see [speed settings](speed-settings.md)."""
+
+    attention: Literal["auto", "fused", "plain"] = Field(
+        "auto",
+        description="fused: PyTorch's kernels; plain: products of matrices; auto: plain on a CPU.",
+    )
+    channels_last: bool = Field(
+        False, description="Whether the UNet, the VAE and what they are given are channels-last."
+    )
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = Field(
+        "off",
+        description="Whether torch.compile makes kernels of the UNet and the decoder, and how; "
+        "reduce-overhead adds CUDA graphs.",
+    )
+    merge: bool = Field(
+        False,
+        description="Whether adapters are added to the weights while sampling; moves the log-prob "
+        "gap.",
+    )
+    cache_text: bool = Field(True, description="Whether each prompt is encoded once only.")
+    tf32: bool = Field(
+        False, description="Whether CUDA multiplies fp32 matrices in TF32, with 10 bits."
+    )
+    low_memory: bool = Field(
+        False,
+        description="Recomputes activations, decodes one by one, keeps rollouts and the text "
+        "encoder off the GPU: slower, same result.",
+    )

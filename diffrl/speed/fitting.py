@@ -1,0 +1,128 @@
+"""Work cut into pieces that fit into memory, the largest of which is found by trying."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from diffrl.errors import OutOfMemory
+
+Done = TypeVar("Done")
+
+UNBOUNDED = sys.maxsize
+"""More than there is of anything."""
+
+ON_CPU = {"train.sample_batch": 16, "train.micro_batch": 8, "train.decode_batch": 16}
+"""Sizes where a device does not say that its memory has ended, as a CPU never does."""
+
+
+@dataclass
+class Fitting:
+    """How much is worked on at once: what was asked for, or what has turned out to fit.
+
+    Args:
+        setting: that says how much.
+        size: of now; halved for good wherever memory ends.
+        cuts: how often it was.
+    """
+
+    setting: str
+    size: int
+    cuts: int = 0
+
+    @classmethod
+    def of(cls, setting: str, given: int, device: str) -> Fitting:
+        """Return the size that a setting gives, where 0 is what fits into a device's memory."""
+        return cls(setting, given or (ON_CPU[setting] if device == "cpu" else UNBOUNDED))
+
+    def run(
+        self,
+        attempt: Callable[[int], Done],
+        most: int,
+        least: int = 1,
+        undo: Callable[[], None] = lambda: None,
+    ) -> Done:
+        """Return what `attempt` gives, called with half as much wherever memory ended.
+
+        Args:
+            attempt: does a piece of work of at most that size.
+            most: there is to do.
+            least: that can be done at once.
+            undo: is called before the next attempt.
+
+        Raises:
+            OutOfMemory: if not even the least fits.
+        """
+        while True:
+            size = max(least, min(self.size, most))
+            try:
+                return attempt(size)
+            except torch.cuda.OutOfMemoryError as error:
+                if size <= least:
+                    raise OutOfMemory(self._advice(size, error)) from None
+            # Only here the error, and with it the frames that hold tensors, is gone.
+            undo()
+            _give_back()
+            self.size = max(least, -(-size // 2))
+            self.cuts += 1
+
+    def over(self, count: int, attempt: Callable[[slice], Done], least: int = 1) -> Iterator[Done]:
+        """Yield what `attempt` gives for one piece after the other, until `count` is reached."""
+        start = 0
+        while start < count:
+
+            def piece(size: int, start: int = start) -> tuple[Done, int]:
+                return attempt(slice(start, start + size)), size
+
+            done, size = self.run(piece, count - start, least)
+            yield done
+            start += size
+
+    def _advice(self, size: int, error: Exception) -> str:
+        cause = " ".join(str(error).split())[:160]
+        return (
+            f"memory ends even with {self.setting} = {size}; try --set speed.low_memory=on, "
+            f"--precision bf16 or a smaller model.size ({cause})"
+        )
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The sizes of the pieces in which a run samples, updates, and decodes."""
+
+    sample: Fitting
+    micro: Fitting
+    decode: Fitting
+
+    @classmethod
+    def of(cls, sample: int, micro: int, decode: int, device: str) -> Pieces:
+        """Return the sizes that settings give."""
+        given = zip(ON_CPU, (sample, micro, decode), strict=True)
+        return cls(*(Fitting.of(setting, size, device) for setting, size in given))
+
+    @property
+    def each(self) -> tuple[Fitting, Fitting, Fitting]:
+        """All of them."""
+        return self.sample, self.micro, self.decode
+
+    def found(self) -> dict[str, float]:
+        """Return the sizes that were cut, by setting, for a checkpoint."""
+        return {one.setting: float(one.size) for one in self.each if one.cuts}
+
+    def go_on(self, found: Mapping[str, float]) -> None:
+        """Take over what `found` returned before, where it is less."""
+        for one in self.each:
+            if one.setting in found and 1 <= found[one.setting] < one.size:
+                one.size, one.cuts = int(found[one.setting]), one.cuts + 1
+
+
+def _give_back() -> None:
+    """Let go of what nobody holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

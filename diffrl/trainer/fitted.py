@@ -1,0 +1,106 @@
+"""Sampling and updating in pieces that fit into memory, whatever that turns out to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from diffrl.policy import UNetPolicy
+from diffrl.speed.fitting import Fitting
+from diffrl.speed.memory import moved
+from diffrl.stages import Sampler
+from diffrl.streams import some
+from diffrl.tensors import Generator, Tensor
+from diffrl.types import Minibatch, Rollout
+
+Losses = tuple[float, dict[str, Tensor]]
+"""The weight of a part, and the figures of its loss."""
+
+
+def sampled(
+    sampler: Sampler,
+    policy: UNetPolicy,
+    text: Sequence[str],
+    rng: Generator,
+    pieces: Fitting,
+    keep: str | None = None,
+) -> Iterator[Rollout]:
+    """Yield the rollouts of all prompts, as many trajectories at a time as fit.
+
+    A piece that did not fit is drawn again from the same state of `rng`. `keep` names the device
+    that rollouts are kept on, if it is another one than the policy's.
+    """
+    group, start = max(1, sampler.group), 0
+    while start < len(text):
+        before = rng.get_state()
+
+        def draw(rows: int, start: int = start) -> tuple[Rollout, int]:
+            at = slice(start, start + max(1, rows // group))
+            with torch.no_grad(), policy.sampling():
+                return sampler(policy, text[at], some(rng, at)), len(text[at])
+
+        def undo(before: Tensor = before) -> None:
+            rng.set_state(before)
+
+        most = (len(text) - start) * group
+        rollout, drawn = pieces.run(draw, most, group, undo)
+        yield rollout if keep is None else moved(rollout, keep)
+        start += drawn
+
+
+def part(whole: Minibatch, start: int, tuples: int) -> Minibatch:
+    """Return some tuples of a minibatch, weighted with their share; the last part commits.
+
+    Losses are means over tuples, so the sum of the parts' gradients is that of the whole.
+    """
+    rows = whole.rows[start : start + tuples]
+    return replace(
+        whole,
+        rows=rows,
+        steps=whole.steps[start : start + tuples],
+        weight=whole.weight * len(rows) / len(whole.rows),
+        commit=whole.commit and start + len(rows) == len(whole.rows),
+    )
+
+
+def learnt(
+    whole: Minibatch,
+    pieces: Fitting,
+    learn: Callable[[Minibatch, int], Losses],
+    trained: Iterable[Tensor],
+) -> list[Losses]:
+    """Return what `learn` gives for each part of a minibatch, having added all their gradients.
+
+    Where memory ends in a part, the gradients are set back to what they were before it, and it is
+    done again in two. The sum of the gradients is the same.
+
+    Args:
+        whole: what is learnt from.
+        pieces: how many tuples at once.
+        learn: a backward pass on a part, which is told the part's first tuple.
+        trained: weights that hold the gradients.
+    """
+    weights, done, start = list(trained), [], 0
+    while start < len(whole.rows):
+
+        def attempt(tuples: int, start: int = start) -> tuple[int, Losses]:
+            one = part(whole, start, tuples)
+            return len(one.rows), learn(one, start)
+
+        count, found = pieces.run(attempt, len(whole.rows) - start, undo=_way_back(weights))
+        done.append(found)
+        start += count
+    return done
+
+
+def _way_back(weights: Sequence[Tensor]) -> Callable[[], None]:
+    """Return a function that sets gradients to what they are now."""
+    kept = [None if w.grad is None else w.grad.clone() for w in weights]
+
+    def back() -> None:
+        for weight, gradient in zip(weights, kept, strict=True):
+            weight.grad = None if gradient is None else gradient.clone()
+
+    return back

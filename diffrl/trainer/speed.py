@@ -1,0 +1,66 @@
+"""The settings of speed and memory, put into effect; and what keeps them from working."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from diffrl.errors import SettingsError
+from diffrl.pipeline import fit_attention
+from diffrl.settings import OptimizerSettings, Settings, SpeedSettings
+from diffrl.speed.compiling import compile_forward, compile_problems
+from diffrl.speed.formats import channels_last, multiply_in_tf32
+from diffrl.speed.memory import save_memory
+
+
+def speed_problems(settings: Settings) -> list[str]:
+    """Return what keeps means of speed from working, one line each."""
+    speed, device = settings.speed, settings.model.device
+    if device == "auto" and torch.cuda.is_available():
+        device = "cuda"
+    found = compile_problems(speed.compile, device)
+    if speed.merge and settings.adapter.kind == "full":
+        found.append("speed.merge = True: with adapter.kind = 'full' there is nothing to merge")
+    if speed.low_memory and not speed.cache_text:
+        found.append(
+            "speed.cache_text = False: with speed.low_memory the text encoder leaves the device "
+            "once prompts are encoded, so they must be kept"
+        )
+    return found
+
+
+def ready(pipeline: Any, speed: SpeedSettings) -> None:
+    """Put into effect what concerns the networks alone, before accelerate wraps the UNet."""
+    unet, vae = pipeline.unet, pipeline.vae
+    device = next(unet.parameters()).device.type
+    fit_attention(unet, speed.attention)
+    multiply_in_tf32(speed.tf32, device)
+    if speed.channels_last:
+        channels_last(pipeline)
+    if speed.low_memory:
+        save_memory(pipeline)
+    if speed.compile != "off":
+        compile_forward(unet, speed.compile, "UNet")
+        compile_forward(vae.decoder, speed.compile, "decoder")
+
+
+def adamw(unet: Any, given: OptimizerSettings) -> torch.optim.AdamW:
+    """Return the optimizer of the weights that are trained.
+
+    Raises:
+        SettingsError: if it cannot be fused where the weights are.
+    """
+    trained = [p for p in unet.parameters() if p.requires_grad]
+    device = trained[0].device.type
+    try:
+        return torch.optim.AdamW(
+            trained,
+            lr=given.lr,
+            betas=(given.beta1, given.beta2),
+            eps=given.eps,
+            weight_decay=given.weight_decay,
+            fused=device in ("cpu", "cuda") if given.fused == "auto" else given.fused == "on",
+        )
+    except RuntimeError as error:
+        raise SettingsError([f"optimizer.fused = {given.fused!r}: {error}"]) from None

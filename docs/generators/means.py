@@ -1,0 +1,62 @@
+"""The tables of measured speed: start-up, and what each means does to the log-prob gap.
+
+`startup.json` holds by `before` and `now` the starts of two checkouts, `warm` and `cold`: by name
+their `median` in seconds and `of_torch`, its ratio to that of a bare `import torch`.
+`speed_gap.json` holds `rows`: precision, means, and the gap, log-prob and latent differences.
+"""
+
+from __future__ import annotations
+
+import json
+
+from generators.markdown import table
+from generators.results import FOLDER
+
+STARTUP, GAP = FOLDER / "startup.json", FOLDER / "speed_gap.json"
+NAMES = {
+    "import torch": '`python -c "import torch"`',
+    "help": "`diffrl --help`",
+    "list-plugins": "`diffrl list-plugins`",
+    "first sample": "`diffrl train` to its first sample",
+}
+
+
+def startup() -> str:
+    """Return how long commands take to begin, before and now."""
+    measured = json.loads(STARTUP.read_text("utf-8"))
+    times = [when for when in ("before", "now") if when in measured]
+    rows = []
+    for how in ("warm", "cold"):
+        for name, shown in NAMES.items():
+            found = [measured[when][how][name] for when in times]
+            cells = (f"{one['median']:.2f} s (× {one['of_torch']:.2f})" for one in found)
+            rows.append((shown, how, *cells))
+    last = measured[times[-1]]
+    count, few = (len(last[how]["help"]["seconds"]) for how in ("warm", "cold"))
+    head = ("start", "files in memory", *times)
+    return (
+        f"{table(head, rows)}\n\nMedians of {count} starts with files in memory (warm) and {few} "
+        f"without (cold), on {last['machine']}; in brackets the ratio to `import torch` "
+        f"of the same minutes. By `benchmarks/startup.py`."
+    )
+
+
+def gap() -> str:
+    """Return what each means does to the log-prob gap, by precision."""
+    measured = json.loads(GAP.read_text("utf-8"))
+    rows = [
+        (
+            f"`{row['means']}`" if row["means"] != "none" else "none",
+            row["precision"],
+            *(f"{row[name]:.1e}" if row[name] else "0" for name in ("gap", "log_prob", "latents")),
+        )
+        for row in measured["rows"]
+    ]
+    head = ("means", "precision", "gap", "log-prob", "latents, in std")
+    return (
+        f"{table(head, rows)}\n\nThe largest difference of log-probs between sampling and training "
+        f"with unchanged weights (gap); and of log-probs of the same seeds, and of final latents, "
+        f"from those of the usual way. The bundled model with adapters that are not zero, 8 "
+        f"pictures of 4 steps, trained on half of them at a time, on {measured['machine']}. By "
+        f"`benchmarks/speed_gap.py`."
+    )

@@ -1,0 +1,226 @@
+"""Pieces that do not fit are cut in two, and nothing that is computed changes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import diffrl
+from diffrl.builtin.samplers import Ddim
+from diffrl.errors import OutOfMemory
+from diffrl.judge import WeighedJudge
+from diffrl.scoring import ScoredBy
+from diffrl.speed.fitting import UNBOUNDED, Fitting, Pieces
+from diffrl.trainer.fitted import learnt, part, sampled
+from diffrl.types import Minibatch
+
+
+class Small:
+    """Memory that ends beyond a number of rows, as a GPU's does."""
+
+    def __init__(self, monkeypatch, network, rows, after=False):
+        self.rows, self.ended, self.sizes = rows, 0, []
+        forward = network.forward
+
+        def checked(x, *args, **options):
+            out = forward(x, *args, **options) if after else None
+            if len(x) > self.rows:
+                self.ended += 1
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            self.sizes.append(len(x))
+            return forward(x, *args, **options) if out is None else out
+
+        monkeypatch.setattr(network, "forward", checked)
+
+
+def learn_from(world, batch_of, pieces, whole, together=False, log=None):
+    def learn(piece):
+        if log is not None:
+            log.append((len(piece.rows), piece.commit))
+        log_prob = world.policy.log_prob(batch_of(piece))
+        (piece.weight * log_prob.square().mean()).backward()
+        return piece.weight, {"value": log_prob.mean().detach()}
+
+    found = learnt(whole, pieces, learn, world.policy.trained.values(), torch.Generator(), together)
+    gradients = {n: p.grad.clone() for n, p in world.policy.trained.items()}
+    for p in world.policy.trained.values():
+        p.grad = None
+    return found, gradients
+
+
+WHOLE = Minibatch(torch.arange(4)[:, None], torch.tensor([[0], [1], [2], [1]]), True)
+
+
+def test_gradients_are_those_without_the_error(plain, monkeypatch, same_gradients):
+    rollout = plain.rollout()
+
+    def batch_of(piece):
+        return plain.batch(rollout, piece.rows.tolist(), piece.steps.tolist())
+
+    _, wanted = learn_from(plain, batch_of, Fitting("train.micro_batch", 4), WHOLE)
+    small = Small(monkeypatch, plain.unet, 1)
+    pieces = Fitting("train.micro_batch", 4)
+    found, gradients = learn_from(plain, batch_of, pieces, WHOLE)
+    assert small.ended == 2 and small.sizes == [1, 1, 1, 1]
+    assert (pieces.size, pieces.cuts) == (1, 2)
+    assert sum(weight for weight, _ in found) == WHOLE.weight
+    assert same_gradients(gradients, wanted)
+
+
+def test_gradients_of_a_backward_pass_that_ended_halfway_are_taken_back(plain, same_gradients):
+    rollout = plain.rollout()
+
+    def batch_of(piece):
+        return plain.batch(rollout, piece.rows.tolist(), piece.steps.tolist())
+
+    _, wanted = learn_from(plain, batch_of, Fitting("train.micro_batch", 1), WHOLE)
+    ended, weights = [], list(plain.policy.trained.values())
+
+    def full(gradient):
+        if len(ended) < 2 and any(w.grad is not None for w in weights):
+            ended.append(True)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return gradient
+
+    handles = [w.register_hook(full) for w in weights]
+    pieces = Fitting("train.micro_batch", 4)
+    _, gradients = learn_from(plain, batch_of, pieces, WHOLE)
+    for handle in handles:
+        handle.remove()
+    assert len(ended) == 2 and pieces.size == 1
+    assert same_gradients(gradients, wanted)
+
+
+def test_processes_exchange_gradients_of_sizes_that_fit(plain, monkeypatch, same_gradients):
+    rollout = plain.rollout()
+
+    def batch_of(piece):
+        return plain.batch(rollout, piece.rows.tolist(), piece.steps.tolist())
+
+    pieces, log = Fitting("train.micro_batch", UNBOUNDED), []
+    _, wanted = learn_from(plain, batch_of, Fitting("train.micro_batch", 4), WHOLE)
+    Small(monkeypatch, plain.unet, 2)
+    _, gradients = learn_from(plain, batch_of, pieces, WHOLE, True, log)
+    assert log == [(4, False), (2, False), (2, True)]
+    assert same_gradients(gradients, wanted)
+    alone = replace(WHOLE, rows=WHOLE.rows[:2], steps=WHOLE.steps[:2])
+    fresh, log = Fitting("train.micro_batch", 2), []
+    _, gradients = learn_from(plain, batch_of, fresh, alone, True, log)
+    assert log == [(2, False), (2, True)]
+    _, wanted = learn_from(plain, batch_of, fresh, alone)
+    assert same_gradients(gradients, wanted)
+
+
+def test_random_numbers_of_a_part_that_is_done_again_are_the_same():
+    weight, rng, drawn = torch.ones(1, requires_grad=True), torch.Generator().manual_seed(0), []
+
+    def learn(piece):
+        noise = torch.rand(len(piece.rows), generator=rng)
+        if len(piece.rows) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        drawn.append(noise)
+        return piece.weight, {}
+
+    learnt(WHOLE, Fitting("train.micro_batch", 4), learn, [weight], rng)
+    wanted = torch.Generator().manual_seed(0)
+    for noise in drawn:
+        assert torch.equal(noise, torch.rand(2, generator=wanted))
+
+
+def test_pictures_are_those_of_smaller_pieces_from_the_start(plain, monkeypatch):
+    text, sampler = ["a fox", "two owls", "a bat"], Ddim(steps=2, group=2)
+
+    def draw(pieces):
+        rng = torch.Generator().manual_seed(5)
+        return [r.x0 for r in sampled(sampler, plain.policy, text, rng, pieces)]
+
+    wanted = draw(Fitting("train.sample_batch", 3))
+    small = Small(monkeypatch, plain.unet, 3, after=True)
+    drawn = draw(Fitting("train.sample_batch", UNBOUNDED))
+    assert small.ended == 1
+    assert [len(x) for x in drawn] == [len(x) for x in wanted] == [2, 2, 2]
+    assert all(torch.equal(a, b) for a, b in zip(drawn, wanted, strict=True))
+
+
+@pytest.mark.parametrize("by", ["each", "grad"])
+def test_scores_are_the_same_and_entered_once(plain, by):
+    rollout = plain.rollout()
+    steps = torch.full((4,), 2)
+
+    def decode(x0):
+        if len(x0) > 1 and small:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return x0[:, :3].sigmoid()
+
+    def bright(images, text):
+        if len(images) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return images.mean((1, 2, 3))
+
+    def judged(batch):
+        reward = ScoredBy("bright", bright, 2.0, differentiable=True)
+        judge = WeighedJudge(decode, [reward], batch)
+        return getattr(judge, by)(rollout.x0, rollout.prompts, steps), judge.drain()
+
+    small = False
+    wanted, _ = judged(1)
+    small = True
+    pieces = Fitting("train.decode_batch", UNBOUNDED)
+    found, ledger = judged(pieces)
+    assert pieces.size == 1
+    assert ledger.queries == 4 and len(ledger.columns()[1]["bright"]) == 4
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_where_nothing_fits_one_line_says_what_to_do(plain, monkeypatch):
+    Small(monkeypatch, plain.unet, 0)
+    pieces = Fitting("train.sample_batch", 16)
+    drawing = sampled(Ddim(steps=2), plain.policy, ["a fox"], torch.Generator(), pieces)
+    with pytest.raises(OutOfMemory, match=r"^memory ends even with train\.sample_batch = 1; try "):
+        next(drawing)
+
+
+def test_zero_is_all_that_fits_and_a_stated_size_on_a_cpu():
+    assert [one.size for one in Pieces.of(0, 0, 0, "cpu").each] == [16, 8, 16]
+    assert [one.size for one in Pieces.of(0, 5, 0, "cuda").each] == [UNBOUNDED, 5, UNBOUNDED]
+
+
+def test_the_parts_of_a_minibatch_weigh_as_the_whole_and_the_last_commits():
+    parts = [part(WHOLE, start, 3) for start in (0, 3)]
+    assert [p.weight for p in parts] == [0.75, 0.25]
+    assert [p.commit for p in parts] == [False, True]
+
+
+def test_a_run_goes_on_with_what_fits_and_says_so(tiny_model, tiny_clip, tmp_path, monkeypatch):
+    from diffusers import UNet2DConditionModel
+
+    forward, ended = UNet2DConditionModel.forward, []
+
+    def checked(self, x, *args, **options):
+        if torch.is_grad_enabled() and len(x) > 3:
+            ended.append(len(x))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return forward(self, x, *args, **options)
+
+    sets = [
+        f"model.ref={tiny_model}", f"rewards.pickscore.checkpoint={tiny_clip}",
+        "train.trajectories=8", "sampler.lengths=[]", "sampler.steps=3",
+        "eval.images=2", "eval.steps=[1]", "eval.watch=[]", "checkpoint.every=1",
+    ]  # fmt: skip
+    single, auto = ([*sets, f"train.micro_batch={size}"] for size in (1, 0))
+    wanted = diffrl.train(
+        "sdpo", "pickscore", epochs=2, sets=single, output=tmp_path / "single", live=False
+    )
+    monkeypatch.setattr(UNet2DConditionModel, "forward", checked)
+    run = diffrl.train(
+        "sdpo", "pickscore", epochs=1, sets=auto, output=tmp_path / "run", live=False
+    )
+    assert ended
+    text = (run.folder / "notices.jsonl").read_text("utf-8")
+    assert text.count("from now on train.micro_batch is 1, with the same result") == 1
+    before = len(ended)
+    resumed = diffrl.resume(run.folder, epochs=2, live=False)
+    assert len(ended) == before  # it begins with what has turned out to fit
+    for key in ("loss/value", "grad_norm", "reward/pickscore/mean"):
+        for epoch in (1, 2):
+            assert resumed.metrics[epoch][key] == wanted.metrics[epoch][key]
