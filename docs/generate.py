@@ -33,7 +33,7 @@ from generators.planning import gpus, plan_error
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
 from generators.scaling import scaling
-from generators.speed import ablation, gap, profile, speed, startup
+from generators.speed import ablation, profile, speed
 from generators.suites import suites
 from generators.watchdog import watchdog
 

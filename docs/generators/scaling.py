@@ -39,7 +39,7 @@ def scaling() -> str:
         f"for each GPU and {assumed['updates']} optimizer steps; assumed, not measured: "
         f"{assumed['bytes_per_second_inside'] / 1e9:.0f} GB/s inside a machine of "
         f"{assumed['gpus_of_a_machine']}, {assumed['bytes_per_second_between'] / 1e9:.0f} GB/s "
-        f"between machines, {assumed['latency_seconds'] * 1e6:.0f} µs for each stage of an exchange."
+        f"between machines, {assumed['latency_seconds'] * 1e6:.0f} µs for each stage."
     )
     return "\n".join(
         [

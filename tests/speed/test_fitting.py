@@ -1,7 +1,5 @@
 """Pieces that do not fit are cut in two, and nothing that is computed changes."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -11,6 +9,7 @@ from diffrl.errors import OutOfMemory
 from diffrl.judge import WeighedJudge
 from diffrl.scoring import ScoredBy
 from diffrl.speed.fitting import UNBOUNDED, Fitting, Pieces
+from diffrl.streams import Streams
 from diffrl.trainer.fitted import learnt, part, sampled
 from diffrl.types import Minibatch
 
@@ -33,15 +32,15 @@ class Small:
         monkeypatch.setattr(network, "forward", checked)
 
 
-def learn_from(world, batch_of, pieces, whole, together=False, log=None):
-    def learn(piece):
+def learn_from(world, batch_of, pieces, whole, log=None):
+    def learn(piece, start):
         if log is not None:
-            log.append((len(piece.rows), piece.commit))
+            log.append((start, len(piece.rows), piece.commit))
         log_prob = world.policy.log_prob(batch_of(piece))
         (piece.weight * log_prob.square().mean()).backward()
         return piece.weight, {"value": log_prob.mean().detach()}
 
-    found = learnt(whole, pieces, learn, world.policy.trained.values(), torch.Generator(), together)
+    found = learnt(whole, pieces, learn, world.policy.trained.values())
     gradients = {n: p.grad.clone() for n, p in world.policy.trained.items()}
     for p in world.policy.trained.values():
         p.grad = None
@@ -91,47 +90,23 @@ def test_gradients_of_a_backward_pass_that_ended_halfway_are_taken_back(plain, s
     assert same_gradients(gradients, wanted)
 
 
-def test_processes_exchange_gradients_of_sizes_that_fit(plain, monkeypatch, same_gradients):
-    rollout = plain.rollout()
+def test_a_part_is_told_where_it_begins_also_when_it_is_done_again(plain, monkeypatch):
+    rollout, log = plain.rollout(), []
 
     def batch_of(piece):
         return plain.batch(rollout, piece.rows.tolist(), piece.steps.tolist())
 
-    pieces, log = Fitting("train.micro_batch", UNBOUNDED), []
-    _, wanted = learn_from(plain, batch_of, Fitting("train.micro_batch", 4), WHOLE)
     Small(monkeypatch, plain.unet, 2)
-    _, gradients = learn_from(plain, batch_of, pieces, WHOLE, True, log)
-    assert log == [(4, False), (2, False), (2, True)]
-    assert same_gradients(gradients, wanted)
-    alone = replace(WHOLE, rows=WHOLE.rows[:2], steps=WHOLE.steps[:2])
-    fresh, log = Fitting("train.micro_batch", 2), []
-    _, gradients = learn_from(plain, batch_of, fresh, alone, True, log)
-    assert log == [(2, False), (2, True)]
-    _, wanted = learn_from(plain, batch_of, fresh, alone)
-    assert same_gradients(gradients, wanted)
+    learn_from(plain, batch_of, Fitting("train.micro_batch", UNBOUNDED), WHOLE, log)
+    assert log == [(0, 4, True), (0, 2, False), (2, 2, True)]
 
 
-def test_random_numbers_of_a_part_that_is_done_again_are_the_same():
-    weight, rng, drawn = torch.ones(1, requires_grad=True), torch.Generator().manual_seed(0), []
-
-    def learn(piece):
-        noise = torch.rand(len(piece.rows), generator=rng)
-        if len(piece.rows) > 2:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        drawn.append(noise)
-        return piece.weight, {}
-
-    learnt(WHOLE, Fitting("train.micro_batch", 4), learn, [weight], rng)
-    wanted = torch.Generator().manual_seed(0)
-    for noise in drawn:
-        assert torch.equal(noise, torch.rand(2, generator=wanted))
-
-
-def test_pictures_are_those_of_smaller_pieces_from_the_start(plain, monkeypatch):
+@pytest.mark.parametrize("streams", [True, False])
+def test_pictures_are_those_of_smaller_pieces_from_the_start(plain, monkeypatch, streams):
     text, sampler = ["a fox", "two owls", "a bat"], Ddim(steps=2, group=2)
 
     def draw(pieces):
-        rng = torch.Generator().manual_seed(5)
+        rng = Streams([5, 6, 7]) if streams else torch.Generator().manual_seed(5)
         return [r.x0 for r in sampled(sampler, plain.policy, text, rng, pieces)]
 
     wanted = draw(Fitting("train.sample_batch", 3))

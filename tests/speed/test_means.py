@@ -1,6 +1,7 @@
 """Every means of speed and memory gives what the plain way gives, as far as a CPU shows."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,15 +62,24 @@ def test_pictures_log_probs_and_gradients_are_those_of_the_plain_way(means, worl
 def test_the_gap_is_that_of_the_network_as_the_loss_calls_it(plain, monkeypatch):
     """As a compiled network: with gradient it is another program, which may round differently."""
     batch, forward = plain.batch(plain.rollout(), steps=((0,), (1,))), plain.unet.forward
-    assert float(log_prob_gap(plain.policy, batch).max()) < CLIP / 10
+    plain.policy.log_prob(batch)
+    assert float(log_prob_gap(plain.policy.seen, batch).max()) < CLIP / 10
 
     def rounded(*args, **options):
         off = 1e-2 if torch.is_grad_enabled() else 0.0
         return (forward(*args, **options)[0] * (1 + off),)
 
     monkeypatch.setattr(plain.unet, "forward", rounded)
-    found = log_prob_gap(plain.policy, batch)
+    plain.policy.log_prob(batch)
+    found = log_prob_gap(plain.policy.seen, batch)
     assert float(found.max()) > CLIP and not found.requires_grad
+
+
+def test_a_loss_that_computes_no_log_prob_has_no_gap(plain):
+    batch = plain.batch(plain.rollout(), steps=((0,), (1,)))
+    assert log_prob_gap(None, batch) is None
+    plain.policy.log_prob(replace(batch, log_prob=None), weights="base")
+    assert plain.policy.seen is None
 
 
 def test_convolutions_are_given_and_give_channels_last(world):

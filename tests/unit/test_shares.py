@@ -31,16 +31,6 @@ def test_every_group_has_one_process_whatever_their_number(processes):
     assert torch.cat([one.own_rows for one in several]).tolist() == several[0].order.tolist()
 
 
-@pytest.mark.parametrize("processes", [2, 3, 4])
-@pytest.mark.parametrize("at_once", [1, 2, 3, 9])
-def test_all_processes_sample_in_as_many_pieces(processes, at_once):
-    pieces = [list(one.pieces(at_once)) for one in shares(processes)]
-    assert len({len(own) for own in pieces}) == 1
-    for own, one in zip(pieces, shares(processes), strict=True):
-        assert tuple(g for piece in own for g in piece) == one.own
-        assert all(len(piece) <= at_once for piece in own)
-
-
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize(
     "scheduler",
