@@ -25,9 +25,11 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 BASE = (
     "train.sample_batch=2", "train.decode_batch=2", "train.micro_batch=2", "train.overlap=off",
-    "model.precision=fp32",
+    "model.precision=fp32", "optimizer.fused=off", "speed.cache_text=false",
+    "speed.attention=plain",
 )  # fmt: skip
-"""Plain: a pair at a time is sampled, decoded, scored and trained, in fp32."""
+"""Plain: a pair at a time is sampled, decoded, scored and trained, in fp32; text is encoded each
+time, attention and optimizer are not fused."""
 
 TOGETHER, BARE = "together", "base"
 
@@ -57,6 +59,16 @@ ROWS = (
     Row("micro-32", ("train.micro_batch=32",), together=False),
     Row("bf16", ("model.precision=bf16",)),
     Row("overlap", ("train.overlap=on",)),
+    Row("cached-text", ("speed.cache_text=true",)),
+    Row("fused-adamw", ("optimizer.fused=on",)),
+    Row("fused-attention", ("speed.attention=fused",)),
+    Row("channels-last", ("speed.channels_last=true",)),
+    Row("merged-adapters", ("speed.merge=true",), together=False),
+    Row("low-memory", ("speed.cache_text=true", "speed.low_memory=true"), together=False),
+    Row("tf32", ("speed.tf32=true",), gpu=True),
+    Row("compile", ("speed.compile=default",), gpu=True),
+    Row("cuda-graphs", ("speed.compile=reduce-overhead",), together=False, gpu=True),
+    Row("automatic-pieces", ("train.sample_batch=0", "train.micro_batch=0"), False, gpu=True),
 )
 """Add a row for every further means. One that this version's settings refuse is listed as such."""
 

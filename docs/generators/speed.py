@@ -83,9 +83,8 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"With {work['steps']} steps each way made {ours['optimizer_steps']} optimizer "
             f"step{'s' if ours['optimizer_steps'] > 1 else ''} from {ours['unet/grad']} rows, and "
-            f"sampled {theirs['unet/no-grad']}; diffrl measured its log-prob gap on "
-            f"{ours['unet/no-grad'] - theirs['unet/no-grad']} more. Of {theirs['reward']} queries "
-            f"it scored the {ours['reward']} that are different pictures."
+            f"sampled {theirs['unet/no-grad']}. Of {theirs['reward']} queries diffrl "
+            f"scored the {ours['reward']} that are different pictures."
         )
 
 

@@ -132,6 +132,18 @@ class OneSided(Loss):
         return LossOut((ratio * batch.advantage)[:, 0].sum())
 
 
+@broken(SamplerContract, "a_prompt_gets_the_same_rows_in_any_batch")
+class Gregarious(Ddim):
+    """Draws for all prompts at once."""
+
+    name: ClassVar[str] = "gregarious"
+    steps: int = Field(default=3, description="Steps.")
+
+    def __call__(self, policy, text, rng):
+        common = torch.Generator().manual_seed(int(torch.randint(99, (), generator=rng)))
+        return super().__call__(policy, text, common)
+
+
 @broken(
     SamplerContract,
     "epochs_can_have_lengths_of_their_own",

@@ -7,6 +7,7 @@ import torch
 
 from diffrl.rollouts import concat
 from diffrl.stages import Sampler
+from diffrl.streams import Streams
 from diffrl.testing.contracts.component import ComponentContract
 from diffrl.testing.contracts.same import differences, untouched, weights_of
 from diffrl.testing.toy import ToyPolicy
@@ -78,6 +79,17 @@ class SamplerContract(ComponentContract):
         """All randomness comes from `rng`."""
         first = component(policy, self.text, seeded(3))
         assert not differences(first, component(policy, self.text, seeded(3)))
+
+    def test_a_prompt_gets_the_same_rows_in_any_batch(
+        self, component: Sampler, policy: ToyPolicy
+    ) -> None:
+        """Noise comes from `policy.normal`, which draws it for each prompt on its own."""
+        seeds = [3, 4, 5, 6]
+        whole = component(policy, self.text, Streams(seeds))
+        for i, text in enumerate(self.text):
+            alone = component(policy, [text], Streams(seeds[i : i + 1]))
+            rows = slice(i * component.group, (i + 1) * component.group)
+            assert torch.allclose(alone.x0, whole.x0[rows], rtol=0, atol=1e-5)
 
     def test_it_keeps_no_graph(self, rollout: Rollout) -> None:
         """Sampling must not hold activations."""
