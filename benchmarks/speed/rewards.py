@@ -84,7 +84,11 @@ def anchored(x0_hat: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return each row's anchor, and the similarities to its first, anchor and last step."""
     first = torch.zeros(len(x0_hat), dtype=torch.long, device=x0_hat.device)
     ends = [similarity(x0_hat, first), similarity(x0_hat, first + x0_hat.shape[1] - 1)]
-    anchor = torch.argmin(ends[0] + ends[1], dim=1)
+    sums = ends[0] + ends[1]
+    # Those of both ends are one number: in half precision, as published, they tie, and the first
+    # wins; in fp32 rounding would choose.
+    least = sums.amin(1, keepdim=True) + 16 * torch.finfo(sums.dtype).eps
+    anchor = (sums <= least).int().argmax(1)
     return anchor, [ends[0], similarity(x0_hat, anchor), ends[1]]
 
 

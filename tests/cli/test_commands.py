@@ -28,7 +28,7 @@ def trainer(monkeypatch):
     """Stands in for the trainer and records what it was asked to run."""
     calls = []
 
-    def run(settings, output=None, resume=None, live=False, at=None):
+    def run(settings, output=None, resume=None, live=False, at=None, anyway=False):
         calls.append(SimpleNamespace(settings=settings, output=output, resume=resume, live=live))
         return SimpleNamespace(folder=output or resume)
 

@@ -40,7 +40,7 @@ def test_every_stage_field_of_a_preset_belongs_to_an_installed_stage(name):
 
 
 @pytest.mark.parametrize("reward", ["pickscore", "aesthetic"])
-def test_the_papers_baselines_take_16_pictures_an_update_at_ddpos_learning_rate(reward):
+def test_the_papers_baselines_take_16_pictures_an_update_of_each_of_4_gpus(reward):
     for algo in ("ddpo", "d3po", "rebel", "prdp", "prdp-rebel"):
         settings = resolve(algo, [reward], preset="sd-turbo")
         recipe, rows = settings.recipe, settings.train.trajectories
@@ -51,13 +51,13 @@ def test_the_papers_baselines_take_16_pictures_an_update_at_ddpos_learning_rate(
             Advantages(torch.zeros(rows, recipe.sampler.steps)),
             torch.Generator(),
         )
-        assert sum(m.commit for m in epoch) == rows / 16, algo
+        assert sum(m.commit for m in epoch) == rows / 64, algo
         assert settings.optimizer.lr == 3e-4
 
 
 @pytest.mark.parametrize(
     ("reward", "lr", "epochs", "pairs"),
-    [("pickscore", 6e-5, 200, 16), ("aesthetic", 1e-4, 100, 16)],
+    [("pickscore", 6e-5, 200, 64), ("aesthetic", 1e-4, 100, 64), ("hpsv2", 5e-5, 200, 128)],
 )
 def test_the_sd_turbo_preset_follows_sdpos_table(reward, lr, epochs, pairs):
     settings = resolve("sdpo", [reward], preset="sd-turbo")
