@@ -13,7 +13,7 @@ from diffrl.speed.compiling import seconds_compiling
 from diffrl.trainer import checks, guard
 from diffrl.trainer.collect import Batches
 from diffrl.trainer.evaluating import evaluated, is_due, is_last
-from diffrl.trainer.loop import train_epoch
+from diffrl.trainer.loop import train_epoch, turns
 from diffrl.trainer.metrics import summarise
 from diffrl.trainer.moment import Moment
 from diffrl.trainer.randomness import random_state, restore_random
@@ -150,10 +150,14 @@ def _train(session: Session, number: int) -> dict[str, float]:
 
 def draw(session: Session) -> Share:
     """Draw what the next epoch samples, the same in every process."""
-    group, ranks = session.settings.recipe.sampler.group, session.ranks
+    recipe, ranks = session.settings.recipe, session.ranks
+    group = recipe.sampler.group
     count = -(-session.settings.train.trajectories // group)
     rank = ranks.accelerator.process_index
-    return shared(session.prompts, count, group, session.rng, ranks.count, rank)
+    share = shared(session.prompts, count, group, session.rng, ranks.count, rank)
+    if ranks.count == 1:
+        return share
+    return share.dealt(turns(recipe, share, session.rng, session.epoch + 1))
 
 
 def _observe(session: Session) -> Any:

@@ -62,6 +62,11 @@ class Share:
         """Return the randomness of some groups."""
         return Streams([self.seeds[g] for g in groups])
 
+    def dealt(self, turns: Sequence[int]) -> Share:
+        """Return the share where groups are dealt out in turns, given in that order."""
+        count = len(self.owned)
+        return replace(self, owned=tuple(tuple(sorted(turns[r::count])) for r in range(count)))
+
     def first(self, groups: int) -> Share:
         """Return the share where each process has no more than its first few groups."""
         kept = {g for own in self.owned for g in own[:groups]}
@@ -108,8 +113,7 @@ def shared(
 ) -> Share:
     """Draw an epoch's prompts uniformly and independently, one for each of `count` groups.
 
-    The draw is the same in every process; groups are dealt out as evenly as possible, neighbours
-    together.
+    The draw is the same in every process; as even a number of groups as possible goes to each.
 
     Source: ZiyiZhang27/sdpo and kvablack/ddpo-pytorch, `random.choice` over the animals.
     """

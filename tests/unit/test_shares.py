@@ -2,10 +2,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffrl_sdpo.loss import RewardDifference
 
+from diffrl.builtin.advantages import Returns
+from diffrl.builtin.reward_predictors import Terminal
+from diffrl.builtin.samplers import Ddim
 from diffrl.builtin.update_schedulers import Groups, Pairs, RowsFirst
 from diffrl.errors import FitError
-from diffrl.trainer.shares import shared
+from diffrl.recipe import Recipe
+from diffrl.trainer.loop import turns
+from diffrl.trainer.shares import SEEDS, shared
 from diffrl.types import Advantages, Minibatch
 
 PROMPTS = tuple("abcdefg")
@@ -55,6 +61,35 @@ def test_the_processes_compute_each_tuple_of_a_minibatch_once(scheduler, process
             i: (rows.tolist(), steps.tolist())
             for i, (rows, steps) in enumerate(zip(whole.rows, whole.steps, strict=True))
         }
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_the_tuples_of_each_optimizer_step_are_shared_evenly(processes):
+    recipe = Recipe(
+        name="try",
+        source="",
+        sampler=Ddim(steps=3, group=2),
+        reward_predictor=Terminal(),
+        advantage_estimator=Returns(),
+        update_scheduler=Pairs(per_update=8),
+        loss=RewardDifference(),
+    )
+    for rank in range(processes):
+        rng = torch.Generator().manual_seed(1)
+        share = shared(PROMPTS, 24, 2, rng, processes, rank)
+        share = share.dealt(turns(recipe, share, rng, epoch=1))
+        torch.randint(SEEDS, (), generator=rng)
+        prompts = share.prompts
+        advantages = Advantages(torch.zeros(len(prompts), 3))
+        for whole in recipe.update_scheduler(prompts, advantages, rng):
+            mine = len(share.of(whole)[1])
+            assert abs(mine - len(whole.rows) / processes) < 1
+
+
+def test_groups_that_no_update_uses_are_dealt_out_too():
+    (share,) = shares(1)
+    two = replace(share, owned=((0, 1, 2, 3), (4, 5, 6))).dealt([6, 2, 0, 1, 3, 4, 5])
+    assert two.owned == ((0, 3, 5, 6), (1, 2, 4))
 
 
 def test_groups_that_are_left_out_leave_no_gap():
