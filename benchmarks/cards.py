@@ -120,9 +120,10 @@ def taken_over(folder: Path) -> None:
         for algo, runs in named.items()
     }
     minutes = {name.partition("=")[2]: max(row["seconds"]) / 60 for name, row in table.items()}
+    ran = json.loads(next(folder.rglob("environment.json")).read_text("utf-8"))
     result = {
         "machine": machine(),
-        "environment": {k: v for k, v in environment().items() if k != "command"},
+        "environment": {k: v for k, v in ran.items() if k != "command"},
         "curves": kept,
         "minutes": minutes,
     }
