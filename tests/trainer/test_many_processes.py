@@ -104,7 +104,8 @@ def assert_alike(algo, alone, together, epochs=2):
     for a, b in zip(one, several, strict=True):
         assert a.keys() == b.keys()
         for name in a:
-            if not name.startswith(TIMED):
+            tied = a["epoch"] == 1 and name.endswith("ranked_right")  # all log-ratios are zero
+            if not name.startswith(TIMED) and not tied:
                 close = next((at for part, at in ROUNDED.items() if part in name), 1e-6)
                 assert b[name] == pytest.approx(a[name], rel=1e-3, abs=close), name
     (mine,) = alone[1][algo]
