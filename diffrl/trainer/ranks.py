@@ -37,7 +37,6 @@ class Ranks:
 
     def __init__(self, accelerator: Accelerator, max_grad_norm: float) -> None:
         self.accelerator, self._max_norm = accelerator, max_grad_norm
-        self._network: Any = None
         self._optimizer: Any = None
         self.asked: Callable[[], int] = lambda: 0
         """Returns the signal that asks this process to stop, or 0."""
@@ -52,10 +51,10 @@ class Ranks:
         Gradients stay in each process until `commit` adds them up. Their exchange is a small share
         of an epoch, and processes may make different numbers of backward passes.
         """
-        self._network = self.accelerator.prepare_model(network, evaluation_mode=True)
+        prepared = self.accelerator.prepare_model(network, evaluation_mode=True)
         self._optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.exchange.same(self._parameters())
-        return self._network
+        return prepared
 
     @property
     def optimizer(self) -> Any:
