@@ -19,14 +19,13 @@ SHAPE = (4, 16, 16)
 
 @dataclass
 class Chains:
-    """States `x`, their `target` latents, the target's layout `z` [b, 5] and `scene`, its `text`.
+    """States `x`, their `target` latents, the target's `scene` and its `text`.
 
     `place` counts the steps taken of `length`; `eta` is DDIM's.
     """
 
     x: Tensor
     target: Tensor
-    z: Tensor
     text: Tensor
     scene: np.ndarray
     length: np.ndarray
@@ -48,14 +47,14 @@ def start(pairing: Pairing, scenes: Sequence[Scene], text: Tensor, length: np.nd
     which = np.empty(len(scenes), dtype=object)
     which[:] = scenes
     target, zeros = pairing.encoded(scenes, z), np.zeros(len(scenes), int)
-    return Chains(x, target, z, text, which, length, zeros, torch.from_numpy(eta).to(DEVICE))
+    return Chains(x, target, text, which, length, zeros, torch.from_numpy(eta).to(DEVICE))
 
 
 def walk(chains: Chains, x0: Tensor, pairing: Pairing, noise: torch.Generator | None = None,
          ) -> None:  # fmt: skip
     """Moves every chain one DDIM step on, in place.
 
-    Until its layout is settled, it is aimed at what it now looks like.
+    Until its paper is settled, it is aimed at what it now looks like.
     """
     times = chains.times
     later = times - torch.from_numpy(np.maximum(1, 1000 // chains.length)).to(DEVICE)
@@ -64,8 +63,7 @@ def walk(chains: Chains, x0: Tensor, pairing: Pairing, noise: torch.Generator | 
     chains.place = chains.place + 1
     unsettled = (later >= SETTLED).nonzero()[:, 0]
     if len(unsettled):
-        z = pairing.read(chains.x[unsettled], later[unsettled], chains.z[unsettled])
-        chains.z[unsettled] = z
+        z = pairing.read(chains.x[unsettled], later[unsettled])
         chains.target[unsettled] = pairing.encoded(list(chains.scene[unsettled.cpu().numpy()]), z)
 
 

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffrl.emoji.pairing import Pairing
 from diffrl.emoji.train_clip import tokens
 from diffrl.emoji.train_vae import load_vae
-from diffrl.emoji.training import DEVICE, SHARES, log, pictures, training_scenes
+from diffrl.emoji.training import DEVICE, SHARES, log, training_scenes
 from diffrl.emoji.world import Scene, article, caption
 
 RENDERS = {"bare": 192, "color": 20, "place": 20, "count": 9, "pair": 6}
@@ -56,16 +57,14 @@ def bank_scenes() -> tuple[list[Scene], list[str], list[float]]:
 @torch.no_grad()
 def make_bank(out: Path, scale: float = 1.0) -> None:
     """Renders and encodes all the student trains on, into `out/stages/bank.safetensors`."""
-    vae, rng = load_vae(out), np.random.default_rng(6)
+    pairing, noise = Pairing(load_vae(out)), torch.Generator().manual_seed(6)
     drawn, texts, share = bank_scenes()
     sizes = [max(2, int(RENDERS[s.kind] * min(1.0, 4 * scale))) for s in drawn]
     flat = [scene for scene, size in zip(drawn, sizes, strict=True) for _ in range(size)]
     parts = []
     for start in range(0, len(flat), 256):
-        x = pictures(flat[start : start + 256], rng) * 2 - 1
-        with torch.autocast(DEVICE, torch.bfloat16):
-            mean = vae.encode(x).latent_dist.mean
-        parts.append((mean.float() * vae.config.scaling_factor).half())
+        part = flat[start : start + 256]
+        parts.append(pairing.encoded(part, torch.randn((len(part), 3), generator=noise)).half())
     latents = torch.cat(parts)
     log.info("bank: %d scenes, %d latents, std %.3f", len(drawn), len(flat), latents.float().std())
     kept = {

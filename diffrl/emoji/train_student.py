@@ -24,12 +24,12 @@ from diffrl.emoji.pairing import SETTLED, Pairing
 from diffrl.emoji.train_vae import load_vae
 from diffrl.emoji.training import DEVICE, fit
 
-STEPS = 6900
+STEPS = 5000
 CHAINS = 36
 REAL = 12
 LENGTHS = np.array([1, 2, 3, 4, 6, 8, 16, 50])
 STOCHASTIC = 0.85
-LENGTH_SHARE = np.array([0.56, 0.2, 0.02, 0.12, 0.02, 0.06, 0.01, 0.01])
+LENGTH_SHARE = np.array([0.45, 0.22, 0.02, 0.16, 0.02, 0.1, 0.02, 0.01])
 
 
 def new_unet() -> UNet2DConditionModel:

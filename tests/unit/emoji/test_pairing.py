@@ -24,29 +24,29 @@ def pairing():
     return Pairing(load_vae(ROOT / "weights"))
 
 
-def test_normal_coordinates_make_every_layout_equally_likely():
-    drawn = layout(torch.randn(4000, 5, generator=seeded()))
-    for name in ("x", "y", "hue", "depth", "light"):
+def test_normal_coordinates_make_every_paper_equally_likely():
+    drawn = layout(torch.randn(4000, 3, generator=seeded()))
+    assert {(one.x, one.y) for one in drawn} == {(0.5, 0.5)}
+    for name in ("hue", "depth", "light"):
         shares, _ = np.histogram([getattr(one, name) for one in drawn], bins=5, range=(0, 1))
         assert abs(shares / 4000 - 0.2).max() < 0.03
 
 
 def test_pure_noise_reads_as_standard_normal(pairing):
-    """But for the light, which leans dark: the last sliver of signal is taken for a mean paper."""
     noise = torch.randn(2000, 4, 16, 16, generator=seeded(1))
     z = pairing.read(noise, torch.full((2000,), 999))
-    assert z[:, [0, 1, 3, 4]].mean(0).abs().max() < 0.3 and -1.1 < z[:, 2].mean() < 0
-    assert (z.std(0) - 1).abs().max() < 0.15
+    assert z.mean(0).abs().max() < 0.1
+    assert (z.std(0) - 1).abs().max() < 0.05
 
 
 @pytest.mark.parametrize(("time", "least"), [(500, 0.85), (750, 0.75), (874, 0.5)])
 def test_a_noisy_picture_reads_as_the_paper_it_shows(pairing, time, least):
     """The more so the less noise there is on it."""
-    z = torch.randn(180, 5, generator=seeded(2))
+    z = torch.randn(180, 3, generator=seeded(2))
     latents = pairing.encoded(SCENES * 4, z)
     times = torch.full((180,), time)
     x = noised(latents, torch.randn(latents.shape, generator=seeded(3)), times)
-    read = pairing.read(x, times, z)
+    read = pairing.read(x, times)
     for way in (0, 1):
         assert torch.corrcoef(torch.stack([read[:, way], z[:, way]]))[0, 1] > least
 
