@@ -2,11 +2,12 @@
 
     python -m benchmarks.paper [--tier quick|full] [--only fig-5 …] [--jobs 2] [--minutes 60]
 
-The same command continues where it was interrupted. Runs of one seed come before those of the
-next, so that a part of the full tier says something, too. Writes
+The same command continues where it was interrupted, on another machine, too: what is kept of every
+run lies in `benchmarks/results/paper_runs/`, as long as weights and settings are the same. Runs of
+one seed come before those of the next, so that a part of the full tier says something, too. Writes
 `benchmarks/results/paper_<tier>.json`; `python docs/generate.py` makes the page of it. Quick: one
 seed, four short epochs, at most 20 minutes on two cores; it shows that everything works, not what
-is true. Full: five seeds of the default run, about 20 core-hours.
+is true. Full: five seeds of the default run.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.default_run import machine
 from benchmarks.paper import accuracy
-from benchmarks.paper.cells import TIERS, finished, run_all
+from benchmarks.paper.cells import TIERS
 from benchmarks.paper.experiments import PARTS, cells_of
+from benchmarks.paper.records import ROOT as RECORDS
+from benchmarks.paper.records import Records
+from benchmarks.paper.runs import run_all
 from benchmarks.paper.verdicts import judge
-from diffrl.folder import environment, read_metrics
+from diffrl.folder import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCURACY = "table-2-3"
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=1e9, help="start no run after these")
     parser.add_argument("--folder", type=Path, default=ROOT / "ablations" / "paper")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="what is kept of every run")
     options = parser.parse_args()
     tier = TIERS[options.tier]
     until = time.monotonic() + 60 * options.minutes
@@ -47,24 +51,24 @@ def main() -> None:
         rewards, alike = accuracy.measured(tier.rollouts)
         table = {"rollouts": tier.rollouts, "rewards": rewards, "least_cosine": alike}
     wanted = [claim for name in options.only if name in PARTS for claim in PARTS[name]()]
-    left, failed = run_all(cells_of(wanted), tier, root, options.jobs, until)
+    records = Records(tier, options.records)
+    left, failed = run_all(cells_of(wanted), records, root, options.jobs, until)
     claims = [claim for part in PARTS.values() for claim in part()]
+    found = {
+        cell.name: [one for seed in range(42, 42 + tier.seeds) if (one := records.get(cell, seed))]
+        for cell in cells_of(claims)
+    }
+    every = [one for own in found.values() for one in own]
     result = {
         "tier": tier.name,
-        "machine": machine(),
+        "machines": sorted({one.machine for one in every}),
+        "commits": sorted({one.commit for one in every}),
         "environment": {k: v for k, v in environment().items() if k != "command"},
         "settings": tier.sets,
-        "runs": {
-            cell.name: [
-                round(read_metrics(folder)[-1]["seconds"])
-                for seed in range(42, 42 + tier.seeds)
-                if finished(folder := cell.folder(root, seed))
-            ]
-            for cell in cells_of(claims)
-        },
+        "runs": {name: [round(one.seconds) for one in own] for name, own in found.items()},
         "seeds_of_the_tier": tier.seeds,
         "accuracy": table,
-        "verdicts": [judge(claim, root, tier).record() for claim in claims],
+        "verdicts": [judge(claim, records).record() for claim in claims],
     }
     target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     said = [verdict["said"] for verdict in result["verdicts"]]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy
 
-from benchmarks.paper.cells import Cell, Tier, finished
+from benchmarks.paper.cells import Cell
 from benchmarks.paper.experiments import Claim
+from benchmarks.paper.records import Evaluation, Record, Records
 from diffrl.evidence.intervals import Estimate, between_runs, difference
-from diffrl.folder import EVALUATIONS, read_metrics
 
 REPRODUCED, UNCLEAR, CONTRADICTED = "reproduced", "not distinguishable", "contradicted"
 FOR, AGAINST = "one seed, for", "one seed, against"
@@ -39,21 +37,13 @@ class Verdict:
         return asdict(self)
 
 
-def judge(claim: Claim, root: Path, tier: Tier) -> Verdict:
+def judge(claim: Claim, records: Records) -> Verdict:
     """Return the verdict on a claim, from the seeds that both of its cells have finished."""
-    sides = [claim.better] + ([claim.worse] if claim.worse else [])
-    seeds = [
-        seed
-        for seed in range(42, 42 + tier.seeds)
-        if all(finished(cell.folder(root, seed)) for cell in sides)
-    ]
+    seeds = records.seeds([claim.better] + ([claim.worse] if claim.worse else []))
     if not seeds:
         return Verdict(claim.place, claim.text, "not run", None, "", 0)
-    better = [values(claim.better, root, seed, claim) for seed in seeds]
-    if claim.worse is None:
-        worse = [values(claim.better, root, seed, claim, before=True) for seed in seeds]
-    else:
-        worse = [values(claim.worse, root, seed, claim) for seed in seeds]
+    pairs = [sides(claim, records, seed) for seed in seeds]
+    worse, better = ([side[i] for side in pairs] for i in (0, 1))
     if len(seeds) > 1:
         change, said = between_runs(worse, better)
         test = WELCH
@@ -69,30 +59,32 @@ def judge(claim: Claim, root: Path, tier: Tier) -> Verdict:
     return Verdict(claim.place, claim.text, names.get(said, UNCLEAR), change, test, len(seeds))
 
 
-def values(cell: Cell, root: Path, seed: int, claim: Claim, before: bool = False) -> list[float]:
-    """Return what each picture of a run got, averaged over the claim's steps and evaluations."""
-    folder = cell.folder(root, seed)
-    records = [
-        json.loads(p.read_text("utf-8")) for p in sorted((folder / EVALUATIONS).glob("*.json"))
-    ]
-    keys = [f"eval/{cell.reward}/{n}-step" for n in claim.steps]
-    if before:
-        chosen = records[:1]
-    elif claim.measure == "end":
-        chosen = records[-1:]
-    elif claim.measure == "area":
-        chosen = records[1:]
-    else:
-        chosen = within(records, folder, root, seed, claim)
-    return numpy.mean([[r["scores"][k] for k in keys] for r in chosen], axis=(0, 1)).tolist()
+def sides(claim: Claim, records: Records, seed: int) -> tuple[list[float], list[float]]:
+    """Return what each picture of the claim's worse and better side got, of one seed."""
+    better = _found(records, claim.better, seed)
+    if claim.worse is None:
+        return values(better.evaluations[:1], claim), values(better.evaluations[-1:], claim)
+    worse = _found(records, claim.worse, seed)
+    end = min(better.seconds, worse.seconds)
+    return values(counted(worse, claim, end), claim), values(counted(better, claim, end), claim)
 
 
-def within(
-    records: Sequence[dict[str, Any]], folder: Path, root: Path, seed: int, claim: Claim
-) -> list[dict[str, Any]]:
-    """Return the last evaluation in the time that the faster of the two runs took."""
-    assert claim.worse is not None
-    ends = [read_metrics(c.folder(root, seed))[-1]["seconds"] for c in (claim.better, claim.worse)]
-    seconds = {int(m["epoch"]): m["seconds"] for m in read_metrics(folder)}
-    inside = [r for r in records if seconds[int(r["epoch"])] <= min(ends) + 1e-6]
-    return inside[-1:]
+def counted(record: Record, claim: Claim, end: float) -> Sequence[Evaluation]:
+    """Return the evaluations that a claim looks at; `end` is when the faster run ended."""
+    if claim.measure == "end":
+        return record.evaluations[-1:]
+    if claim.measure == "area":
+        return record.evaluations[1:]
+    return [one for one in record.evaluations if one.seconds <= end + 1e-6][-1:]
+
+
+def values(chosen: Sequence[Evaluation], claim: Claim) -> list[float]:
+    """Return what each picture got, averaged over the claim's steps and some evaluations."""
+    keys = [f"eval/{claim.better.reward}/{n}-step" for n in claim.steps]
+    return numpy.mean([[one.scores[k] for k in keys] for one in chosen], axis=(0, 1)).tolist()
+
+
+def _found(records: Records, cell: Cell, seed: int) -> Record:
+    record = records.get(cell, seed)
+    assert record is not None, "seeds were chosen by it"
+    return record

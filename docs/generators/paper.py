@@ -50,10 +50,10 @@ def _run(measured: Mapping[str, Any]) -> str:
     seeds = [len(own) for own in measured["runs"].values()]
     hours = sum(second for own in measured["runs"].values() for second in own) / 3600
     wanted = len(seeds) * measured["seeds_of_the_tier"]
-    commit = str(measured["environment"]["commit"])[:10]
+    commits = ", ".join(f"`{commit[:10]}`" for commit in measured["commits"])
     return (
         f"**{sum(seeds)} of {wanted} runs**, {hours:.1f} hours of training by the clock "
-        f"on {measured['machine']}, at commit `{commit}`, with "
+        f"on {' and '.join(measured['machines'])}, at commit {commits}, with "
         f"`{' '.join(measured['settings'])}`."
     )
 

@@ -11,14 +11,21 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.paper import accuracy, cells, experiments, verdicts  # noqa: E402
+from benchmarks.paper import accuracy, cells, experiments, records, runs, verdicts  # noqa: E402
 
 TIER = cells.Tier("test", 3, (), 16)
+CELLS = {"good": cells.Cell("good", "sdpo"), "bad": cells.Cell("bad", "ddpo")}
 
 
-def pretend(folder, shift, seed, seconds=10.0):
+@pytest.fixture
+def kept(tmp_path):
+    return records.Records(TIER, tmp_path / "records")
+
+
+def leave(folder, shift, seed, seconds=10.0):
     """Leave what a finished run leaves: three evaluations of ten pictures."""
     (folder / "evaluations").mkdir(parents=True)
+    (folder / "environment.json").write_text(json.dumps({"commit": "abc"}))
     lines = []
     for epoch in (0, 1, 2):
         rng = torch.Generator().manual_seed(seed)
@@ -30,40 +37,69 @@ def pretend(folder, shift, seed, seconds=10.0):
     (folder / "report.html").write_text("")
 
 
+def pretend(kept, name, shift, seed, seconds=10.0):
+    """Keep the record of a run like that."""
+    folder = kept.root.parent / name / str(seed)
+    leave(folder, shift, seed, seconds)
+    kept.keep(CELLS[name], seed, folder)
+
+
 def claim(**more):
-    good, bad = cells.Cell("good", "sdpo"), cells.Cell("bad", "ddpo")
+    good, bad = CELLS.values()
     return experiments.Claim("Fig. 0", "good above bad", good, bad, (1,), **more)
 
 
-def test_a_claim_is_judged_by_seeds_where_there_are_several(tmp_path):
-    assert verdicts.judge(claim(), tmp_path, TIER).said == "not run"
+def test_a_claim_is_judged_by_seeds_where_there_are_several(kept):
+    assert verdicts.judge(claim(), kept).said == "not run"
     for seed in (42, 43, 44):
-        pretend(tmp_path / f"good/{seed}", 1.0, seed)
-        pretend(tmp_path / f"bad/{seed}", 0.2, seed)
-    found = verdicts.judge(claim(), tmp_path, TIER)
+        pretend(kept, "good", 1.0, seed)
+        pretend(kept, "bad", 0.2, seed)
+    found = verdicts.judge(claim(), kept)
     assert (found.said, found.test, found.seeds) == ("reproduced", verdicts.WELCH, 3)
-    assert found.change.mean == pytest.approx(1.6, abs=1e-5)
+    assert found.change.mean == pytest.approx(1.6, abs=1e-4)
     other = experiments.Claim("", "", claim().worse, claim().better, (1,))
-    assert verdicts.judge(other, tmp_path, TIER).said == "contradicted"
+    assert verdicts.judge(other, kept).said == "contradicted"
     same = experiments.Claim("", "", claim().better, claim().better, (1,))
-    assert verdicts.judge(same, tmp_path, TIER).said == "not distinguishable"
+    assert verdicts.judge(same, kept).said == "not distinguishable"
     gained = experiments.Claim("", "", claim().better, None, (1,))
-    assert verdicts.judge(gained, tmp_path, TIER).change.mean == pytest.approx(2.0, abs=1e-5)
+    assert verdicts.judge(gained, kept).change.mean == pytest.approx(2.0, abs=1e-4)
 
 
-def test_a_single_seed_pairs_pictures_and_says_so(tmp_path):
-    pretend(tmp_path / "good/42", 1.0, 42)
-    pretend(tmp_path / "bad/42", 0.2, 42)
-    found = verdicts.judge(claim(), tmp_path, TIER)
+def test_a_single_seed_pairs_pictures_and_says_so(kept):
+    pretend(kept, "good", 1.0, 42)
+    pretend(kept, "bad", 0.2, 42)
+    found = verdicts.judge(claim(), kept)
     assert (found.said, found.test, found.seeds) == (verdicts.FOR, verdicts.PAIRED, 1)
 
 
-def test_by_time_the_slower_run_counts_as_far_as_the_faster_went(tmp_path):
-    pretend(tmp_path / "good/42", 1.0, 42, seconds=10.0)
-    pretend(tmp_path / "bad/42", 1.0, 42, seconds=20.0)
-    by_time = verdicts.judge(claim(measure="seconds"), tmp_path, TIER)
-    assert by_time.change.mean == pytest.approx(1.0, abs=1e-5)  # epoch 2 against epoch 1
-    assert verdicts.judge(claim(), tmp_path, TIER).change.mean == pytest.approx(0.0, abs=1e-5)
+def test_by_time_the_slower_run_counts_as_far_as_the_faster_went(kept):
+    pretend(kept, "good", 1.0, 42, seconds=10.0)
+    pretend(kept, "bad", 1.0, 42, seconds=20.0)
+    by_time = verdicts.judge(claim(measure="seconds"), kept)
+    assert by_time.change.mean == pytest.approx(1.0, abs=1e-4)  # epoch 2 against epoch 1
+    assert verdicts.judge(claim(), kept).change.mean == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_record_counts_while_weights_and_settings_are_the_same(kept, tmp_path):
+    pretend(kept, "good", 1.0, 42)
+    one = kept.get(CELLS["good"], 42)
+    assert [e.epoch for e in one.evaluations] == [0, 1, 2]
+    assert (one.commit, one.seconds) == ("abc", 20.0)
+    changed = cells.Tier("test", 3, ("train.epochs=7",), 16)
+    assert records.Records(changed, kept.root).get(CELLS["good"], 42) is None
+    assert kept.get(cells.Cell("good", "sdpo", sets=("gamma=1",)), 42) is None
+    file = kept.file(CELLS["good"], 42)
+    file.write_text(file.read_text().replace(one.identity, "0" * 16))
+    assert kept.get(CELLS["good"], 42) is None
+
+
+def test_a_finished_folder_is_taken_over_and_the_rest_is_still_to_be_made(kept, tmp_path):
+    good, bad = CELLS.values()
+    leave(runs.place(tmp_path, good, TIER, 42), 1.0, 42)
+    leave(tmp_path / "bad" / "42-of-other-weights", 1.0, 42)
+    assert list(runs.missing([good, bad], kept, tmp_path))[:2] == [(bad, 42), (good, 43)]
+    assert kept.seeds([good]) == [42]
+    assert kept.seeds([good, bad]) == []
 
 
 def test_accuracy_of_predicted_rewards_in_cases_with_an_answer():
@@ -80,10 +116,10 @@ def test_every_claim_names_runs_that_can_be_resolved():
     from diffrl.settings.resolve import resolve
 
     claims = [c for part in experiments.PARTS.values() for c in part()]
-    runs = experiments.cells_of(claims)
-    assert len({cell.name for cell in runs}) == len(runs)
+    every = experiments.cells_of(claims)
+    assert len({cell.name for cell in every}) == len(every)
     for tier in cells.TIERS.values():
-        for cell in runs:
+        for cell in every:
             resolve(cell.algo, [cell.reward], sets=[*tier.sets, *cell.sets])
 
 
@@ -92,6 +128,7 @@ def test_the_quick_tier_runs_from_end_to_end(tmp_path):
     target = ROOT / "benchmarks/results/paper_quick.json"
     before = target.read_bytes() if target.exists() else None
     command = [sys.executable, "-m", "benchmarks.paper", "--tier", "quick", "--folder", tmp_path]
+    command += ["--records", tmp_path / "records"]
     try:
         subprocess.run(command, check=True, cwd=ROOT)
         said = {v["said"] for v in json.loads(target.read_text())["verdicts"]}

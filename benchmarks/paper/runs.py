@@ -1,0 +1,98 @@
+"""Makes the runs that are not made yet, each in a folder of its own, one after the other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.paper.cells import Cell, Tier
+from benchmarks.paper.records import Records, identity
+from diffrl.folder import SETTINGS, read_metrics
+
+
+def finished(folder: Path) -> bool:
+    """Return whether a run has written its report, which comes last."""
+    return (folder / "report.html").exists() and bool(read_metrics(folder))
+
+
+def run_all(
+    cells: Sequence[Cell], records: Records, root: Path, jobs: int, until: float
+) -> tuple[int, list[str]]:
+    """Run what no record tells of, all cells of one seed before the next; stop after a while.
+
+    Args:
+        cells: to run.
+        records: of the tier, to which finished runs are added.
+        root: folder of all runs.
+        jobs: runs at the same time, each on its share of the cores.
+        until: moment (`time.monotonic`) after which no run is started.
+
+    Returns:
+        How many runs are still to be made, and what went wrong, one line each.
+    """
+    waiting = list(missing(cells, records, root))
+    running: list[tuple[Cell, int, subprocess.Popen[bytes]]] = []
+    failed: list[str] = []
+    try:
+        while running or (waiting and time.monotonic() < until):
+            while waiting and len(running) < jobs and time.monotonic() < until:
+                cell, seed = waiting.pop(0)
+                folder = place(root, cell, records.tier, seed)
+                process = start(cell, records.tier, seed, folder, jobs)
+                running.append((cell, seed, process))
+            time.sleep(0.2)
+            for one in [r for r in running if r[2].poll() is not None]:
+                running.remove(one)
+                cell, seed, process = one
+                folder = place(root, cell, records.tier, seed)
+                if done := process.returncode == 0 and finished(folder):
+                    records.keep(cell, seed, folder)
+                said = f"{folder}: {'done' if done else f'failed, see {log(folder)}'}"
+                print(f"{len(waiting) + len(running)} to go  {said}", flush=True)
+                failed += [] if done else [said]
+    finally:
+        for _, _, process in running:
+            process.terminate()
+    return len(waiting), failed
+
+
+def missing(cells: Sequence[Cell], records: Records, root: Path) -> Iterator[tuple[Cell, int]]:
+    """Yield the runs without a record; of those that lie in their folders finished, make one."""
+    for number in range(records.tier.seeds):
+        for cell in cells:
+            seed = 42 + number
+            folder = place(root, cell, records.tier, seed)
+            if not records.get(cell, seed) and finished(folder):
+                records.keep(cell, seed, folder)
+            if not records.get(cell, seed):
+                yield cell, seed
+
+
+def place(root: Path, cell: Cell, tier: Tier, seed: int) -> Path:
+    """Return a run's folder; one of other weights or settings has another name."""
+    return root / cell.name / f"{seed}-{identity(cell, tier, seed)}"
+
+
+def start(cell: Cell, tier: Tier, seed: int, folder: Path, jobs: int) -> subprocess.Popen[bytes]:
+    """Start a run in a process of its own, or continue it."""
+    command = [sys.executable, "-m", "diffrl", "train"]
+    if (folder / SETTINGS).exists():
+        command += ["--resume", str(folder)]
+    else:
+        command += ["--algo", cell.algo, "--reward", cell.reward, "--output", str(folder)]
+        sets = [*tier.sets, *cell.sets, f"train.seed={seed}", "train.track=[]"]
+        command += [word for one in sets for word in ("--set", one)]
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    log(folder).parent.mkdir(parents=True, exist_ok=True)
+    with log(folder).open("ab") as file:
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+
+
+def log(folder: Path) -> Path:
+    """Return where a run's output goes: beside its folder, which must be free."""
+    return folder.with_name(f"{folder.name}.log")
