@@ -22,7 +22,7 @@ from benchmarks.paper import accuracy
 from benchmarks.paper.cells import TIERS
 from benchmarks.paper.experiments import PARTS, cells_of
 from benchmarks.paper.records import ROOT as RECORDS
-from benchmarks.paper.records import Records
+from benchmarks.paper.records import Records, weights
 from benchmarks.paper.runs import run_all
 from benchmarks.paper.verdicts import judge
 from diffrl.folder import environment
@@ -46,10 +46,10 @@ def main() -> None:
     root = options.folder / tier.name
     target = ROOT / "benchmarks" / "results" / f"paper_{tier.name}.json"
     before = json.loads(target.read_text("utf-8")) if target.exists() else {}
-    table = before.get("accuracy")
-    if ACCURACY in options.only and (table or {}).get("rollouts") != tier.rollouts:
+    table, asked = before.get("accuracy") or {}, {"rollouts": tier.rollouts, "weights": weights()}
+    if ACCURACY in options.only and not asked.items() <= table.items():
         rewards, alike = accuracy.measured(tier.rollouts)
-        table = {"rollouts": tier.rollouts, "rewards": rewards, "least_cosine": alike}
+        table = {**asked, "rewards": rewards, "least_cosine": alike}
     wanted = [claim for name in options.only if name in PARTS for claim in PARTS[name]()]
     records = Records(tier, options.records)
     left, failed = run_all(cells_of(wanted), records, root, options.jobs, until)

@@ -117,5 +117,14 @@ def identity(cell: Cell, tier: Tier, seed: int) -> str:
     sets = [*tier.sets, *cell.sets, f"train.seed={seed}"]
     every = tables(resolve(cell.algo, [cell.reward], sets=sets))
     settings = [(path, values) for path, _, values in every if path not in ASIDE]
-    text = (WORLD / "weights" / "SHA256SUMS").read_text() + json.dumps(settings, default=str)
+    return _digest(weights() + json.dumps(settings, default=str))
+
+
+@cache
+def weights() -> str:
+    """Return a digest of the bundled weights."""
+    return _digest((WORLD / "weights" / "SHA256SUMS").read_text("utf-8"))
+
+
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
