@@ -22,6 +22,7 @@ STAGES = {
     "judge": "train_judge.train_judge",
     "bank": "latents.make_bank",
     "student": "train_student.train_student",
+    "fade": "train_student.fade_student",
     "pickscore": "train_pickscore.train_pickscore",
     "aesthetic": "train_aesthetic.train_aesthetic",
     "hpsv2": "train_hpsv2.train_hpsv2",

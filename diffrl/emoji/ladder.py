@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from diffrl.emoji.chains import start, walk
 from diffrl.emoji.diffusion import denoiser
 from diffrl.emoji.latents import encode
-from diffrl.emoji.pairing import Pairing
+from diffrl.emoji.pairing import PALE, Pairing
 from diffrl.emoji.train_vae import load_vae
 from diffrl.emoji.training import DEVICE, SceneSource
 from diffrl.emoji.world import Scene, caption
@@ -47,7 +47,7 @@ def make_ladder(out: Path, scale: float = 1.0, seed: int = 16) -> Ladder:
     ).float()
     unet, vae, pictures = unet.to(DEVICE).eval(), load_vae(out), []
     scenes = source.scenes(64 * max(1, int(COUNT * scale) // 64))
-    texts, pairing = encode(out, [caption(scene) for scene in scenes]), Pairing(vae)
+    texts, pairing = encode(out, [caption(scene) for scene in scenes]), Pairing(vae, PALE)
     for i, begin in enumerate(range(0, len(scenes), 64)):
         text, drawn = texts[begin : begin + 64], scenes[begin : begin + 64]
         length = np.full(64, STEP_CHOICES[i % len(STEP_CHOICES)])

@@ -28,23 +28,32 @@ from diffrl.emoji.world import Scene
 SETTLED = 500
 """Times below this one show their paper clearly: the target no longer changes."""
 
+PALE = 0.5
+"""Depth of the deepest paper that the finished student draws on."""
+
 SAMPLES = 1000
 """Renders from which the projections are fitted."""
 
 
-def layout(z: Tensor) -> list[Layout]:
-    """Layouts of standard normal coordinates [b, 3]: every paper equally likely, nothing moved."""
+def layout(z: Tensor, richest: float = 1.0) -> list[Layout]:
+    """Layouts of standard normal coordinates [b, 3]: papers equally likely, nothing moved.
+
+    Papers are as deep as `richest` at most.
+    """
     hue = torch.atan2(z[:, 0], z[:, 1]) / (2 * np.pi) + 0.5
-    depth = 1 - torch.exp(-z[:, :2].square().sum(1) / 2)
+    depth = richest * (1 - torch.exp(-z[:, :2].square().sum(1) / 2))
     light = torch.special.ndtr(z[:, 2])
     return [Layout(0.5, 0.5, *row) for row in torch.stack([hue, depth, light], 1).tolist()]
 
 
 class Pairing:
-    """Reads coordinates off states, and encodes the pictures they stand for."""
+    """Reads coordinates off states, and encodes the pictures they stand for.
 
-    def __init__(self, vae: Any) -> None:
-        self.vae = vae
+    `richest` is the depth of the deepest paper.
+    """
+
+    def __init__(self, vae: Any, richest: float = 1.0) -> None:
+        self.vae, self.richest = vae, richest
         z = torch.randn((SAMPLES, 3), generator=torch.Generator().manual_seed(8))
         bare = training_scenes("bare")
         scenes = [bare[i % len(bare)] for i in range(SAMPLES)]
@@ -62,7 +71,7 @@ class Pairing:
     @torch.no_grad()
     def encoded(self, scenes: Sequence[Scene], z: Tensor) -> Tensor:
         """Scaled latents [b, 4, 16, 16] of scenes laid out by coordinates [b, 3]."""
-        drawn = [render_layout(*pair) for pair in zip(scenes, layout(z), strict=True)]
+        drawn = [render_layout(*pair) for pair in zip(scenes, layout(z, self.richest), strict=True)]
         x = torch.from_numpy(np.stack(drawn)).to(DEVICE).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.autocast(DEVICE, torch.bfloat16):
             mean = self.vae.encode(x).latent_dist.mean

@@ -20,11 +20,12 @@ from torch import Tensor
 from diffrl.emoji.chains import Chains, renew, start, walk
 from diffrl.emoji.diffusion import alpha_bar, clean_from_v, noised
 from diffrl.emoji.latents import Bank, bank_scenes, load_bank
-from diffrl.emoji.pairing import SETTLED, Pairing
+from diffrl.emoji.pairing import PALE, SETTLED, Pairing
 from diffrl.emoji.train_vae import load_vae
 from diffrl.emoji.training import DEVICE, fit
 
 STEPS = 5000
+FADING = 450
 CHAINS = 36
 REAL = 12
 LENGTHS = np.array([1, 2, 3, 4, 6, 8, 16, 50])
@@ -72,12 +73,28 @@ def loss_and_clean(unet: UNet2DConditionModel, chains: Chains, bank: Bank,
 
 
 def train_student(out: Path, scale: float = 1.0) -> None:
-    """Trains and writes `out/pipeline/unet`."""
+    """Trains on all papers, and writes `out/pipeline/unet`."""
     torch.manual_seed(9)
-    bank, scenes, rng = load_bank(out), bank_scenes()[0], np.random.default_rng(10)
-    pairing = Pairing(load_vae(out))
-    made: Any = new_unet()
-    unet: UNet2DConditionModel = made.to(DEVICE)
+    steps = max(2, int(STEPS * scale))
+    _train(new_unet(), out, Pairing(load_vae(out)), seed=10, steps=steps, lr=1.2e-3)
+
+
+def fade_student(out: Path, scale: float = 1.0) -> None:
+    """Trains on, on pale papers alone, and writes `out/pipeline/unet` anew.
+
+    What a reward with a taste for rich paper likes is then not what the student draws anyway.
+    """
+    torch.manual_seed(27)
+    unet = UNet2DConditionModel.from_pretrained(
+        out / "pipeline" / "unet", use_safetensors=True
+    ).float()
+    steps = max(2, int(FADING * scale))
+    _train(unet, out, Pairing(load_vae(out), PALE), seed=28, steps=steps, lr=3e-4)
+
+
+def _train(unet: Any, out: Path, pairing: Pairing, seed: int, steps: int, lr: float) -> None:
+    bank, scenes, rng = load_bank(out), bank_scenes()[0], np.random.default_rng(seed)
+    unet = unet.to(DEVICE)
     if DEVICE == "cpu":  # plain attention: in bf16 a step takes a third less time
         unet.set_attn_processor(AttnProcessor())
 
@@ -95,5 +112,5 @@ def train_student(out: Path, scale: float = 1.0) -> None:
         renew(chains, fresh)
         return value
 
-    fit("student", unet.train(), loss, steps=max(2, int(STEPS * scale)), lr=1.2e-3, ema=0.998)
+    fit("student", unet.train(), loss, steps=steps, lr=lr, ema=0.998)
     unet.half().save_pretrained(out / "pipeline" / "unet")

@@ -32,6 +32,13 @@ def test_normal_coordinates_make_every_paper_equally_likely():
         assert abs(shares / 4000 - 0.2).max() < 0.03
 
 
+def test_pale_papers_are_those_of_the_same_hue_and_light_at_half_the_depth():
+    z = torch.randn(50, 3, generator=seeded())
+    for rich, pale in zip(layout(z), layout(z, 0.5), strict=True):
+        assert (pale.hue, pale.light) == (rich.hue, rich.light)
+        assert pale.depth == pytest.approx(rich.depth / 2)
+
+
 def test_pure_noise_reads_as_standard_normal(pairing):
     noise = torch.randn(2000, 4, 16, 16, generator=seeded(1))
     z = pairing.read(noise, torch.full((2000,), 999))
