@@ -79,5 +79,5 @@ def _quality(pictures: Tensor) -> Tensor:
 
 def _distance(x: Tensor) -> Tensor:
     """Mean absolute difference of each rung's gradients to the last rung's, [n, rungs]."""
-    gradients = (x.diff(dim=3), x.diff(dim=4))
-    return sum((g - g[:, -1:]).abs().mean((2, 3, 4)) for g in gradients)
+    across, down = ((g - g[:, -1:]).abs() for g in (x.diff(dim=3), x.diff(dim=4)))
+    return across.mean((2, 3, 4)) + down.mean((2, 3, 4))
