@@ -95,7 +95,9 @@ class Records:
         )
         file = self.file(cell, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asdict(record)) + "\n", "utf-8")
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(record)) + "\n", "utf-8")
+        partial.replace(file)
 
     def seeds(self, cells: Sequence[Cell]) -> list[int]:
         """Return the seeds that all cells have finished."""

@@ -26,6 +26,8 @@ from diffrl.emoji.training import DEVICE, fit
 
 STEPS = 5000
 FADING = 450
+"""Steps of the second stage, on pale papers alone."""
+
 CHAINS = 36
 REAL = 12
 LENGTHS = np.array([1, 2, 3, 4, 6, 8, 16, 50])
