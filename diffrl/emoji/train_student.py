@@ -75,26 +75,31 @@ def loss_and_clean(unet: UNet2DConditionModel, chains: Chains, bank: Bank,
 
 
 def train_student(out: Path, scale: float = 1.0) -> None:
-    """Trains on all papers, and writes `out/pipeline/unet`."""
+    """Trains on all papers, and writes `out/stages/student`, which `fade_student` goes on from."""
     torch.manual_seed(9)
     steps = max(2, int(STEPS * scale))
-    _train(new_unet(), out, Pairing(load_vae(out)), seed=10, steps=steps, lr=1.2e-3)
+    unet = _train(new_unet(), out, Pairing(load_vae(out)), seed=10, steps=steps, lr=1.2e-3)
+    unet.save_pretrained(out / "stages" / "student")
 
 
 def fade_student(out: Path, scale: float = 1.0) -> None:
-    """Trains on, on pale papers alone, and writes `out/pipeline/unet` anew.
+    """Trains on, on pale papers alone, and writes `out/pipeline/unet`.
 
     What a reward with a taste for rich paper likes is then not what the student draws anyway.
     """
     torch.manual_seed(27)
     unet = UNet2DConditionModel.from_pretrained(
-        out / "pipeline" / "unet", use_safetensors=True
+        out / "stages" / "student", use_safetensors=True
     ).float()
     steps = max(2, int(FADING * scale))
-    _train(unet, out, Pairing(load_vae(out), PALE), seed=28, steps=steps, lr=3e-4)
+    unet = _train(unet, out, Pairing(load_vae(out), PALE), seed=28, steps=steps, lr=3e-4)
+    unet.save_pretrained(out / "pipeline" / "unet")
 
 
-def _train(unet: Any, out: Path, pairing: Pairing, seed: int, steps: int, lr: float) -> None:
+def _train(
+    unet: Any, out: Path, pairing: Pairing, seed: int, steps: int, lr: float
+) -> UNet2DConditionModel:
+    """Trains in place, and gives the mean of the last steps' weights, in fp16."""
     bank, scenes, rng = load_bank(out), bank_scenes()[0], np.random.default_rng(seed)
     unet = unet.to(DEVICE)
     if DEVICE == "cpu":  # plain attention: in bf16 a step takes a third less time
@@ -115,4 +120,4 @@ def _train(unet: Any, out: Path, pairing: Pairing, seed: int, steps: int, lr: fl
         return value
 
     fit("student", unet.train(), loss, steps=steps, lr=lr, ema=0.998)
-    unet.half().save_pretrained(out / "pipeline" / "unet")
+    return unet.half()
