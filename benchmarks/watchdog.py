@@ -2,7 +2,7 @@
 
     python benchmarks/watchdog.py [--seeds 3] [--jobs 2] [--folder ablations/watchdog]
 
-SDPO is trained on the aesthetic score for the default run's 40 epochs; HPSv2 is only watched. With
+SDPO is trained on the aesthetic score for the default run's epochs; HPSv2 is only watched. With
 `watchdog.action=off` nothing keeps it; with `rollback` the run goes back to its last good
 checkpoint, slower, and stops in the end. Writes `benchmarks/results/watchdog.json`. The same
 command continues where it was interrupted.
