@@ -46,7 +46,7 @@ def test_lengths_share_the_time_and_the_longest_takes_the_memory(estimated):
     )
     assert mixed.bytes == four.bytes
     assert mixed.epoch_seconds < four.epoch_seconds
-    assert mixed.seconds == pytest.approx(36 * mixed.epoch_seconds + 3 * mixed.phases[-1].seconds)
+    assert mixed.seconds == pytest.approx(40 * mixed.epoch_seconds + 3 * mixed.phases[-1].seconds)
 
 
 def test_processes_share_the_pictures_of_an_epoch(estimated):
