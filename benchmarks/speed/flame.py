@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 WIDTH, ROW, LETTER, LEAST = 1200, 17, 6.3, 0.002
 """Pixels of the picture, of a row, of a letter; share below which a frame is left out."""
 
+DEEPEST = 27
+"""Row of the picture below which nothing is drawn: imports call each other a hundred deep."""
+
 COLORS = {
     "UNet": "#7aa6d8", "backward": "#4f7fb5", "VAE": "#8cc4a3", "text and reward": "#c7b36a",
     "": "#d98c6a", "around": "#d5d8dc",
@@ -151,7 +154,7 @@ def _boxes(
     node: Node, left: float, row: int, scale: float
 ) -> Iterator[tuple[int, float, float, Node]]:
     width = node.count * scale
-    if width < LEAST * WIDTH:
+    if width < LEAST * WIDTH or row > DEEPEST:
         return
     yield row, left, width, node
     for child in sorted(node.calls.values(), key=lambda one: -one.count):
