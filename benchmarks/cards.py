@@ -41,9 +41,17 @@ QUICK = {
     "algo": "sdpo",
     "rewards": ["pickscore"],
     "preset": "emoji",
-    "epochs": 5,
-    "sets": ["eval.images=45", "eval.steps=[2, 4]", "eval.watch=[]"],
+    "epochs": 10,
+    "sets": [
+        "optimizer.lr=3e-3",
+        "sampler.steps=2",
+        "eval.images=45",
+        "eval.steps=[2, 4]",
+        "eval.watch=[]",
+    ],
 }
+"""Faster than the preset, whose score hardly moves in so few epochs. Tried on seed 7."""
+
 SD_TURBO = {
     # SDPO, arXiv:2411.11727v2, Table I: unseen prompts, in 1, 2, 4 and 8 steps.
     "d3po": {
@@ -192,7 +200,7 @@ def quick() -> None:
     keys = [k for k in last if k.startswith("eval/")]
     figures = {k: (last[k], (last[k] - first[k]) / 2) for k in keys}
     content = {
-        "about": "the first five epochs of SDPO on PickScore in the emoji world",
+        "about": "ten quick epochs of SDPO on PickScore in the emoji world",
         "source": f"benchmarks/cards.py, commit {str(environment()['commit'])[:10]}, {machine()}",
         "minutes": round(last["seconds"] / 60 + 0.2, 1),
         "run": QUICK,

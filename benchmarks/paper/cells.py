@@ -29,7 +29,7 @@ TIERS = {
         ("train.epochs=4", "train.trajectories=32", "eval.every=2", "eval.images=24"),
         16,
     ),
-    "full": Tier("full", 5, ("train.epochs=40", "eval.every=10", "eval.images=64"), 128),
+    "full": Tier("full", 5, ("train.epochs=40", "eval.every=10", "eval.images=32"), 128),
 }
 
 
