@@ -66,7 +66,7 @@ def train(folder: Path, jobs: int) -> None:
             )
             for reward in now
         ]
-        if any(process.wait() for process in started):
+        if any([process.wait() for process in started]):
             raise SystemExit("a run failed")
 
 

@@ -50,6 +50,8 @@ def main() -> None:
     if ACCURACY in options.only and not asked.items() <= table.items():
         rewards, alike = accuracy.measured(tier.rollouts)
         table = {**asked, "rewards": rewards, "least_cosine": alike}
+    elif not asked.items() <= table.items():
+        table = {}
     wanted = [claim for name in options.only if name in PARTS for claim in PARTS[name]()]
     records = Records(tier, options.records)
     left, failed = run_all(cells_of(wanted), records, root, options.jobs, until)

@@ -88,11 +88,12 @@ def subject(text: str, model: str) -> Subject:
     name, ref, epoch = _split(text)
     path = Path(ref).expanduser()
     own = name or path.resolve().name
-    if (path / SETTINGS).is_file() and not (path / STATE).exists():
+    checkpoint = (path / f"{STATE}.json").is_file()
+    if (path / SETTINGS).is_file() and not checkpoint:
         return _of_run(name, text, path, epoch)
     if epoch is not None:
         raise DiffrlError(f"{text}: {path} is no run, so it has no epochs")
-    if (path / STATE).exists():
+    if checkpoint:
         settings = load(path / SETTINGS)
         return Subject(own, text, settings.model.ref, path, settings)
     if path.suffix == ".safetensors" and path.is_file():

@@ -23,6 +23,9 @@ from diffrl.trainer.ranks import Ranks
 from diffrl.types import Memory
 
 STATE, FORMAT = "trainer_state", 3
+ASKED = ("betas", "eps", "weight_decay")
+"""Of the optimizer, what settings decide and a checkpoint does not: they may have changed."""
+
 BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError)
 """What comes of values that are not what a trainer wrote."""
 
@@ -95,7 +98,10 @@ def restore_trained(state: Mapping[str, Any], policy: UNetPolicy, ranks: Ranks) 
         for name, parameter in policy.trained.items():
             parameter.copy_(state["trained"][name])
     policy.set_old(state["old"])
+    asked = [{k: group[k] for k in ASKED} for group in ranks.optimizer.param_groups]
     ranks.optimizer.load_state_dict(state["optimizer"])
+    for group, own in zip(ranks.optimizer.param_groups, asked, strict=True):
+        group.update(own)
     if state["scaler"] is not None and ranks.accelerator.scaler is not None:
         ranks.accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -34,6 +34,7 @@ def judged(runs, model, tmp_path_factory):
     target = tmp_path_factory.mktemp("judged") / "all.json"
     lora = runs / "sdpo/1/checkpoints/2/pytorch_lora_weights.safetensors"
     words = [f"one={runs / 'sdpo/1'}", f"early={runs / 'sdpo/1'}@1", f"lora={lora}"]
+    words.append(f"saved={runs / 'sdpo/1/checkpoints/2'}")
     options = ["--model", str(model), "-o", str(target)]
     with pytest.raises(SystemExit):
         main(["eval", *words, *QUICK, *options])
@@ -47,6 +48,7 @@ def cells(judged, name):
 def test_an_adapter_is_judged_as_the_run_that_it_came_from(judged):
     for steps, cell in cells(judged, "one").items():
         assert cell["values"] == cells(judged, "lora")[steps]["values"]
+        assert cell["values"] == cells(judged, "saved")[steps]["values"]
         assert cell["values"] != cells(judged, "early")[steps]["values"]
 
 

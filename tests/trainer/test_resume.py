@@ -81,6 +81,18 @@ def test_what_later_epochs_left_goes_when_a_run_goes_back(tiny_run, tmp_path):
     assert (folder / "images" / "before-after.png").exists()
 
 
+def test_a_resumed_run_takes_the_optimizer_settings_that_are_asked_for(cut_run, tmp_path):
+    weights = []
+    for decay in (0.0, 100.0):
+        folder = tmp_path / str(decay)
+        shutil.copytree(cut_run, folder)
+        flags = {"train.epochs": (5, "--epochs 5"), "optimizer.weight_decay": (decay, "--set")}
+        run(load(folder / "settings.toml", flags=flags), resume=folder)
+        weights.append(checkpoint.read(folder / "checkpoints/5")["trained"])
+    first, second = (torch.cat([w.flatten() for w in one.values()]) for one in weights)
+    assert second.norm() < 0.95 * first.norm()
+
+
 def test_resuming_a_finished_run_takes_nothing_away(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.folder, folder)
