@@ -57,6 +57,8 @@ def run_all(
     finally:
         for _, _, process in running:
             process.terminate()
+        for _, _, process in running:
+            process.wait()
     return len(waiting), failed
 
 
@@ -90,7 +92,13 @@ def start(cell: Cell, tier: Tier, seed: int, folder: Path, jobs: int) -> subproc
     log(folder).parent.mkdir(parents=True, exist_ok=True)
     with log(folder).open("ab") as file:
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        return subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # a second signal, the terminal's, would not let it save
+        )
 
 
 def log(folder: Path) -> Path:
