@@ -47,11 +47,11 @@ def main() -> None:
     target = ROOT / "benchmarks" / "results" / f"paper_{tier.name}.json"
     before = json.loads(target.read_text("utf-8")) if target.exists() else {}
     table, asked = before.get("accuracy") or {}, {"rollouts": tier.rollouts, "weights": weights()}
-    if ACCURACY in options.only and not asked.items() <= table.items():
+    if not asked.items() <= table.items():
+        table = {}  # of other weights
+    if ACCURACY in options.only and not table:
         rewards, alike = accuracy.measured(tier.rollouts)
         table = {**asked, "rewards": rewards, "least_cosine": alike}
-    elif not asked.items() <= table.items():
-        table = {}
     wanted = [claim for name in options.only if name in PARTS for claim in PARTS[name]()]
     records = Records(tier, options.records)
     left, failed = run_all(cells_of(wanted), records, root, options.jobs, until)

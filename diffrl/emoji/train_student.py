@@ -26,7 +26,7 @@ from diffrl.emoji.training import DEVICE, fit
 
 STEPS = 5000
 FADING = 450
-"""Steps of the second stage, on pale papers alone."""
+"""Steps of the second stage, whose chains aim at pale papers alone."""
 
 CHAINS = 36
 REAL = 12
@@ -83,7 +83,7 @@ def train_student(out: Path, scale: float = 1.0) -> None:
 
 
 def fade_student(out: Path, scale: float = 1.0) -> None:
-    """Trains on, on pale papers alone, and writes `out/pipeline/unet`.
+    """Trains on, chains aiming at pale papers alone, and writes `out/pipeline/unet`.
 
     What a reward with a taste for rich paper likes is then not what the student draws anyway.
     """
