@@ -24,7 +24,7 @@ class Claim:
         worse: the other; None: the model before training.
         steps: numbers of denoising steps whose scores count, averaged.
         measure: `end` for the last evaluation, `area` for the mean over all of them, `seconds` for
-            the mean over the time that both had.
+            what both had when the faster run ended.
     """
 
     place: str

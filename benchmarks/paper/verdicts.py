@@ -39,7 +39,8 @@ class Verdict:
 
 def judge(claim: Claim, records: Records) -> Verdict:
     """Return the verdict on a claim, from the seeds that both of its cells have finished."""
-    seeds = records.seeds([claim.better] + ([claim.worse] if claim.worse else []))
+    cells = [claim.better] + ([claim.worse] if claim.worse else [])
+    seeds = [s for s in records.seeds(cells) if fair(claim, [_found(records, c, s) for c in cells])]
     if not seeds:
         return Verdict(claim.place, claim.text, "not run", None, "", 0)
     pairs = [sides(claim, records, seed) for seed in seeds]
@@ -59,23 +60,33 @@ def judge(claim: Claim, records: Records) -> Verdict:
     return Verdict(claim.place, claim.text, names.get(said, UNCLEAR), change, test, len(seeds))
 
 
+def fair(claim: Claim, found: Sequence[Record]) -> bool:
+    """Return whether runs can be compared: by time, only those of one machine."""
+    return claim.measure != "seconds" or len({one.machine for one in found}) == 1
+
+
 def sides(claim: Claim, records: Records, seed: int) -> tuple[list[float], list[float]]:
     """Return what each picture of the claim's worse and better side got, of one seed."""
     better = _found(records, claim.better, seed)
     if claim.worse is None:
         return values(better.evaluations[:1], claim), values(better.evaluations[-1:], claim)
     worse = _found(records, claim.worse, seed)
-    end = min(better.seconds, worse.seconds)
-    return values(counted(worse, claim, end), claim), values(counted(better, claim, end), claim)
+    if claim.measure == "seconds":
+        end = min(better.seconds, worse.seconds)
+        return values_at(worse, claim, end), values_at(better, claim, end)
+    return values(counted(worse, claim), claim), values(counted(better, claim), claim)
 
 
-def counted(record: Record, claim: Claim, end: float) -> Sequence[Evaluation]:
-    """Return the evaluations that a claim looks at; `end` is when the faster run ended."""
-    if claim.measure == "end":
-        return record.evaluations[-1:]
-    if claim.measure == "area":
-        return record.evaluations[1:]
-    return [one for one in record.evaluations if one.seconds <= end + 1e-6][-1:]
+def counted(record: Record, claim: Claim) -> Sequence[Evaluation]:
+    """Return the evaluations that a claim looks at."""
+    return record.evaluations[-1:] if claim.measure == "end" else record.evaluations[1:]
+
+
+def values_at(record: Record, claim: Claim, end: float) -> list[float]:
+    """Return what each picture got after so many seconds, between two evaluations in proportion."""
+    times = [one.seconds for one in record.evaluations]
+    of_each = numpy.array([values([one], claim) for one in record.evaluations]).T
+    return [float(numpy.interp(end, times, own)) for own in of_each]
 
 
 def values(chosen: Sequence[Evaluation], claim: Claim) -> list[float]:

@@ -14,6 +14,7 @@ from diffrl.scoring import ScoredBy, checked, finite_or_nan
 from diffrl.settings import EvalSettings
 from diffrl.speed.fitting import Fitting
 from diffrl.stages import Sampler
+from diffrl.streams import Streams
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.divergence import kl_to_base
 from diffrl.trainer.fitted import sampled
@@ -58,7 +59,7 @@ def evaluate(
 ) -> Evaluation:
     """Draw `settings.images` pictures per number of steps, always with the same noise.
 
-    The recipe's own sampler draws, with the number of steps and eta of the evaluation. The picture
+    Every picture has noise of its own, whatever fits into a piece. The recipe's own sampler draws, with the number of steps and eta of the evaluation. The picture
     is the clean state that the last step predicts: what is left out is its noise. With `drop`,
     pictures without a finite score are left out of the means. `stop` is called after every piece,
     and may raise.
@@ -69,7 +70,7 @@ def evaluate(
     shown = []
     with torch.no_grad():
         for steps in settings.steps:
-            rng = torch.Generator().manual_seed(settings.seed)
+            rng = Streams(range(settings.seed, settings.seed + settings.images))
             drawing = sampler.for_evaluation(steps, settings.eta)
             look = Look(rewards, text, finite_or_nan if drop else checked)
             pictures, moved = [], None

@@ -121,3 +121,16 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_a_torn_last_line_of_metrics_is_left_out(tmp_path):
     (tmp_path / METRICS).write_text('{"epoch": 0}\n{"epoch": 1}\n{"epo')
     assert read_metrics(tmp_path) == [{"epoch": 0}, {"epoch": 1}]
+
+
+def test_evaluations_do_not_depend_on_how_many_pictures_are_drawn_at_a_time(tiny_sets, tmp_path):
+    found = []
+    for rows in (2, 4):
+        sets = [*tiny_sets, "eval.images=5", f"train.sample_batch={rows}", "sampler.steps=2"]
+        own = tmp_path / str(rows)
+        run = diffrl.train("sdpo", "pickscore", sets=sets, epochs=1, output=own, live=False)
+        text = (run.folder / "evaluations" / "00000.json").read_text("utf-8")
+        found.append(json.loads(text)["scores"])
+    assert found[0].keys() == found[1].keys() and found[0]
+    for key, values in found[0].items():
+        assert values == pytest.approx(found[1][key], rel=1e-3), key
