@@ -32,6 +32,7 @@ MEANS: dict[str, dict[str, Any]] = {
     "none": {},
     "attention=fused": {"attention": "fused"},
     "channels_last": {"channels_last": True},
+    "half_norms": {"half_norms": True},
     "low_memory": {"low_memory": True},
     "merge": {"merge": True},
     "compile=default": {"compile": "default"},

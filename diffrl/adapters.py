@@ -16,10 +16,13 @@ def attach_lora(unet: Any, rank: int, alpha: float, seed: int) -> None:
     """Freeze a UNet and add low-rank adapters to the projections of every attention.
 
     `A ~ N(0, 1 / rank²)`, `B = 0`, scaled by `alpha / rank`, kept in fp32.
+    A UNet in half precision is called under autocast, which rounds whatever an adapter multiplies:
+    its adapters take their inputs as they come, where peft would first copy them into fp32.
     Source: diffusers 0.17.1 `LoRAAttnProcessor`, as DDPO and SDPO use it.
     """
     from peft import LoraConfig
 
+    half = unet.dtype != torch.float32
     unet.requires_grad_(False)
     config = LoraConfig(
         r=rank,
@@ -33,6 +36,9 @@ def attach_lora(unet: Any, rank: int, alpha: float, seed: int) -> None:
     for parameter in unet.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    for module in unet.modules() if half else ():
+        if hasattr(module, "lora_A"):
+            module.cast_input_dtype_enabled = False
 
 
 def train_all(unet: Any) -> None:

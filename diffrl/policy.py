@@ -94,7 +94,10 @@ class UNetPolicy:
 
     def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
         """Return standard normal noise of shape `(*shape, *latent)`, the same on every device."""
-        return normal((*shape, *self._latent), rng).to(self.device)
+        noise = normal((*shape, *self._latent), rng)
+        if self.device.type == "cuda":  # from pinned memory, so that nothing waits for the copy
+            noise = noise.pin_memory()
+        return noise.to(self.device, non_blocking=True)
 
     def encode(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b *latent"]:
         """Return the latents of pictures in [0, 1], cropped to a square and resized to fit."""

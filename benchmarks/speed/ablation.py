@@ -1,4 +1,4 @@
-"""What each of diffrl's means of speed gains: alone, together, and left out of all the others.
+"""What each of diffrl's means of speed gains: alone, all together, and added to or left out of all.
 
     python -m benchmarks.speed.ablation [--size emoji|tiny|sd-turbo] [--repeats 3] [--only NAME …]
 
@@ -63,10 +63,11 @@ ROWS = (
     Row("fused-adamw", ("optimizer.fused=on",)),
     Row("fused-attention", ("speed.attention=fused",)),
     Row("channels-last", ("speed.channels_last=true",)),
+    Row("half-norms", ("speed.half_norms=true",), gpu=True),
     Row("merged-adapters", ("speed.merge=true",), together=False),
     Row("low-memory", ("speed.cache_text=true", "speed.low_memory=true"), together=False),
     Row("tf32", ("speed.tf32=true",), gpu=True),
-    Row("compile", ("speed.compile=default",), gpu=True),
+    Row("compile", ("speed.compile=default",), together=False, gpu=True),
     Row("cuda-graphs", ("speed.compile=reduce-overhead",), together=False, gpu=True),
     Row("automatic-pieces", ("train.sample_batch=0", "train.micro_batch=0"), False, gpu=True),
 )
@@ -92,8 +93,7 @@ def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     from benchmarks.speed.sizes import SIZES
 
-    every = [BARE, TOGETHER, *(f"{TOGETHER} without {r.name}" for r in ROWS if r.together)]
-    names = [*every, *(row.name for row in ROWS)]
+    names = list(configurations(ROWS))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.speed.ablation", description=__doc__
     )
@@ -163,6 +163,9 @@ def configurations(rows: Iterable[Row]) -> dict[str, list[str]]:
     for out in joined:
         left = [one for row in joined if row is not out for one in row.sets]
         every[f"{TOGETHER} without {out.name}"] = [*BASE, *left]
+    for row in rows:
+        if not row.together:
+            every[f"{TOGETHER} with {row.name}"] = [*every[TOGETHER], *row.sets]
     return every
 
 

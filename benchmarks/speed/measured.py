@@ -11,6 +11,11 @@ from diffrl.settings import Settings
 
 Epochs = Sequence[Mapping[str, Any]]
 QUERIES = 3
+PHASES = {
+    "sampling": ("unet/no-grad", ("unet/no-grad",)),
+    "updating": ("unet/grad", ("unet/grad", "backward")),
+}
+"""What the UNet does in them, as it is counted, and the names under which that is timed."""
 
 
 def agreed(repeats: Mapping[str, Epochs], settings: Settings) -> list[dict[str, Any]]:
@@ -93,11 +98,22 @@ def _way(way: str, result: Mapping[str, Any], every: Epochs) -> dict[str, Any]:
         },
         "model_flops": operations,
         "utilisation": operations / (seconds * rate),
+        "unet_utilisation": {
+            phase: _mean(every, lengths, lambda one, phase=phase: _unet(result, one, phase)) / rate
+            for phase in PHASES
+        },
         "log_prob_gap": max(one["log_prob_gap"] for one in every),
         "outside_networks": {
             "seconds": seconds - inside, "share": (seconds - inside) / seconds
         },
     }  # fmt: skip
+
+
+def _unet(result: Mapping[str, Any], one: Mapping[str, Any], phase: str) -> float:
+    """Return the operations a second of the UNet in a phase of an epoch."""
+    name, parts = PHASES[phase]
+    seconds = sum(one["networks"][part] for part in parts)
+    return result["flops_per_row"][name] * one["rows"][name] / seconds
 
 
 def _mean(

@@ -59,7 +59,8 @@ def settings_of(name: str, weights: Path, sets: list[str]) -> Settings:
             f"--size {name} needs a GPU, and this machine has none; take --size emoji"
         )
     device = ["model.device=cpu"] if size.device == "cpu" else []
-    made = _weights(name, weights)
+    with torch.device(size.device):
+        made = _weights(name, weights)
     every = [*size.sets, *WITHOUT_EVALUATION, *device, *made, *sets]
     return resolve("sdpo", ["pickscore"], preset=size.preset, sets=every)
 

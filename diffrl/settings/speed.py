@@ -19,6 +19,11 @@ class SpeedSettings(Section):
     channels_last: bool = Field(
         False, description="Whether the UNet, the VAE and what they are given are channels-last."
     )
+    half_norms: bool = Field(
+        False,
+        description="Whether the UNet's norms give half precision where its weights are in it; "
+        "inside they sum in fp32.",
+    )
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = Field(
         "off",
         description="Whether torch.compile makes kernels of the UNet and the decoder, and how; "

@@ -59,10 +59,10 @@ def evaluate(
 ) -> Evaluation:
     """Draw `settings.images` pictures per number of steps, always with the same noise.
 
-    Every picture has noise of its own, whatever fits into a piece. The recipe's own sampler draws, with the number of steps and eta of the evaluation. The picture
-    is the clean state that the last step predicts: what is left out is its noise. With `drop`,
-    pictures without a finite score are left out of the means. `stop` is called after every piece,
-    and may raise.
+    Every picture has noise of its own, whatever fits into a piece. The recipe's own sampler draws,
+    with the number of steps and eta of the evaluation. The picture is the clean state that the last
+    step predicts: what is left out is its noise. With `drop`, pictures without a finite score are
+    left out of the means. `stop` is called after every piece, and may raise.
     """
     text = [prompts[i % len(prompts)] for i in range(settings.images)]
     scores: dict[str, float] = {}

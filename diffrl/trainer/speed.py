@@ -10,7 +10,7 @@ from diffrl.errors import SettingsError
 from diffrl.pipeline import fit_attention
 from diffrl.settings import OptimizerSettings, Settings, SpeedSettings
 from diffrl.speed.compiling import compile_forward, compile_problems
-from diffrl.speed.formats import channels_last, multiply_in_tf32
+from diffrl.speed.formats import channels_last, half_norms, multiply_in_tf32
 from diffrl.speed.memory import save_memory
 
 
@@ -38,6 +38,8 @@ def ready(pipeline: Any, speed: SpeedSettings) -> None:
     multiply_in_tf32(speed.tf32, device)
     if speed.channels_last:
         channels_last(pipeline)
+    if speed.half_norms:
+        half_norms(unet)
     if speed.low_memory:
         save_memory(pipeline)
     if speed.compile != "off":

@@ -39,6 +39,7 @@ MEANS = [
     {"attention": "fused"},
     {"attention": "plain"},
     {"channels_last": True},
+    {"half_norms": True},
     {"low_memory": True},
     {"channels_last": True, "low_memory": True, "attention": "fused"},
 ]
@@ -91,6 +92,21 @@ def test_convolutions_are_given_and_give_channels_last(world):
     assert seen and all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
     weights = [m.weight for m in made.unet.modules() if isinstance(m, torch.nn.Conv2d)]
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
+def test_norms_give_half_precision_and_stay_near_those_in_fp32(world):
+    usual, made = world("bf16"), world("bf16", prepare=prepared(half_norms=True))
+    given = []
+    for module in made.unet.modules():
+        if isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm):
+            module.register_forward_hook(lambda _, args, out: given.append(out.dtype))
+    one, two = usual.rollout(), made.rollout()
+    assert set(given) == {torch.bfloat16}
+    assert float((two.x0 - one.x0).std() / one.x0.std()) < 0.05
+    assert gap(made, two) < CLIP / 10
+    found, gradients = made.gradients(made.batch(two))
+    assert bool(found.isfinite().all())
+    assert all(g.dtype == torch.float32 and bool(g.isfinite().all()) for g in gradients.values())
 
 
 @pytest.mark.parametrize(
