@@ -64,6 +64,7 @@ ROWS = (
     Row("fused-attention", ("speed.attention=fused",)),
     Row("channels-last", ("speed.channels_last=true",)),
     Row("half-norms", ("speed.half_norms=true",), gpu=True),
+    Row("bf16-reward", ("rewards.pickscore.precision=bf16",), gpu=True),
     Row("merged-adapters", ("speed.merge=true",), together=False),
     Row("low-memory", ("speed.cache_text=true", "speed.low_memory=true"), together=False),
     Row("tf32", ("speed.tf32=true",), gpu=True),
