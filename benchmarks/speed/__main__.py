@@ -115,6 +115,7 @@ def alternating(
         turn = list(workers)[:: 1 if number % 2 else -1]
         for way in turn:
             one = workers[way].ask("epoch", number)
+            print(f"{way}, epoch {number}: {one['seconds']:.2f} s", flush=True)
             if number > len(lengths):
                 steps = lengths[(number - 1) % len(lengths)]
                 found[way].append({"epoch": number, "steps": steps, **one})

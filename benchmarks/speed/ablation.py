@@ -69,7 +69,8 @@ ROWS = (
     Row("low-memory", ("speed.cache_text=true", "speed.low_memory=true"), together=False),
     Row("tf32", ("speed.tf32=true",), gpu=True),
     Row("compile", ("speed.compile=default",), together=False, gpu=True),
-    Row("cuda-graphs", ("speed.compile=reduce-overhead",), together=False, gpu=True),
+    Row("compile-graphs", ("speed.compile=reduce-overhead",), together=False, gpu=True),
+    Row("cuda-graphs", ("speed.graphs=true",), together=False, gpu=True),
     Row("automatic-pieces", ("train.sample_batch=0", "train.micro_batch=0"), False, gpu=True),
 )
 """Add a row for every further means. One that this version's settings refuse is listed as such."""

@@ -132,7 +132,8 @@ class Memory:
 
     On a CPU it is resident memory, whose peak Linux forgets when it is told to; on a GPU what torch
     allocated there. What a process frees after an epoch it may keep: so it is compared with the
-    moment when the models were loaded, and not with the moment before the epoch.
+    moment when the models were loaded, and not with the moment before the epoch. What a GPU
+    reserves for torch is more: gaps, and the memory of recorded graphs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -150,7 +151,8 @@ class Memory:
     def end(self) -> dict[str, int]:
         """Return bytes: the peak, and how much of it came after loading."""
         peak = torch.cuda.max_memory_allocated() if self._cuda else status("VmHWM")
-        return {"peak": peak, "above": peak - self._loaded}
+        held = {"reserved": torch.cuda.max_memory_reserved()} if self._cuda else {}
+        return {"peak": peak, "above": peak - self._loaded, **held}
 
 
 def status(field: str) -> int:

@@ -29,6 +29,11 @@ class SpeedSettings(Section):
         description="Whether torch.compile makes kernels of the UNet and the decoder, and how; "
         "reduce-overhead adds CUDA graphs.",
     )
+    graphs: bool = Field(
+        False,
+        description="Whether the UNet is recorded as CUDA graphs: the same kernels, started at "
+        "once.",
+    )
     merge: bool = Field(
         False,
         description="Whether adapters are added to the weights while sampling; moves the log-prob "

@@ -11,6 +11,7 @@ from diffrl.pipeline import fit_attention
 from diffrl.settings import OptimizerSettings, Settings, SpeedSettings
 from diffrl.speed.compiling import compile_forward, compile_problems
 from diffrl.speed.formats import channels_last, half_norms, multiply_in_tf32
+from diffrl.speed.graphs import graph_forward, graph_problems
 from diffrl.speed.memory import save_memory
 
 
@@ -20,6 +21,12 @@ def speed_problems(settings: Settings) -> list[str]:
     if device == "auto" and torch.cuda.is_available():
         device = "cuda"
     found = compile_problems(speed.compile, device)
+    beside = {
+        f"speed.compile = {speed.compile!r}": speed.compile != "off",
+        "speed.merge": speed.merge,
+        "speed.low_memory": speed.low_memory,
+    }
+    found += graph_problems(speed.graphs, device, beside)
     if speed.merge and settings.adapter.kind == "full":
         found.append("speed.merge = True: with adapter.kind = 'full' there is nothing to merge")
     if speed.low_memory and not speed.cache_text:
@@ -42,6 +49,8 @@ def ready(pipeline: Any, speed: SpeedSettings) -> None:
         half_norms(unet)
     if speed.low_memory:
         save_memory(pipeline)
+    if speed.graphs:
+        graph_forward(unet)
     if speed.compile != "off":
         compile_forward(unet, speed.compile, "UNet")
         compile_forward(vae.decoder, speed.compile, "decoder")

@@ -1,0 +1,124 @@
+"""Recorded networks: the same numbers, and the plain network where a recording would be wrong."""
+
+import pytest
+import torch
+
+import diffrl
+from diffrl.errors import SettingsError
+from diffrl.speed.compiling import steady
+from diffrl.speed.graphs import graph_forward, graph_problems, graphed
+
+
+class Recorder:
+    """Records as a GPU does, as far as memory goes: inputs and output lie where they always lie."""
+
+    def __init__(self):
+        self.made, self.replays = 0, 0
+
+    def __call__(self, network, plain, gradient, given):
+        self.made += 1
+        static = tuple(one.detach().clone() for one in given)
+        buffer = plain(network, *static, return_dict=False)[0].detach().clone()
+
+        def replay(*inputs):
+            self.replays += 1
+            for mine, one in zip(static, inputs, strict=True):
+                mine.copy_(one)
+            out = plain(network, *static, return_dict=False)[0]
+            return out if gradient else buffer.copy_(out)
+
+        return replay
+
+
+@pytest.fixture
+def recorded(world):
+    """A world whose network is recorded, and its recorder."""
+    recorder = Recorder()
+
+    def prepare(pipeline):
+        plain = type(pipeline.unet).forward
+        forward = steady(graphed(plain, recorder), "graphs", "UNet")
+        pipeline.unet.forward = forward.__get__(pipeline.unet)
+
+    return world(prepare=prepare), recorder
+
+
+def test_rollouts_log_probs_and_gradients_are_those_of_the_plain_network(
+    recorded, plain, same_gradients
+):
+    made, recorder = recorded
+    one, two = plain.rollout(), made.rollout()
+    assert torch.equal(one.x0, two.x0) and torch.equal(one.path.log_prob, two.path.log_prob)
+    assert (recorder.made, recorder.replays) == (1, 3)
+    for _ in range(2):  # gradients of both add up to those of both
+        batch = made.batch(two, steps=((0,), (1,)))
+        (found, gradients), (wanted, others) = made.gradients(batch), plain.gradients(batch)
+        torch.testing.assert_close(found, wanted)
+        assert same_gradients(gradients, others)
+    assert (recorder.made, recorder.replays) == (2, 5)
+
+
+def test_other_weights_and_a_second_call_before_the_backward_pass_are_not_replayed(recorded):
+    made, recorder = recorded
+    batch = made.batch(made.rollout(), steps=((0,), (1,)))
+    before = recorder.replays
+    for weights in ("old", "base"):
+        made.policy.log_prob(batch, weights=weights)
+    assert recorder.replays == before
+    first = made.policy.log_prob(batch)
+    second = made.policy.log_prob(batch)
+    assert recorder.replays == before + 1
+    (first.sum() + second.sum()).backward()
+    made.policy.log_prob(batch)
+    assert recorder.replays == before + 2
+
+
+def test_gradients_have_memory_of_their_own(recorded):
+    made, _ = recorded
+    batch = made.batch(made.rollout(), steps=((0,), (1,)))
+    made.policy.log_prob(batch)
+    assert all(float(p.grad.abs().max()) == 0 for p in made.policy.trained.values())
+
+
+def test_where_graphs_cannot_be_is_said_before_weights_load(tiny_model, tmp_path):
+    assert graph_problems(False, "cpu", {"speed.merge": True}) == []
+    assert graph_problems(True, "cuda:1", {"speed.merge": False}) == []
+    assert graph_problems(True, "cuda", {"speed.merge": True}) == [
+        "speed.graphs = True: cannot be together with speed.merge"
+    ]
+    sets = [f"model.ref={tiny_model}", "model.device=cpu", "speed.graphs=true"]
+    with pytest.raises(SettingsError, match="CUDA graphs need a GPU of NVIDIA, not 'cpu'"):
+        diffrl.train("sdpo", "pickscore", sets=sets, output=tmp_path / "run", live=False)
+
+
+@pytest.mark.gpu
+def test_a_recording_is_the_plain_network_to_the_bit(tiny_model):
+    from diffrl.adapters import attach_lora
+    from diffrl.trainer.session import open_pipeline
+
+    found = []
+    for record in (False, True):
+        unet = open_pipeline(str(tiny_model), torch.device("cuda"), torch.bfloat16).unet
+        attach_lora(unet, 2, 2.0, 0)
+        trained = [p for p in unet.parameters() if p.requires_grad]
+        rng = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for weight in trained:
+                weight.add_(0.1 * torch.randn(weight.shape, generator=rng).cuda())
+        if record:
+            graph_forward(unet)
+        side, width = unet.config.sample_size, unet.config.cross_attention_dim
+        outs = []
+        for seed in range(3):
+            rng = torch.Generator().manual_seed(seed)
+            x = torch.randn(2, unet.config.in_channels, side, side, generator=rng).cuda()
+            given = x, torch.tensor([5.0, 900.0]).cuda(), torch.randn(2, 7, width).cuda() * 0 + seed
+            with torch.autocast("cuda", torch.bfloat16):
+                with torch.no_grad():
+                    outs.append(unet(*given, return_dict=False)[0])
+                out = unet(*given, return_dict=False)[0]
+            out.float().square().sum().backward()
+            outs.append(out.detach())
+        found.append([*outs, *(p.grad for p in trained)])
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)
