@@ -67,7 +67,7 @@ class Fitting:
                     raise OutOfMemory(self._advice(size, error)) from None
             # Only here the error, and with it the frames that hold tensors, is gone.
             undo()
-            _give_back()
+            give_back()
             self.size = max(least, -(-size // 2))
             self.cuts += 1
 
@@ -121,7 +121,7 @@ class Pieces:
                 one.size, one.cuts = int(found[one.setting]), one.cuts + 1
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Let go of what nobody holds any more."""
     gc.collect()
     if torch.cuda.is_available():

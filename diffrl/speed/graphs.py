@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from diffrl.speed.compiling import steady
+from diffrl.speed.fitting import give_back
 from diffrl.tensors import Tensor
 
 Call = Callable[..., Tensor]
@@ -66,6 +67,7 @@ def graphed(plain: Callable[..., Any], recorded: Record) -> Callable[..., Any]:
             _own_gradients(weight for _, _, weight in own)
         if key not in known:
             known[key] = recorded(self, plain, gradient, given)
+            give_back()  # what was tried before the recording is not needed any more
         out = known[key](*given).clone()
         if gradient:
             waiting.add(key)
@@ -84,6 +86,7 @@ def record(
     on = torch.is_autocast_enabled("cuda")
     with torch.autocast("cuda", half, enabled=on, cache_enabled=False):  # casts are recorded, too
         if gradient:
+            _expect_other_streams()
             made: Any = torch.cuda.make_graphed_callables(
                 Bare(network, plain), static, num_warmup_iters=TRIES, allow_unused_input=True
             )
@@ -134,6 +137,12 @@ def _kind(value: Any) -> Any:
     if not torch.is_tensor(value) or value.requires_grad:
         return None
     return tuple(value.shape), value.dtype
+
+
+def _expect_other_streams() -> None:
+    """Keep torch from warning that gradients are recorded beside the stream that adds them up."""
+    if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
 
 
 def _own_gradients(weights: Any) -> None:

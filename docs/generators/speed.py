@@ -14,6 +14,7 @@ SIZES = {
     "emoji": "Emoji, on a CPU: an epoch of the default run",
     "sd_turbo": "SD-Turbo, 512 pixels, on a GPU",
 }
+BASE = "base"
 MISSING = "*Not measured yet.*"
 
 
@@ -58,6 +59,10 @@ def _rows(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[
     )
     used = (100 * way["utilisation"] for way in (theirs, ours))
     yield row("of the rate of a matrix product, %", *used, "{:.0f}")
+    if "unet_utilisation" in ours:
+        for phase in ours["unet_utilisation"]:
+            shares = (100 * way["unet_utilisation"][phase] for way in (theirs, ours))
+            yield row(f"… the UNet's alone, {phase}, %", *shares, "{:.0f}")
     outside = [way["outside_networks"]["share"] for way in (theirs, ours)]
     yield "outside the networks", *(f"{100 * share:.1f} %" for share in outside), ""
     gaps = [way["log_prob_gap"] for way in (theirs, ours)]
@@ -74,10 +79,15 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"Epochs of {found['trajectories']} trajectories with {steps} steps{turns};"
     yield f"medians of {repeats} of each, the ways taking turns, after one to warm up;"
     yield f"the longest was at most {100 * most:.0f} % of the median above the shortest."
-    yield f"{found['machine']}, {found['environment']['machine']['threads']} threads, load"
+    yield f"{found['machine']}, {_parts(found)}, load"
     yield f"{found['load_before']:.1f} before; a matrix product reaches"
-    yield f"{max(rates) / 1e9:.0f} GFLOP/s;"
+    yield f"{max(rates) / 1e9:,.0f} GFLOP/s;"
     yield f"commit {str(found['environment']['commit'])[:10]}, seed {found['seed']}."
+    if found["sets"]:
+        yield "On top of the preset: " + " ".join(f"`{one}`" for one in found["sets"]) + "."
+    held = [_reserved(found, way) for way in ("published", "diffrl")]
+    if all(held):
+        yield f"Torch had reserved {held[0]:.1f} and {held[1]:.1f} GiB of the GPU."
     for work in found["work"]:
         theirs, ours = work["published"], work["diffrl"]
         yield (
@@ -86,6 +96,17 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
             f"sampled {theirs['unet/no-grad']}. Of {theirs['reward']} queries diffrl "
             f"scored the {ours['reward']} that are different pictures."
         )
+
+
+def _parts(found: Mapping[str, Any]) -> str:
+    """Return threads, and GPUs where there are some."""
+    own = found["environment"]["machine"]
+    return ", ".join([f"{own['threads']} threads", *own.get("gpus", [])])
+
+
+def _reserved(found: Mapping[str, Any], way: str) -> float:
+    """Return the most GiB of a GPU that torch held for a way, or 0 on a CPU."""
+    return max(one["memory"].get("reserved", 0) for one in found["repeats"][way]) / 2**30
 
 
 def ablation() -> str:
@@ -106,21 +127,45 @@ def _ablation(name: str) -> Iterator[str]:
         "together without it",
         "peak memory, GiB", "log-prob gap", "a tenth of the clip range", "passes",
     )  # fmt: skip
-    yield table(head, _means(found))
+    if BASE in found["configurations"]:
+        yield table(head, _means(found))
+    else:
+        yield table(
+            ("", "trajectories a second", "peak memory, GiB", "log-prob gap"),
+            _configurations(found),
+        )
     base = " ".join(f"`{one}`" for one in found["base"])
-    where = f"{found['machine']}, {found['environment']['machine']['threads']} threads"
+    where = f"{found['machine']}, {_parts(found)}"
     yield (
         f"The base is {base}. {where}, commit {found['environment']['commit'][:10]}. Lines without "
-        f"figures are not measured yet. Where other work shared the machine, the gain in seconds "
+        f"figures are not measured yet.{_of_each(found)} Where other work shared the machine, the gain in seconds "
         f"says little, and that in processor time is the one to read."
     )
     for row, why in found["refused"].items():
         yield f"Not in this version: `{row}` ({why})."
 
 
+def _of_each(found: Mapping[str, Any]) -> str:
+    """Return what was set in every configuration."""
+    own = " ".join(f"`{one}`" for one in found["sets"])
+    return f" In all of them: {own}." if own else ""
+
+
+def _configurations(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield what was measured, where the plain base was not."""
+    for name, own in found["configurations"].items():
+        told = own["summary"]
+        yield (
+            name,
+            f"{told['trajectories_per_second']:.1f}",
+            f"{told['memory'] / 2**30:.1f}",
+            f"{told['log_prob_gap']:.1e}",
+        )
+
+
 def _means(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     measured = found["configurations"]
-    base = measured["base"]["summary"]
+    base = measured[BASE]["summary"]
     wall, spent = "trajectories_per_second", "trajectories_per_processor_second"
     joined = [row["name"] for row in found["rows"] if row["together"]]
     sets = {row["name"]: " ".join(f"`{one}`" for one in row["sets"]) for row in found["rows"]}
