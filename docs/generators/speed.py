@@ -138,8 +138,8 @@ def _ablation(name: str) -> Iterator[str]:
     where = f"{found['machine']}, {_parts(found)}"
     yield (
         f"The base is {base}. {where}, commit {found['environment']['commit'][:10]}. Lines without "
-        f"figures are not measured yet.{_of_each(found)} Where other work shared the machine, the gain in seconds "
-        f"says little, and that in processor time is the one to read."
+        f"figures are not measured yet.{_of_each(found)} Where other work shared the machine, the "
+        f"gain in seconds says little, and that in processor time is the one to read."
     )
     for row, why in found["refused"].items():
         yield f"Not in this version: `{row}` ({why})."
