@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from diffrl.errors import SettingsError
@@ -18,6 +18,14 @@ from diffrl.planning.probe import Probe, Shape
 from diffrl.planning.stand_ins import FORWARD
 from diffrl.planning.timing import Pace, Work
 from diffrl.settings import Settings
+from diffrl.speed.fitting import ON_CPU
+
+
+def sized(settings: Settings) -> Settings:
+    """Return settings with a size for each that is found by trying: the one usual on a CPU."""
+    usual = {name.partition(".")[2]: size for name, size in ON_CPU.items()}
+    tried = {name: size for name, size in usual.items() if not getattr(settings.train, name)}
+    return replace(settings, train=settings.train.model_copy(update=tried))
 
 
 @dataclass
@@ -39,6 +47,9 @@ class Estimate:
     processes: int = 1
     measured: Probe | None = None
     costs: Costs | None = None
+
+    def __post_init__(self) -> None:
+        self.settings = sized(self.settings)
 
     @cached_property
     def config(self) -> PipelineConfig:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from diffrl.builtin.references import local
 from diffrl.checksums import split
 from diffrl.errors import CheckpointMissing, DoesNotFit
-from diffrl.planning.advice import suggestions
+from diffrl.planning.advice import KNOBS, smaller, suggestions
 from diffrl.planning.devices import GIB, present
-from diffrl.planning.estimate import Estimate
+from diffrl.planning.estimate import Estimate, sized
 from diffrl.planning.networks import file_bytes
 from diffrl.planning.words import refusal, verdict
 from diffrl.settings import Settings
@@ -36,15 +36,25 @@ def refuse_what_cannot_fit(settings: Settings, prompts: Sequence[str]) -> None:
         plan = estimate.plan()
     except CheckpointMissing:
         return
-    if plan.hopeless:
+    if plan.hopeless and not finds_its_size(settings, estimate):
         advised = plan.suggesting(suggestions(estimate))
         lines = [*refusal(advised), "to begin all the same: --anyway"]
         raise DoesNotFit(lines, f"this run {verdict(plan)}")
 
 
+def finds_its_size(settings: Settings, estimate: Estimate) -> bool:
+    """Return whether a run fits once it has halved the batches that it is told to try out.
+
+    It notices on a GPU alone that memory ends.
+    """
+    found = None if estimate.device.kind == "cpu" else smaller(estimate)
+    tried = {f"train.{knob}" for knob in KNOBS.values() if not getattr(settings.train, knob)}
+    return found is not None and {one.partition("=")[0] for one in found[1]} <= tried
+
+
 def is_tiny(settings: Settings) -> bool:
     """Return whether a run is far too small for any memory to be short."""
-    folder, train = local(split(settings.model.ref)[0]), settings.train
+    folder, train = local(split(settings.model.ref)[0]), sized(settings).train
     side, group = settings.model.size or SIDE, settings.recipe.sampler.group
     rows = max(train.sample_batch, train.micro_batch * max(2, group), train.decode_batch)
     small = side <= SIDE and rows * side**2 <= PIXELS

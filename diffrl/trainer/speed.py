@@ -18,8 +18,8 @@ from diffrl.speed.memory import save_memory
 def speed_problems(settings: Settings) -> list[str]:
     """Return what keeps means of speed from working, one line each."""
     speed, device = settings.speed, settings.model.device
-    if device == "auto" and torch.cuda.is_available():
-        device = "cuda"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     found = compile_problems(speed.compile, device)
     beside = {
         f"speed.compile = {speed.compile!r}": speed.compile != "off",

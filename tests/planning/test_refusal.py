@@ -1,5 +1,7 @@
 """A run that cannot fit is refused before weights load, unless it is wanted anyway."""
 
+from dataclasses import replace
+
 import pytest
 
 import diffrl
@@ -48,6 +50,29 @@ def test_what_is_called_tiny_fits_into_the_room_it_is_promised(estimated, cpu):
     assert estimated("sdpo", "emoji", cpu(refusal.ROOM), sets=sets).plan().fits
     larger = resolve("sdpo", ["pickscore"], "emoji", sets=(*sets, f"train.micro_batch={rows}"))
     assert not refusal.is_tiny(larger)
+
+
+TRIED = ("train.sample_batch=0", "train.micro_batch=0", "train.decode_batch=0")
+
+
+def test_batches_that_are_found_by_trying_are_planned_at_their_usual_size(estimated):
+    usual = ("train.sample_batch=16", "train.micro_batch=8", "train.decode_batch=16")
+    tried, given = (estimated("sdpo", "emoji", sets=sets).plan() for sets in (TRIED, usual))
+    assert tried == given
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("cuda", False), ("cpu", True)])
+def test_what_shrinks_by_itself_on_a_gpu_is_not_refused_there(kind, refused, estimated, cpu):
+    estimate = estimated("sdpo", "emoji", cpu(GIB), sets=TRIED)
+    estimate = replace(estimate, device=replace(estimate.device, kind=kind))
+    plan = estimate.plan()
+    memory = int(plan.bytes - 0.3 * plan.largest.bytes)
+    estimate = replace(estimate, device=replace(estimate.device, memory=memory))
+    assert not estimate.plan().fits
+    fitting = refusal.finds_its_size(resolve("sdpo", ["pickscore"], "emoji", sets=TRIED), estimate)
+    assert fitting is not refused
+    given = resolve("sdpo", ["pickscore"], "emoji")
+    assert not refusal.finds_its_size(given, estimate)
 
 
 def test_sizes_that_are_not_known_refuse_nothing(monkeypatch, cpu):
