@@ -99,6 +99,10 @@ class RewardUnreachable(RewardError):
     """A served reward whose server stays silent: no fault of any picture."""
 
 
+class UnreadableData(DiffrlError):
+    """A file to learn from that is damaged, which shows only when a run reads it as a whole."""
+
+
 class ResumeError(DiffrlError):
     """A run that cannot be continued."""
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from diffrl.builtin.samplers import Ddim
-from diffrl.errors import SettingsError
+from diffrl.errors import SettingsError, UnreadableData
 from diffrl.hookspecs import hookimpl
 from diffrl.preferences import FORMATS, Pair, read
 from diffrl.stages import Judge, Policy, RewardPredictor, Sampler
@@ -128,7 +128,7 @@ def _latent(policy: Policy, file: File) -> Float[Tensor, "1 *latent"]:
     """Return the clean latent that a file holds, or that its picture has.
 
     Raises:
-        SettingsError: if the file is damaged, or its latent is not of this model.
+        UnreadableData: if the file is damaged, or its latent is not of this model.
     """
     import numpy
     import torch
@@ -143,11 +143,11 @@ def _latent(policy: Policy, file: File) -> Float[Tensor, "1 *latent"]:
             picture = torch.from_numpy(numpy.array(upright)).permute(2, 0, 1)[None]
             return policy.encode(picture.float() / 255)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SettingsError([f"cannot read {file}: {error}"]) from None
+        raise UnreadableData(f"cannot read {file}: {error}") from None
     wanted = policy.normal((1,), torch.Generator())
     if latent.shape != wanted.shape:
         have, want = tuple(latent.shape[1:]), tuple(wanted.shape[1:])
-        raise SettingsError([f"{file} has shape {have}, but this model's latents have {want}"])
+        raise UnreadableData(f"{file} has shape {have}, but this model's latents have {want}")
     return latent.to(wanted)
 
 

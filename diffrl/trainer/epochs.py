@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from diffrl.errors import Diverged, Interrupted, OutOfMemory, RewardError
+from diffrl.errors import Diverged, Interrupted, OutOfMemory, RewardError, UnreadableData
 from diffrl.events import EpochDone, RolloutDone, RunDone, RunStarted
 from diffrl.registry import registry
 from diffrl.speed.compiling import seconds_compiling
@@ -53,14 +53,15 @@ def _one_epoch(session: Session) -> None:
     """Train for an epoch; where it cannot end, save the state that it began with, and stop.
 
     Raises:
-        RewardError, Interrupted: saying what happened and how to continue.
+        RewardError, UnreadableData, Interrupted, OutOfMemory: saying what happened and how to
+            continue.
         Diverged: after the epoch, if too many updates in a row were skipped, or the watchdog stops.
     """
     before = Moment.of(session)
     began = time.perf_counter()
     try:
         metrics = _train(session, session.epoch + 1)
-    except (RewardError, Interrupted, OutOfMemory) as error:
+    except (RewardError, UnreadableData, Interrupted, OutOfMemory) as error:
         before.back(session)
         raise stopped(session, error) from error
     session.epoch += 1

@@ -11,12 +11,14 @@ from diffrl.builtin.stored import Labels, Stored
 from diffrl.cli import main
 from diffrl.emoji.damage import blurred
 from diffrl.emoji.render import render
-from diffrl.errors import SettingsError
+from diffrl.errors import SettingsError, UnreadableData
+from diffrl.hookspecs import hookimpl
 from diffrl.pipeline import centre_square
 from diffrl.preferences import read
+from diffrl.registry import registry
 from diffrl.tensors import Float, Int, Tensor
 from diffrl.testing.toy import ToyJudge, ToyPolicy
-from diffrl.trainer import Run
+from diffrl.trainer import Run, train
 from diffrl.types import Prompts
 
 SMALL = [
@@ -268,3 +270,31 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_an_empty_file(tmp_path):
     with pytest.raises(SettingsError, match="expected one JSON object a line"):
         read(written(tmp_path, []))
+
+
+class Damages:
+    """Cuts all pictures off after the first epoch."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    @hookimpl
+    def diffrl_update_done(self, event):
+        if event.epoch == 1:
+            for path in self.folder.glob("*.png"):
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_picture_that_is_damaged_in_the_middle_of_a_run_loses_no_epoch(judged, tmp_path):
+    damages = Damages(tmp_path)
+    registry().register(damages)
+    folder = tmp_path / "run"
+    try:
+        with pytest.raises(UnreadableData, match="epoch 1 is saved; continue with: diffrl train"):
+            train(
+                "d3po", "pickscore", preferences=judged, sets=SMALL, epochs=3, output=folder,
+                live=False,
+            )  # fmt: skip
+    finally:
+        registry().unregister(damages)
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["1"]
