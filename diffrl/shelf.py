@@ -189,6 +189,12 @@ def settings_of(folder: Path) -> Path:
         ResumeError: if there is none or it is cut off, naming a copy if a checkpoint keeps one.
     """
     path = folder / SETTINGS
+    if there(folder / SUMS) is not None:
+        run = folder.resolve().parent.parent
+        raise ResumeError(
+            f"cannot resume {one_line(str(folder))}: it is a checkpoint; to go on from it: "
+            f"diffrl train --resume {one_line(str(run))}@{one_line(folder.resolve().name)}"
+        )
     found = there(path) is not None and path.is_file()
     if found and END.encode() in path.read_bytes()[-len(END) - 4 :]:
         return path

@@ -28,10 +28,12 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
         if train.trajectories % sampler.group:
             expected = f"input should be a multiple of sampler.group, which is {sampler.group}"
             found.append(targets["train"].problem("trajectories", expected))
-    for steps in built["eval"].steps if built.get("eval") is not None else ():
-        if steps > SCHEDULE:
-            expected = f"input should be at most {SCHEDULE}, the length of the noise schedule"
-            found.append(targets["eval"].problem("steps", expected))
+    if built.get("eval") is not None and (asked := max(built["eval"].steps, default=0)):
+        most, why = SCHEDULE, "the length of the noise schedule"
+        if sampler is not None and (own := _most_steps(sampler)) < most:
+            most, why = own, f"the most steps of the sampler {sampler.name!r}"
+        if asked > most:
+            found.append(targets["eval"].problem("steps", f"input should be at most {most}, {why}"))
     watch = built["eval"].watch if built.get("eval") is not None else ()
     for spec in watch:
         try:
@@ -39,6 +41,13 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
         except DiffrlError as error:
             found.append(targets["eval"].problem("watch", str(error)))
     return found
+
+
+def _most_steps(sampler: Any) -> int:
+    """Return the most steps that a sampler's own setting takes."""
+    field = type(sampler).model_fields.get("steps")
+    bounds = [b for one in (field.metadata if field else ()) if (b := getattr(one, "le", None))]
+    return min([SCHEDULE, *bounds])
 
 
 def _device(model: Target, device: str, precision: str) -> list[str]:

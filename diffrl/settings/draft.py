@@ -48,6 +48,8 @@ def without_lengths(items: Sequence[Item]) -> list[Item]:
 
 def _layer(item: Item) -> str:
     """Return what an item's layer is called; all `--set` are one, in whatever order."""
+    if item.layer:
+        return item.layer
     return "--set" if item.origin.startswith("--set ") else item.origin
 
 

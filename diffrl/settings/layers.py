@@ -44,13 +44,15 @@ class Item:
     """One value for one key.
 
     `key` is `slot`, `slot.field`, `rewards.name.field`, `section.field` or a bare field. A `soft`
-    item is skipped where the stage or reward it is for has no such field.
+    item is skipped where the stage or reward it is for has no such field. `layer` names what it
+    came with, where its origin does not: a run's file, with the origins of an earlier day.
     """
 
     key: str
     value: Any
     origin: str
     soft: bool = False
+    layer: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origin", one_line(self.origin))

@@ -86,7 +86,7 @@ def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Se
         if "weight" in tabled[name]:  # the others are only watched
             rewards[name] = (found, origins.get(f"rewards.{name}", str(path)))
     items = [
-        Item(key, value, origins.get(key, str(path)), soft=_watched(key, rewards))
+        Item(key, value, origins.get(key, str(path)), _watched(key, rewards), layer=str(path))
         for key, value in flatten(content)
     ]
     set_items, malformed = from_sets(sets)

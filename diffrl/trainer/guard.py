@@ -59,6 +59,8 @@ def act(session: Session, found: Sequence[Sighting]) -> bool:
     if not action:
         return False
     settings, good = session.settings.watchdog, int(session.watch.get(GOOD, 0))
+    if good and shelf.damage(shelf.place(session.folder, good)) is not None:
+        good = 0  # somebody has deleted it, or it is damaged
     again = session.watch.get(ROLLBACKS, 0.0) < settings.rollbacks
     if action == "rollback" and not (good and again):
         action = "stop"

@@ -22,7 +22,8 @@ from diffrl.testing.toy import TEXT, ToyJudge, ToyPolicy
 TIERS = [pytest.param(150, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 JOINT = re.compile(
     "should be a multiple of sampler.group|the length of the noise schedule|needs x0|needs path"
-    "|needs log_prob|needs labels|needs grad|compares tuples of|adds up all steps of a trajectory"
+    "|the most steps of the sampler|needs log_prob|needs labels|needs grad|compares tuples of"
+    "|adds up all steps of a trajectory"
     "|is right only on-policy|leaves none of the sampler's|leaves one row of every group"
     "|needs groups of at least|half precision does not train on|have no density|never reaches"
     "|sampler.lengths holds|compares rows of a group|has no weight"

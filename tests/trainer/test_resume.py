@@ -93,6 +93,15 @@ def test_a_resumed_run_takes_the_optimizer_settings_that_are_asked_for(cut_run, 
     assert second.norm() < 0.95 * first.norm()
 
 
+def test_a_checkpoint_is_no_run_and_says_how_to_go_on_from_it(tiny_run):
+    one = tiny_run.folder / "checkpoints" / "2"
+    with pytest.raises(ResumeError) as refused:
+        diffrl.resume(one, live=False)
+    assert "it is a checkpoint" in str(refused.value)
+    assert str(refused.value).endswith(f"diffrl train --resume {tiny_run.folder.resolve()}@2")
+    assert not (one / "checkpoints").exists()
+
+
 def test_resuming_a_finished_run_takes_nothing_away(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.folder, folder)

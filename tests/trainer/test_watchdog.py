@@ -1,6 +1,7 @@
 """What the watchdog sees, and what a run does about it."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 import diffrl
 from diffrl.errors import Diverged, SettingsError
+from diffrl.hookspecs import hookimpl
+from diffrl.registry import registry
 from diffrl.scoring import ScoredBy
 from diffrl.settings import WatchdogSettings
 from diffrl.settings.resolve import resolve
@@ -227,6 +230,32 @@ def test_what_the_watchdog_remembers_is_in_the_checkpoint(hacked, tmp_path):
     assert _untimed(cut) == _untimed(whole)
     states = [checkpoint.read(run.checkpoints[-1])["trained"] for run in (whole, cut)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+class Deletes:
+    """Deletes a run's checkpoints after every epoch, as somebody may who needs room."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    @hookimpl
+    def diffrl_update_done(self, event):
+        for path in (self.folder / "checkpoints").glob("[0-9]*"):
+            shutil.rmtree(path)
+
+
+def test_without_its_good_checkpoint_a_run_stops_where_it_is(hacked, tmp_path):
+    deletes = Deletes(tmp_path / "gone")
+    registry().register(deletes)
+    try:
+        with pytest.raises(Diverged, match="the watchdog stopped the run: dark") as stopped:
+            hacked("gone", "watchdog.action=rollback")
+    finally:
+        registry().unregister(deletes)
+    assert "back at epoch" not in str(stopped.value)
+    run = diffrl.Run(tmp_path / "gone")
+    assert [n["action"] for n in notices(run)] == ["stop"]
+    assert [int(p.name) for p in run.checkpoints] == [run.metrics[-1]["epoch"]]
 
 
 def _untimed(run):

@@ -186,3 +186,10 @@ def test_a_name_that_two_plugins_claim_stops_only_who_uses_it():
         assert "toys-for-tests (toys 1.0) and copy-for-tests" in str(stopped.value)
     finally:
         registry().unregister(copy)
+
+
+def test_evaluations_ask_a_sampler_for_no_more_steps_than_it_takes():
+    sets = ("sampler=lcm", "eval.steps=[4, 64]")
+    with pytest.raises(SettingsError, match="at most 50, the most steps of the sampler 'lcm'"):
+        resolve("ddpo", ["pickscore"], sets=sets)
+    resolve("ddpo", ["pickscore"], sets=("eval.steps=[4, 64]",))

@@ -88,6 +88,15 @@ def test_a_resumed_run_takes_overrides_with_their_origin(tmp_path):
     assert again.origins["sampler.steps"] == "preset emoji"
 
 
+@pytest.mark.parametrize("before", [(), ("lengths=[3, 2]",), ("steps=6", "lengths=[3, 2]")])
+def test_a_resumed_run_takes_a_number_of_steps_in_place_of_its_lengths(before, tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text(dump(resolve("sdpo", ["pickscore"], sets=before)), "utf-8")
+    kept, changed = (load(path, sets).recipe.sampler for sets in ((), ("sampler.steps=5",)))
+    assert kept.lengths == ((3, 2) if before else (4, 2))
+    assert (changed.steps, changed.lengths) == (5, ())
+
+
 def test_saved_settings_work_as_a_config_file(tmp_path):
     file = tmp_path / "settings.toml"
     first = resolve("try-algo", ["try-taste:0.5"], sets=["loss.clip=0.5"])
