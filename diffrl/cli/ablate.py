@@ -195,6 +195,8 @@ def run_all(plan: Plan, cells: Sequence[Cell], jobs: int) -> list[str]:
     finally:
         for _, process, _ in running:
             process.terminate()
+        for _, process, _ in running:
+            process.wait()
     return failed
 
 
@@ -214,7 +216,13 @@ def start(plan: Plan, cell: Cell, jobs: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {})}
     log_path(cell).parent.mkdir(parents=True, exist_ok=True)
     with log_path(cell).open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # a second signal, the terminal's, would not let it save
+        )
 
 
 def log_path(cell: Cell) -> Path:

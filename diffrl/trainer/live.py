@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -41,8 +42,9 @@ class LiveView:
         rewards = " + ".join(_weighed(w) for w in event.settings.rewards) or "none"
         recipe = event.settings.recipe
         self._console.print(
-            f"[bold]{recipe.name}[/] on [bold]{event.settings.model.ref}[/], reward {rewards}, "
-            f"{event.settings.train.epochs} epochs → {event.folder}",
+            f"[bold]{escape(recipe.name)}[/] on [bold]{escape(event.settings.model.ref)}[/], "
+            f"reward {escape(rewards)}, {event.settings.train.epochs} epochs → "
+            f"{escape(str(event.folder))}",
             highlight=False,
         )
         if event.epoch:
