@@ -11,7 +11,7 @@ from diffrl.builtin.references import local
 from diffrl.checksums import split
 from diffrl.planning.configs import PipelineConfig, pipeline_config
 from diffrl.planning.counting import Shapes
-from diffrl.planning.meter import Cost, cost, cost_of_training
+from diffrl.planning.meter import AsOnDevice, Cost, cost, cost_of_training
 from diffrl.planning.networks import Networks, bytes_of, file_bytes, networks
 from diffrl.planning.scorers import Scoring
 from diffrl.settings import Settings
@@ -62,19 +62,20 @@ class Costs:
 
     def _counted(self, kind: str, rows: int) -> Cost:
         half = self.made.dtype if self.made.half else None
-        fused = self.place != "cpu"
+        fused = self.place != "cpu"  # of VAE and rewards, which choose for themselves
+        unet = AsOnDevice(half, self.made.fused, self.made.half_norms)
         if rows < 1:
             return Cost(0.0, 0)
         if kind == "forward":
-            return cost(lambda: self.made.predict(rows), half, fused)
+            return cost(lambda: self.made.predict(rows), unet)
         if kind == "train":
             for weight in self.made.trained:  # as if there was an earlier backward pass
                 weight.grad = torch.empty_like(weight)
-            return cost_of_training(lambda: self.made.predict(rows), half, fused)
+            return cost_of_training(lambda: self.made.predict(rows), unet)
         if kind == "graded":
-            return cost_of_training(lambda: self._score_graded(rows), None, fused)
+            return cost_of_training(lambda: self._score_graded(rows), AsOnDevice(None, fused))
         scorers = self.made.rewards + (self.made.watched if kind == "evaluate" else ())
-        return cost(lambda: self._score(rows, scorers), None, fused)
+        return cost(lambda: self._score(rows, scorers), AsOnDevice(None, fused))
 
     def _score(self, rows: int, scorers: tuple[Scoring, ...]) -> None:
         images = self.made.decode(rows)

@@ -12,8 +12,9 @@ GIB = 2**30
 RESERVED = 0.97
 """Share of a GPU's memory that is left for programs by its driver and error correction."""
 
-UTILISATION = 0.3
-"""Share of a GPU's published rate that these networks are assumed to reach. Not measured."""
+UTILISATION = 0.18
+"""Share of a GPU's published rate that these networks are assumed to reach: what SD-Turbo's size
+did on an H200 in bf16, 16 rows at a time (`benchmarks/results/speed_ablation_sd_turbo.json`)."""
 
 
 @dataclass(frozen=True)

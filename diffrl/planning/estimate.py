@@ -165,4 +165,4 @@ class Estimate:
         if unknown := sorted(r.name for r in (*made.rewards, *made.watched) if not r.counted):
             yield f"not counted, but for their files: {', '.join(unknown)}"
         if self.device.kind != "cpu" and self.measured is None:
-            yield "for GPUs nothing of this has been measured; leave some room"
+            yield "of GPUs one H200 alone was compared with this; leave some room"

@@ -72,7 +72,8 @@ def _storages(values: Any) -> list[Any]:
 LOW = (F.linear, F.conv2d, torch.matmul, torch.bmm, torch.baddbmm, torch.addmm, torch.Tensor.matmul)
 """What autocast computes in half precision, of what these networks call."""
 
-HIGH = (F.layer_norm, F.group_norm, F.softmax, torch.Tensor.softmax, torch.softmax)
+NORMS = (F.layer_norm, F.group_norm)
+HIGH = (*NORMS, F.softmax, torch.Tensor.softmax, torch.softmax)
 """What autocast computes in fp32."""
 
 
@@ -85,11 +86,13 @@ class AsOnDevice(TorchFunctionMode):
     Args:
         half: the dtype of autocast; none: there is no autocast.
         fused: whether attention is one kernel, which keeps no matrix of weights.
+        half_norms: whether norms give the precision of their weights, whatever autocast would.
     """
 
-    def __init__(self, half: torch.dtype | None, fused: bool) -> None:
+    def __init__(self, half: torch.dtype | None, fused: bool, half_norms: bool = False) -> None:
         super().__init__()
         self._half, self._fused = half, fused
+        self._high = HIGH[len(NORMS) :] if half_norms else HIGH
         self._cast: dict[int, Tensor] = {}
 
     def __torch_function__(
@@ -100,7 +103,7 @@ class AsOnDevice(TorchFunctionMode):
         attends = func is F.scaled_dot_product_attention
         if self._half is not None and (attends or func in LOW):
             args, kwargs = self._as(self._half, args), self._named_as(self._half, kwargs)
-        elif self._half is not None and func in HIGH:
+        elif self._half is not None and func in self._high:
             args, kwargs = self._as(torch.float32, args), self._named_as(torch.float32, kwargs)
         if attends and self._fused and kwargs.get("attn_mask") is None:
             return torch.ops.aten._scaled_dot_product_flash_attention(*args[:3])[0]
@@ -122,19 +125,19 @@ class AsOnDevice(TorchFunctionMode):
         return self._cast[id(one)]
 
 
-def cost(work: Callable[[], object], half: torch.dtype | None, fused: bool) -> Cost:
-    """Return what work costs that is done without gradient."""
+def cost(work: Callable[[], object], device: AsOnDevice) -> Cost:
+    """Return what work costs that is done without gradient on a device."""
     counted = FlopCounterMode(display=False)
-    with torch.no_grad(), AsOnDevice(half, fused), counted, LiveBytes() as bytes_:
+    with torch.no_grad(), device, counted, LiveBytes() as bytes_:
         work()
     return Cost(float(counted.get_total_flops()), bytes_.peak)
 
 
-def cost_of_training(work: Callable[[], Tensor], half: torch.dtype | None, fused: bool) -> Cost:
+def cost_of_training(work: Callable[[], Tensor], device: AsOnDevice) -> Cost:
     """Return what work and its backward pass cost; gradients that are there already do not."""
     counted = FlopCounterMode(display=False)
     with counted, LiveBytes() as bytes_:
-        with AsOnDevice(half, fused):
+        with device:
             out = work()
             value = out.square().mean()
         kept = bytes_.live - out.numel() * out.element_size()

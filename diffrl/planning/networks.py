@@ -35,6 +35,8 @@ class Networks:
         latent: channels, height and width.
         dtype: of frozen weights and of what the forward pass is handed.
         device: where they are.
+        fused: whether the UNet's attention is one kernel.
+        half_norms: whether its norms give half precision.
     """
 
     unet: Any
@@ -48,6 +50,8 @@ class Networks:
     latent: tuple[int, int, int]
     dtype: torch.dtype
     device: torch.device
+    fused: bool = True
+    half_norms: bool = False
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -78,6 +82,12 @@ class Networks:
         return decoder(self.vae)(latent)
 
 
+def is_fused(settings: Settings, place: str) -> bool:
+    """Return whether the UNet's attention is one kernel, on a CPU or a GPU."""
+    asked = settings.speed.attention
+    return place != "cpu" if asked == "auto" else asked == "fused"
+
+
 def networks(settings: Settings, config: PipelineConfig, device: str, place: str) -> Networks:
     """Return the networks of a run with random weights, or without any on torch's `meta`.
 
@@ -103,7 +113,8 @@ def networks(settings: Settings, config: PipelineConfig, device: str, place: str
             train_all(unet)
         rewards = tuple(scoring_networks([w.reward for w in settings.rewards], device))
         watched = tuple(scoring_networks(settings.watched, device, rewards))
-    if place == "cpu":
+    fused = is_fused(settings, place)
+    if not fused:
         from diffusers.models.attention_processor import AttnProcessor
 
         unet.set_attn_processor(AttnProcessor())  # as `fit_attention` does
@@ -121,6 +132,8 @@ def networks(settings: Settings, config: PipelineConfig, device: str, place: str
         latent=(int(unet.config.in_channels), small, small),
         dtype=dtype,
         device=torch.device(device),
+        fused=fused,
+        half_norms=settings.speed.half_norms and dtype != torch.float32,
     )
 
 

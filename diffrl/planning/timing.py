@@ -54,7 +54,7 @@ class Pace:
         if self.device.tflops is None:
             return "not known: no probe and no --tflops"
         rate = f"{self.device.tflops:g} TFLOPS"
-        return f"{UTILISATION:.0%} of {rate}, an assumption; nothing was measured"
+        return f"{UTILISATION:.0%} of {rate}, as an H200 reached; nothing was measured here"
 
 
 def sampling(costs: Costs, epochs: Sequence[Epoch]) -> Work:

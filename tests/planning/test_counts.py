@@ -1,12 +1,14 @@
 """What is counted without weights, against known numbers and against a CPU that computes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from diffrl.planning.configs import find_config, pipeline_config, published
 from diffrl.planning.costs import Costs
 from diffrl.planning.meter import LiveBytes
-from diffrl.planning.networks import bytes_of, networks
+from diffrl.planning.networks import bytes_of, is_fused, networks
 from diffrl.settings.resolve import resolve
 
 
@@ -45,7 +47,7 @@ def test_flops_are_those_of_the_multiplications(sd_turbo):
 
 
 def test_fused_attention_keeps_no_matrix_of_weights(sd_turbo):
-    written_out = Costs(sd_turbo.made, "cpu")
+    written_out = Costs(replace(sd_turbo.made, fused=False), "cuda")
     matrix = 5 * 4096 * 4096 * 2  # of the first attention alone, in fp16
     assert sd_turbo.train(1).kept + matrix < written_out.train(1).kept
 
@@ -89,3 +91,23 @@ def test_every_published_size_says_where_it_is_from():
         names = [name for name in files if name != "source"]
         assert names
         assert all(find_config(ref, name) is not None for name in names)
+
+
+def test_norms_in_half_precision_keep_half_the_bytes(sd_turbo):
+    usual, halved = sd_turbo, Costs(replace(sd_turbo.made, half_norms=True), "cuda")
+    assert 0.6 * usual.train(1).kept < halved.train(1).kept < 0.8 * usual.train(1).kept
+    assert halved.train(1).flops == usual.train(1).flops
+
+
+@pytest.mark.parametrize(
+    ("asked", "place", "fused"),
+    [
+        ("auto", "cpu", False),
+        ("auto", "cuda", True),
+        ("plain", "cuda", False),
+        ("fused", "cpu", True),
+    ],
+)
+def test_attention_is_the_one_that_settings_ask_for(asked, place, fused):
+    settings = resolve("sdpo", ["pickscore"], sets=(f"speed.attention={asked}",))
+    assert is_fused(settings, place) is fused
