@@ -17,7 +17,7 @@ from diffrl.trainer.loop import train_epoch, turns
 from diffrl.trainer.metrics import summarise
 from diffrl.trainer.moment import Moment
 from diffrl.trainer.randomness import random_state, restore_random
-from diffrl.trainer.saving import notice, save, stopped, tell
+from diffrl.trainer.saving import lost, notice, save, stopped, tell
 from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session
 from diffrl.trainer.shares import Share, shared
@@ -62,6 +62,8 @@ def _one_epoch(session: Session) -> None:
     try:
         metrics = _train(session, session.epoch + 1)
     except (RewardError, UnreadableData, Interrupted, OutOfMemory) as error:
+        if not before.is_near(session):
+            raise lost(session, error) from error
         before.back(session)
         raise stopped(session, error) from error
     session.epoch += 1

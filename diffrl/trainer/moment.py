@@ -22,6 +22,7 @@ class Moment:
     random: dict[str, Any]
     trained: dict[str, Any] | None
     bad_steps: int
+    steps: int
 
     @staticmethod
     def can_rewind(session: Session) -> bool:
@@ -35,10 +36,14 @@ class Moment:
         if cls.can_rewind(session):
             weights = copy.deepcopy(trained(session.policy, session.ranks))
         random = random_state(session.rng)
-        return cls(random, weights, session.ranks.bad_steps)
+        return cls(random, weights, session.ranks.bad_steps, session.ranks.steps)
+
+    def is_near(self, session: Session) -> bool:
+        """Return whether there is a way back: there are copies, or weights have not changed yet."""
+        return self.trained is not None or session.ranks.steps == self.steps
 
     def back(self, session: Session) -> None:
-        """Go back to it. Without copies, weights have not changed yet."""
+        """Go back to it, if it is near."""
         if self.trained is not None:
             restore_trained(self.trained, session.policy, session.ranks)
         restore_random(self.random, session.rng)

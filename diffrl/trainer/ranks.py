@@ -44,6 +44,8 @@ class Ranks:
         self._flags = 0
         self.bad_steps = 0
         """Optimizer steps in a row whose gradient was not finite."""
+        self.steps = 0
+        """Optimizer steps of this process."""
 
     def prepare(self, network: Any, optimizer: torch.optim.Optimizer) -> Any:
         """Return the network as the forward pass uses it, in the run's precision.
@@ -93,6 +95,7 @@ class Ranks:
         if good or self.accelerator.scaler is not None:
             self._optimizer.step()
         self.bad_steps = 0 if good else self.bad_steps + 1
+        self.steps += 1
         self._optimizer.zero_grad(set_to_none=True)
         return norm.detach()
 

@@ -55,3 +55,12 @@ def stopped(session: Session, error: DiffrlError) -> DiffrlError:
     if isinstance(error, Interrupted):
         return Interrupted(error.number, said)
     return type(error)(said)
+
+
+def lost(session: Session, error: DiffrlError) -> DiffrlError:
+    """Return the error of an epoch that is neither finished nor undone; nothing of it is saved."""
+    where = f"epoch {session.saved} is saved" if session.saved else "no epoch is saved"
+    return type(error)(
+        f"{error}; the weights are those of the middle of an epoch and are given up; {where}; "
+        f"continue with: diffrl train --resume {session.folder}"
+    )

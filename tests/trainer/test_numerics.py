@@ -7,7 +7,10 @@ import torch
 
 import diffrl
 from diffrl.builtin.samplers import Ddim
-from diffrl.errors import Diverged
+from diffrl.errors import Diverged, OutOfMemory
+from diffrl.hookspecs import hookimpl
+from diffrl.registry import registry
+from diffrl.shelf import damage
 from diffrl.trainer import checkpoint
 from diffrl.trainer.packing import read_packed, write_packed
 from diffrl.trainer.ranks import Ranks, accelerator
@@ -128,3 +131,38 @@ def test_the_scale_of_half_precision_is_in_the_checkpoint(tiny_model, tmp_path):
     made.scaler.update(2.0)
     checkpoint.restore_trained(read_packed(tmp_path / "state"), policy, ranks)
     assert made.scaler.get_scale() == 64.0
+
+
+@pytest.mark.parametrize(("kind", "said"), [("full", "given up"), ("lora", "epoch 1 is saved")])
+def test_memory_that_ends_between_updates_leaves_no_half_epoch(
+    kind, said, tiny_sets, tmp_path, monkeypatch
+):
+    """With adapters the epoch is undone; without copies nothing of it may be saved."""
+    steps, plain = [], Ranks.backward
+
+    def backward(self, loss):
+        if self.steps > steps[0]:  # an update of this epoch is done
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        plain(self, loss)
+
+    class Arms:
+        @hookimpl
+        def diffrl_update_done(self, event):
+            if event.epoch == 1:
+                steps.append(len(commits))  # of the first epoch
+                monkeypatch.setattr(Ranks, "backward", backward)
+
+    commits, commit = [], Ranks.commit
+    monkeypatch.setattr(Ranks, "commit", lambda self: commits.append(1) or commit(self))
+    arms, folder = Arms(), tmp_path / "run"
+    registry().register(arms)
+    sets = [
+        *tiny_sets, f"adapter.kind={kind}", "train.micro_batch=1", "update_scheduler.per_update=2",
+    ]  # fmt: skip
+    try:
+        with pytest.raises(OutOfMemory, match=said):
+            diffrl.train("sdpo", "pickscore", sets=sets, epochs=3, output=folder, live=False)
+    finally:
+        registry().unregister(arms)
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["1"]
+    assert damage(folder / "checkpoints" / "1") is None
