@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 
+from diffrl.errors import OutOfMemory, ProcessLost
 from diffrl.judge import Ledger, WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
@@ -146,10 +148,28 @@ def update(
                 tally.gap = log_prob_gap(policy.seen, batch)
             return piece.weight, {"value": out.value.detach(), **out.metrics}
 
-        tally.losses += learnt(mine, pieces.micro, learn, policy.trained.values())
+        with alone_where_memory_ends(ranks):
+            tally.losses += learnt(mine, pieces.micro, learn, policy.trained.values())
         if whole.commit:
             tally.grad_norms.append(ranks.commit())
             batches.stop()
+
+
+@contextlib.contextmanager
+def alone_where_memory_ends(ranks: Ranks) -> Iterator[None]:
+    """Raise what a lost process raises where memory ends in one of several.
+
+    The others wait for its gradients, and would not hear of an epoch that is undone or saved.
+
+    Raises:
+        ProcessLost: in place of OutOfMemory, where there are several processes.
+    """
+    try:
+        yield
+    except OutOfMemory as error:
+        if ranks.count == 1:
+            raise
+        raise ProcessLost(f"process {ranks.number} of {ranks.count} is lost: {error}") from error
 
 
 def cut(minibatches: Iterable[Minibatch], tuples: int) -> Iterator[Minibatch]:

@@ -78,6 +78,11 @@ class Ranks:
         """How many processes there are."""
         return self.accelerator.num_processes
 
+    @property
+    def number(self) -> int:
+        """The number of this process among them, from 0 on."""
+        return int(self.accelerator.process_index)
+
     def backward(self, loss: Tensor) -> None:
         """Add to this process's gradients."""
         self.accelerator.backward(loss)

@@ -5,6 +5,7 @@ and writes weights, statistics and bytes handed over of each process to
 FOLDER/<algorithm>-<rank>.pt.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,10 +21,25 @@ def picky(images, text):
     return torch.where(known, images.mean((1, 2, 3)), torch.nan)
 
 
+def full(session):
+    """Let memory end in one process, after its first optimizer steps of the epoch asked for."""
+    epoch, process = map(int, os.environ.get("MEMORY_ENDS", "-1,-1").split(","))
+    ranks, plain, before = session.ranks, session.ranks.backward, {}
+
+    def backward(loss):
+        started = before.setdefault(session.epoch, ranks.steps)
+        if (session.epoch + 1, ranks.number) == (epoch, process) and ranks.steps > started:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        plain(loss)
+
+    ranks.backward = backward
+    return session
+
+
 def main(folder, algorithms, reward, sets):
     torch.set_num_threads(1)
     built, build = [], trainer.build
-    trainer.build = lambda *given: built.append(build(*given)) or built[-1]
+    trainer.build = lambda *given: built.append(full(build(*given))) or built[-1]
     for algo in algorithms.split(","):
         settings = resolve(algo, [reward], sets=sets)
         own = Path(folder) / algo

@@ -46,17 +46,17 @@ def command(folder, algorithms, sets, processes=1, reward="pickscore"):
     return [*words, script, str(folder), names, reward, "model.device=cpu", *sets]
 
 
-def environment():
+def environment(**more):
     """Return the environment of a process that trains on its share of the cores."""
     paths = os.pathsep.join([str(HERE), *sys.path])
     own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": paths}
-    return {**os.environ, **own}
+    return {**os.environ, **own, **more}
 
 
-def launched(*arguments, **options):
+def launched(*arguments, memory_ends="-1,-1", **options):
     """Train, and return what came of it."""
-    words = command(*arguments, **options)
-    return subprocess.run(words, capture_output=True, text=True, timeout=400, env=environment())
+    words, around = command(*arguments, **options), environment(MEMORY_ENDS=memory_ends)
+    return subprocess.run(words, capture_output=True, text=True, timeout=400, env=around)
 
 
 def trained(folder, algorithms, sets, processes=1, reward="pickscore"):
@@ -167,6 +167,20 @@ def test_a_process_that_dies_takes_the_run_down_within_a_minute(tiny_sets, tmp_p
     epochs = len(Run(run).metrics)
     trained(tmp_path, ["sdpo"], [*sets, f"train.epochs={epochs + 1}"])
     assert [m["epoch"] for m in Run(run).metrics] == list(range(epochs + 2))
+
+
+def test_memory_that_ends_in_one_process_takes_the_run_down_and_keeps_what_is_saved(
+    tiny_sets, tmp_path
+):
+    sets = [*tiny_sets, "train.epochs=3", "checkpoint.every=1", "train.micro_batch=1"]
+    sets += ["update_scheduler.per_update=2"]
+    began = time.monotonic()
+    done = launched(tmp_path, ["sdpo"], sets, processes=2, memory_ends="2,1")
+    assert done.returncode != 0 and time.monotonic() - began < 90
+    assert "process 1 of 2 is lost: memory ends even with train.micro_batch = 1" in done.stderr
+    assert [p.name for p in (tmp_path / "sdpo" / "checkpoints").iterdir()] == ["1"]
+    trained(tmp_path, ["sdpo"], sets)
+    assert [m["epoch"] for m in Run(tmp_path / "sdpo").metrics] == [0, 1, 2, 3]
 
 
 @pytest.mark.slow
