@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -18,3 +18,13 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
     lines = [head, ["---"] * len(head), *([c.replace("|", "\\|") for c in r] for r in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def commit(measured: Mapping[str, Any]) -> str:
+    """Return the commit that something was measured at, and whether files had been changed."""
+    return short(str(measured["environment"]["commit"]))
+
+
+def short(name: str) -> str:
+    """Return the beginning of a commit's name, and whether files had been changed."""
+    return name[:10] + (" with changed files" if name.endswith("-dirty") else "")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from generators.markdown import table
+from generators.markdown import short, table
 from generators.results import FOLDER
 
 SAID = (
@@ -50,7 +50,7 @@ def _run(measured: Mapping[str, Any]) -> str:
     seeds = [len(own) for own in measured["runs"].values()]
     hours = sum(second for own in measured["runs"].values() for second in own) / 3600
     wanted = len(seeds) * measured["seeds_of_the_tier"]
-    commits = ", ".join(f"`{commit[:10]}`" for commit in measured["commits"])
+    commits = ", ".join(short(one) for one in measured["commits"])
     return (
         f"**{sum(seeds)} of {wanted} runs**, {hours:.1f} hours of training by the clock "
         f"on {' and '.join(measured['machines'])}, at commit {commits}, with "

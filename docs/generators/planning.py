@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from generators.markdown import table
+from generators.markdown import commit, table
 
 RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "plan_error.json"
 
@@ -52,5 +52,5 @@ def plan_error() -> str:
         f"PickScore, unless named otherwise; peak resident memory of `diffrl train` and the mean "
         f"of its epochs but the first, each in a process of its own, with {measured['threads']} "
         f"thread(s) on {measured['machine']}, {CLOCKS[measured['clock']]}. By "
-        f"`benchmarks/plan_error.py`, commit {str(measured['environment']['commit'])[:10]}."
+        f"`benchmarks/plan_error.py`, commit {commit(measured)}."
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from generators.markdown import table
+from generators.markdown import commit, table
 
 RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "scaling.json"
 
@@ -17,7 +17,7 @@ def scaling() -> str:
     if not RESULT.exists():
         return "*Not measured yet.*"
     found = json.loads(RESULT.read_text("utf-8"))
-    where, assumed = f"commit {str(found['environment']['commit'])[:10]}", found["assumed"]
+    where, assumed = f"commit {commit(found)}", found["assumed"]
     counted = [line for kind, run in found["runs"].items() for line in lines(kind, run)]
     rows = [
         (

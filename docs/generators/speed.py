@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from generators.markdown import table
+from generators.markdown import commit, table
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 SIZES = {
@@ -82,7 +82,7 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['machine']}, {_parts(found)}, load"
     yield f"{found['load_before']:.1f} before; a matrix product reaches"
     yield f"{max(rates) / 1e9:,.0f} GFLOP/s;"
-    yield f"commit {str(found['environment']['commit'])[:10]}, seed {found['seed']}."
+    yield f"commit {commit(found)}, seed {found['seed']}."
     if found["sets"]:
         yield "On top of the preset: " + " ".join(f"`{one}`" for one in found["sets"]) + "."
     held = [_reserved(found, way) for way in ("published", "diffrl")]
@@ -137,7 +137,7 @@ def _ablation(name: str) -> Iterator[str]:
     base = " ".join(f"`{one}`" for one in found["base"])
     where = f"{found['machine']}, {_parts(found)}"
     yield (
-        f"The base is {base}. {where}, commit {found['environment']['commit'][:10]}. Lines without "
+        f"The base is {base}. {where}, commit {commit(found)}. Lines without "
         f"figures are not measured yet.{_of_each(found)} Where other work shared the machine, the "
         f"gain in seconds says little, and that in processor time is the one to read."
     )
@@ -207,7 +207,7 @@ def profile() -> str:
     return (
         f"{table(('part of the run', 'share', *kinds), rows)}\n\n{found['samples']} samples of a "
         f"run of {found['epochs']} epochs that took {found['seconds']:.0f} seconds; columns are "
-        f"shares of the part. {found['machine']}, commit {found['environment']['commit'][:10]}. "
+        f"shares of the part. {found['machine']}, commit {commit(found)}. "
         f"The most of what is outside the networks in epochs, by the innermost function of diffrl "
         f"and what it calls:\n\n{listed}"
     )

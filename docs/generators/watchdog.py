@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from generators.markdown import table
+from generators.markdown import commit, table
 
 RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "watchdog.json"
 HEAD = (
@@ -22,7 +22,7 @@ def watchdog() -> str:
         return "*Not measured yet.*"
     measured = json.loads(RESULT.read_text("utf-8"))
     rows = table(HEAD, [row(run) for run in measured["runs"]])
-    where = f"{measured['machine']}, commit {str(measured['environment']['commit'])[:10]}"
+    where = f"{measured['machine']}, commit {commit(measured)}"
     settings = " ".join(f"`{one}`" for one in measured["settings"])
     about = (
         f"Means over 1, 2, 4 and 8 steps; *fallen* is in standard deviations of "
