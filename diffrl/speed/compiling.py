@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from diffrl.errors import CompileFailed, one_line
+from diffrl.speed.fitting import HOLDERS
 from diffrl.tensors import Tensor
 
 GRAPHS = {"reduce-overhead", "max-autotune"}
@@ -82,20 +83,36 @@ def keep_kernels() -> Path:
     return folder
 
 
+class Sizes:
+    """The sizes of batches that a network was called with, with and without gradient."""
+
+    def __init__(self) -> None:
+        self.known: dict[bool, set[int]] = {True: set(), False: set()}
+        HOLDERS.add(self)
+
+    def let_go(self) -> None:
+        """Forget all sizes."""
+        for one in self.known.values():
+            one.clear()
+
+    def of(self, rows: int, gradient: bool) -> int:
+        """Return the size that a batch is filled up to."""
+        return min((s for s in self.known[gradient] if rows <= s <= 2 * rows), default=rows)
+
+
 def steady(compiled: Callable[..., Any], mode: str, name: str) -> Callable[..., Any]:
     """Return a forward pass that has few shapes: uneven batches are filled up with their first row.
 
     A batch takes the smallest size that was compiled before if that is at most twice its own.
-    Otherwise its own size is compiled.
+    Otherwise its own size is compiled. Where memory ends, sizes are forgotten: a half is a half.
     """
     from torch._dynamo.exc import TorchDynamoException
 
-    known: dict[bool, set[int]] = {True: set(), False: set()}
+    sizes = Sizes()
 
     def forward(self: Any, x: Tensor, *args: Any, **options: Any) -> Any:
         rows, gradient = len(x), torch.is_grad_enabled()
-        size = min((s for s in known[gradient] if rows <= s <= 2 * rows), default=rows)
-        known[gradient].add(size)
+        size = sizes.of(rows, gradient)
         given = [_filled(one, rows, size) for one in (x, *args)]
         options = {key: _filled(one, rows, size) for key, one in options.items()}
         if mode in GRAPHS and not gradient:
@@ -104,6 +121,7 @@ def steady(compiled: Callable[..., Any], mode: str, name: str) -> Callable[..., 
             out = compiled(self, *given, **options)
         except TorchDynamoException as error:
             raise CompileFailed(_advice(mode, name, error)) from error
+        sizes.known[gradient].add(size)
         return _cut(out, rows, mode in GRAPHS)
 
     return forward

@@ -6,13 +6,17 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 
 from diffrl.errors import OutOfMemory
 
 Done = TypeVar("Done")
+
+HOLDERS: WeakSet[Any] = WeakSet()
+"""What holds memory that it can do without: each has a `let_go`, called where memory ends."""
 
 UNBOUNDED = sys.maxsize
 """More than there is of anything."""
@@ -67,6 +71,8 @@ class Fitting:
                     raise OutOfMemory(self._advice(size, error)) from None
             # Only here the error, and with it the frames that hold tensors, is gone.
             undo()
+            for one in list(HOLDERS):
+                one.let_go()
             give_back()
             self.size = max(least, -(-size // 2))
             self.cuts += 1
@@ -86,8 +92,8 @@ class Fitting:
     def _advice(self, size: int, error: Exception) -> str:
         cause = " ".join(str(error).split())[:160]
         return (
-            f"memory ends even with {self.setting} = {size}; try --set speed.low_memory=on, "
-            f"--precision bf16 or a smaller model.size ({cause})"
+            f"memory ends even with {self.setting} = {size}; try --set speed.low_memory=on "
+            f"(without speed.graphs), --precision bf16 or a smaller model.size ({cause})"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
 
@@ -10,96 +10,148 @@ import torch
 from torch import nn
 
 from diffrl.speed.compiling import steady
-from diffrl.speed.fitting import give_back
+from diffrl.speed.fitting import HOLDERS, give_back
 from diffrl.tensors import Tensor
 
 Call = Callable[..., Tensor]
-Record = Callable[[Any, Callable[..., Any], bool, tuple[Tensor, ...]], Call]
+Record = Callable[[Any, Callable[..., Any], bool, tuple[Tensor, ...], tuple[str, ...]], Call]
 
 TRIES = 3
 """Calls before a recording, in which libraries choose their kernels and take their memory."""
 
 
-def graph_problems(wanted: bool, device: str, beside: dict[str, bool]) -> list[str]:
+def graph_problems(wanted: bool, device: str, processes: int, beside: dict[str, bool]) -> list[str]:
     """Return what keeps a network from being recorded, one line each.
 
     Args:
         wanted: whether it is asked for.
         device: that computes.
+        processes: of the run.
         beside: other means by their setting, which graphs do not go together with.
     """
     if not wanted:
         return []
-    found = [
-        f"speed.graphs = True: cannot be together with {one}" for one, on in beside.items() if on
-    ]
+    found = [f"speed.graphs = True: cannot be together with {one}" for one in beside if beside[one]]
     if not device.startswith("cuda"):
         found.append(f"speed.graphs = True: CUDA graphs need a GPU of NVIDIA, not {device!r}")
+    if processes > 1:
+        found.append(
+            f"speed.graphs = True: not with {processes} processes, whose exchange runs beside the "
+            f"recording; that has not been tried"
+        )
     return found
 
 
 def graph_forward(network: Any) -> None:
-    """Let a network's forward pass be recorded when it is first called with a size of batch."""
-    plain = type(network).forward
-    network.forward = MethodType(steady(graphed(plain, record), "graphs", "UNet"), network)
+    """Let a network's forward pass be recorded when it is first called with a size of batch.
+
+    Its adapters have to be attached before.
+    """
+    made = Graphed(network, type(network).forward, record)
+    network.forward = MethodType(steady(made.forward, "graphs", "UNet"), network)
 
 
-def graphed(plain: Callable[..., Any], recorded: Record) -> Callable[..., Any]:
-    """Return a forward pass that replays what was recorded of `plain`, where that is the same.
+class Graphed:
+    """A forward pass that replays what was recorded of `plain`, where that is the same.
 
     A recording reads and writes fixed memory: the network's own weights, and one set of
-    activations. With other weights in their place, with further inputs, and before the backward
-    pass of the last call with gradient, `plain` itself is called.
-    """
-    known: dict[Any, Call] = {}
-    waiting: set[Any] = set()
-    own: list[tuple[Any, str, Tensor]] = []
+    activations. With other weights in their place, with adapters off or merged, in a copy of the
+    network, and before the backward pass of the last call with gradient, `plain` itself is called.
 
-    def forward(self: Any, *given: Any, **options: Any) -> Any:
-        if not own:
-            own.extend(trained(self))
+    Args:
+        network: that is recorded.
+        plain: its forward pass.
+        recorded: makes a recording.
+    """
+
+    def __init__(self, network: Any, plain: Callable[..., Any], recorded: Record) -> None:
+        self._home, self._plain, self._recorded = network, plain, recorded
+        self._known: dict[Any, Call] = {}
+        self._waiting: set[Any] = set()
+        self._own = trained(network)
+        self._adapters = [m for m in network.modules() if hasattr(m, "lora_A")][:1]
+        HOLDERS.add(self)
+
+    def __deepcopy__(self, memo: Any) -> Graphed:
+        """Return itself: for a copy of the network nothing is recorded."""
+        return self
+
+    def let_go(self) -> None:
+        """Forget all recordings, whose memory nobody else can have."""
+        self._known.clear()
+        self._waiting.clear()
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """The forward pass, as a network's own function."""
+
+        def forward(network: Any, *given: Any, **options: Any) -> Any:
+            return self._call(network, given, options)
+
+        return forward
+
+    def _call(self, network: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
         gradient = torch.is_grad_enabled()
-        key = (gradient, *(_kind(one) for one in given))
-        others = any(getattr(part, name) is not weight for part, name, weight in own[:1])
-        if others or key in waiting or None in key or options != {"return_dict": False}:
-            return plain(self, *given, **options)
+        names = tuple(sorted(name for name in options if torch.is_tensor(options[name])))
+        rest = {name: value for name, value in options.items() if name not in names}
+        inputs = (*given, *(options[name] for name in names))
+        key = (gradient, names, *(_kind(one) for one in inputs))
+        usual = network is self._home and self._as_it_was() and rest == {"return_dict": False}
+        if not usual or None in key or key in self._waiting:
+            return self._plain(network, *given, **options)
         if gradient:
-            _own_gradients(weight for _, _, weight in own)
-        if key not in known:
-            known[key] = recorded(self, plain, gradient, given)
+            _own_gradients(weight for _, _, weight in self._own)
+        if key not in self._known:
+            self._known[key] = self._recorded(network, self._plain, gradient, inputs, names)
             give_back()  # what was tried before the recording is not needed any more
-        out = known[key](*given).clone()
+        out = self._known[key](*inputs).clone()
         if gradient:
-            waiting.add(key)
-            out.register_hook(lambda _: waiting.discard(key))
+            self._waiting.add(key)
+            out.register_hook(lambda _: self._waiting.discard(key))
         return (out,)
 
-    return forward
+    def _as_it_was(self) -> bool:
+        """Return whether the network's own weights are in their places, and adapters beside."""
+        swapped = any(getattr(part, name) is not weight for part, name, weight in self._own[:1])
+        return not swapped and not any(m.disable_adapters or m.merged for m in self._adapters)
 
 
 def record(
-    network: Any, plain: Callable[..., Any], gradient: bool, given: tuple[Tensor, ...]
+    network: Any,
+    plain: Callable[..., Any],
+    gradient: bool,
+    inputs: tuple[Tensor, ...],
+    names: tuple[str, ...],
 ) -> Call:
-    """Record a call on the GPU; return what replays it on other inputs of the same kind."""
-    static = tuple(one.detach().clone() for one in given)
+    """Record a call on the GPU; return what replays it on other inputs of the same kind.
+
+    Args:
+        network: that is called.
+        plain: its forward pass.
+        gradient: whether the backward pass is recorded, too.
+        inputs: of the call; the last ones are those named.
+        names: of these.
+    """
+    static = tuple(one.detach().clone() for one in inputs)
+    bare = Bare(network, plain, names)
     half = torch.get_autocast_dtype("cuda")
     on = torch.is_autocast_enabled("cuda")
     with torch.autocast("cuda", half, enabled=on, cache_enabled=False):  # casts are recorded, too
         if gradient:
             _expect_other_streams()
             made: Any = torch.cuda.make_graphed_callables(
-                Bare(network, plain), static, num_warmup_iters=TRIES, allow_unused_input=True
+                bare, static, num_warmup_iters=TRIES, allow_unused_input=True
             )
             return made
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(TRIES):
-                plain(network, *static, return_dict=False)
+                bare(*static)
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            out = plain(network, *static, return_dict=False)[0]
+            out = bare(*static)
 
     def replay(*inputs: Tensor) -> Tensor:
         for mine, one in zip(static, inputs, strict=True):
@@ -123,13 +175,17 @@ def trained(network: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
 class Bare(nn.Module):
     """A network by its forward pass alone, without hooks, as torch records it."""
 
-    def __init__(self, network: nn.Module, plain: Callable[..., Any]) -> None:
+    def __init__(
+        self, network: nn.Module, plain: Callable[..., Any], names: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
-        self.network, self._plain = network, plain
+        self.network, self._plain, self._names = network, plain, names
 
     def forward(self, *given: Tensor) -> Tensor:
         """Return the network's output."""
-        return self._plain(self.network, *given, return_dict=False)[0]
+        first = len(given) - len(self._names)
+        named = dict(zip(self._names, given[first:], strict=True))
+        return self._plain(self.network, *given[:first], **named, return_dict=False)[0]
 
 
 def _kind(value: Any) -> Any:
@@ -145,7 +201,7 @@ def _expect_other_streams() -> None:
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
 
 
-def _own_gradients(weights: Any) -> None:
+def _own_gradients(weights: Iterable[Tensor]) -> None:
     """Give weights memory of their own for gradients, or autograd would keep the recording's."""
     for weight in weights:
         if weight.grad is None:

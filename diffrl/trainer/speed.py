@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def speed_problems(settings: Settings) -> list[str]:
         "speed.merge": speed.merge,
         "speed.low_memory": speed.low_memory,
     }
-    found += graph_problems(speed.graphs, device, beside)
+    found += graph_problems(speed.graphs, device, int(os.environ.get("WORLD_SIZE", "1")), beside)
     if speed.merge and settings.adapter.kind == "full":
         found.append("speed.merge = True: with adapter.kind = 'full' there is nothing to merge")
     if speed.low_memory and not speed.cache_text:

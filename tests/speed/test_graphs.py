@@ -1,12 +1,16 @@
 """Recorded networks: the same numbers, and the plain network where a recording would be wrong."""
 
+import copy
+from types import MethodType
+
 import pytest
 import torch
 
 import diffrl
 from diffrl.errors import SettingsError
 from diffrl.speed.compiling import steady
-from diffrl.speed.graphs import graph_forward, graph_problems, graphed
+from diffrl.speed.fitting import Fitting
+from diffrl.speed.graphs import Bare, Graphed, graph_forward, graph_problems
 
 
 class Recorder:
@@ -15,16 +19,16 @@ class Recorder:
     def __init__(self):
         self.made, self.replays = 0, 0
 
-    def __call__(self, network, plain, gradient, given):
+    def __call__(self, network, plain, gradient, given, names):
         self.made += 1
-        static = tuple(one.detach().clone() for one in given)
-        buffer = plain(network, *static, return_dict=False)[0].detach().clone()
+        static, bare = tuple(one.detach().clone() for one in given), Bare(network, plain, names)
+        buffer = bare(*static).detach().clone()
 
         def replay(*inputs):
             self.replays += 1
             for mine, one in zip(static, inputs, strict=True):
                 mine.copy_(one)
-            out = plain(network, *static, return_dict=False)[0]
+            out = bare(*static)
             return out if gradient else buffer.copy_(out)
 
         return replay
@@ -36,9 +40,9 @@ def recorded(world):
     recorder = Recorder()
 
     def prepare(pipeline):
-        plain = type(pipeline.unet).forward
-        forward = steady(graphed(plain, recorder), "graphs", "UNet")
-        pipeline.unet.forward = forward.__get__(pipeline.unet)
+        unet = pipeline.unet
+        recorder.graphed = Graphed(unet, type(unet).forward, recorder)
+        unet.forward = MethodType(steady(recorder.graphed.forward, "graphs", "UNet"), unet)
 
     return world(prepare=prepare), recorder
 
@@ -73,6 +77,58 @@ def test_other_weights_and_a_second_call_before_the_backward_pass_are_not_replay
     assert recorder.replays == before + 2
 
 
+@pytest.mark.parametrize("weights", ["old", "base"])
+def test_what_is_called_first_with_other_weights_is_not_taken_for_the_networks_own(
+    weights, recorded, plain
+):
+    made, recorder = recorded
+    batch = made.batch(plain.rollout(), steps=((0,), (1,)))
+    with torch.no_grad():
+        for weight in made.policy.trained.values():
+            weight.add_(0.1)
+        made.policy.log_prob(batch, weights=weights)
+        assert recorder.made == 0
+        found = made.policy.log_prob(batch)
+        made.unet.forward = MethodType(type(made.unet).forward, made.unet)
+        assert torch.equal(found, made.policy.log_prob(batch))
+
+
+def test_a_copy_and_a_network_without_its_adapters_are_not_replayed(recorded):
+    made, recorder = recorded
+    rollout = made.rollout()
+    given = rollout.x0, torch.full((4,), 5.0), rollout.prompts.cond
+    with torch.no_grad():
+        with_adapters = made.unet(*given, return_dict=False)[0]
+        other, before = copy.deepcopy(made.unet), recorder.replays
+        for weight in other.parameters():
+            weight.zero_()
+        assert not torch.equal(other(*given, return_dict=False)[0], with_adapters)
+        made.unet.disable_adapters()
+        assert not torch.equal(made.unet(*given, return_dict=False)[0], with_adapters)
+        assert recorder.replays == before
+        made.unet.enable_adapters()
+        assert torch.equal(made.unet(*given, return_dict=False)[0], with_adapters)
+        assert recorder.replays == before + 1
+
+
+def test_recordings_are_let_go_where_memory_ends_and_a_half_is_a_half(recorded):
+    made, recorder = recorded
+    rollout, tried = made.rollout(), []
+
+    def attempt(rows):
+        tried.append(rows)
+        given = rollout.x0[:rows], torch.zeros(rows), rollout.prompts.cond[:rows]
+        out = made.unet(*given, return_dict=False)[0]
+        if rows > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return len(out)
+
+    with torch.no_grad():
+        assert Fitting("train.sample_batch", 4).run(attempt, 4) == 2
+    assert tried == [4, 2]
+    assert [key[2][0][0] for key in recorder.graphed._known] == [2]
+
+
 def test_gradients_have_memory_of_their_own(recorded):
     made, _ = recorded
     batch = made.batch(made.rollout(), steps=((0,), (1,)))
@@ -81,11 +137,12 @@ def test_gradients_have_memory_of_their_own(recorded):
 
 
 def test_where_graphs_cannot_be_is_said_before_weights_load(tiny_model, tmp_path):
-    assert graph_problems(False, "cpu", {"speed.merge": True}) == []
-    assert graph_problems(True, "cuda:1", {"speed.merge": False}) == []
-    assert graph_problems(True, "cuda", {"speed.merge": True}) == [
+    assert graph_problems(False, "cpu", 2, {"speed.merge": True}) == []
+    assert graph_problems(True, "cuda:1", 1, {"speed.merge": False}) == []
+    assert graph_problems(True, "cuda", 1, {"speed.merge": True}) == [
         "speed.graphs = True: cannot be together with speed.merge"
     ]
+    assert "not with 2 processes" in graph_problems(True, "cuda", 2, {})[0]
     sets = [f"model.ref={tiny_model}", "model.device=cpu", "speed.graphs=true"]
     with pytest.raises(SettingsError, match="CUDA graphs need a GPU of NVIDIA, not 'cpu'"):
         diffrl.train("sdpo", "pickscore", sets=sets, output=tmp_path / "run", live=False)
