@@ -102,6 +102,8 @@ class RewardUnreachable(RewardError):
 class UnreadableData(DiffrlError):
     """A file to learn from that is damaged, which shows only when a run reads it as a whole."""
 
+    exit_code = 3
+
 
 class ResumeError(DiffrlError):
     """A run that cannot be continued."""

@@ -190,11 +190,12 @@ def settings_of(folder: Path) -> Path:
     """
     path = folder / SETTINGS
     if there(folder / SUMS) is not None:
-        run = folder.resolve().parent.parent
-        raise ResumeError(
-            f"cannot resume {one_line(str(folder))}: it is a checkpoint; to go on from it: "
-            f"diffrl train --resume {one_line(str(run))}@{one_line(folder.resolve().name)}"
-        )
+        whole = folder.resolve()
+        hint = "expected a run's folder"
+        if whole.name.isdecimal() and whole.parent.name == CHECKPOINTS:
+            run = one_line(str(whole.parent.parent))
+            hint = f"to go on from it: diffrl train --resume {run}@{whole.name}"
+        raise ResumeError(f"cannot resume {one_line(str(folder))}: it is a checkpoint; {hint}")
     found = there(path) is not None and path.is_file()
     if found and END.encode() in path.read_bytes()[-len(END) - 4 :]:
         return path

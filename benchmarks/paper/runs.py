@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.paper.cells import Cell, Tier
 from benchmarks.paper.records import Records, identity
+from diffrl.cli.ablate import as_interrupts
 from diffrl.folder import SETTINGS, read_metrics
 
 
@@ -19,6 +20,7 @@ def finished(folder: Path) -> bool:
     return (folder / "report.html").exists() and bool(read_metrics(folder))
 
 
+@as_interrupts()
 def run_all(
     cells: Sequence[Cell], records: Records, root: Path, jobs: int, until: float
 ) -> tuple[int, list[str]]:

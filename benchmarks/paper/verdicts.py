@@ -14,6 +14,7 @@ from benchmarks.paper.records import Evaluation, Record, Records
 from diffrl.evidence.intervals import Estimate, between_runs, difference
 
 REPRODUCED, UNCLEAR, CONTRADICTED = "reproduced", "not distinguishable", "contradicted"
+APART = "on different machines"
 FOR, AGAINST = "one seed, for", "one seed, against"
 """One seed compares two models and not two ways of training: no verdict."""
 
@@ -40,9 +41,11 @@ class Verdict:
 def judge(claim: Claim, records: Records) -> Verdict:
     """Return the verdict on a claim, from the seeds that both of its cells have finished."""
     cells = [claim.better] + ([claim.worse] if claim.worse else [])
-    seeds = [s for s in records.seeds(cells) if fair(claim, [_found(records, c, s) for c in cells])]
+    finished = records.seeds(cells)
+    seeds = [s for s in finished if fair(claim, [_found(records, c, s) for c in cells])]
     if not seeds:
-        return Verdict(claim.place, claim.text, "not run", None, "", 0)
+        said = APART if finished else "not run"
+        return Verdict(claim.place, claim.text, said, None, "", 0)
     pairs = [sides(claim, records, seed) for seed in seeds]
     worse, better = ([side[i] for side in pairs] for i in (0, 1))
     if len(seeds) > 1:

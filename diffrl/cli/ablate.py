@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -174,6 +176,20 @@ def claim(plan: Plan, folder: Path) -> None:
     path.write_text(json.dumps(asdict(plan), indent=1) + "\n", "utf-8")
 
 
+@contextlib.contextmanager
+def as_interrupts() -> Iterator[None]:
+    """Take signals to stop as Ctrl-C, so that runs in sessions of their own are stopped, too."""
+    known = [one for name in ("SIGTERM", "SIGHUP") if (one := getattr(signal, name, None))]
+    heard = [one for one in known if signal.getsignal(one) is not signal.SIG_IGN]  # not under nohup
+    before = {one: signal.signal(one, signal.default_int_handler) for one in heard}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@as_interrupts()
 def run_all(plan: Plan, cells: Sequence[Cell], jobs: int) -> list[str]:
     """Run cells, `jobs` at a time; return one line for each that failed."""
     waiting, failed, total = list(cells), [], len(cells)

@@ -14,7 +14,8 @@ RESERVED = 0.97
 
 UTILISATION = 0.18
 """Share of a GPU's published rate that these networks are assumed to reach: what SD-Turbo's size
-did on an H200 in bf16, 16 rows at a time (`benchmarks/results/speed_ablation_sd_turbo.json`)."""
+did on an H200 in bf16, 16 rows at a time (`benchmarks/results/speed_ablation_sd_turbo.json`), by
+the plan's own count of operations."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,11 @@ def stopped(session: Session, error: DiffrlError) -> DiffrlError:
         save(session)
         session.ranks.wait()  # the first to leave ends the others
     what = f"epoch {session.epoch} is saved" if session.epoch else "no epoch was finished"
-    said = f"{error}; {what}; continue with: diffrl train --resume {session.folder}"
+    return again(error, f"{error}; {what}; continue with: diffrl train --resume {session.folder}")
+
+
+def again(error: DiffrlError, said: str) -> DiffrlError:
+    """Return an error of the same kind that says more."""
     if isinstance(error, Interrupted):
         return Interrupted(error.number, said)
     return type(error)(said)
@@ -60,7 +64,8 @@ def stopped(session: Session, error: DiffrlError) -> DiffrlError:
 def lost(session: Session, error: DiffrlError) -> DiffrlError:
     """Return the error of an epoch that is neither finished nor undone; nothing of it is saved."""
     where = f"epoch {session.saved} is saved" if session.saved else "no epoch is saved"
-    return type(error)(
+    return again(
+        error,
         f"{error}; the weights are those of the middle of an epoch and are given up; {where}; "
-        f"continue with: diffrl train --resume {session.folder}"
+        f"continue with: diffrl train --resume {session.folder}",
     )

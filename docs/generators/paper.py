@@ -15,6 +15,7 @@ SAID = (
     "contradicted",
     "one seed, for",
     "one seed, against",
+    "on different machines",
     "not run",
 )
 

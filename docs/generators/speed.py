@@ -30,7 +30,7 @@ def _size(name: str) -> Iterator[str]:
         yield f"{MISSING} `python -m benchmarks.speed --size {name.replace('_', '-')}`"
         return
     found = json.loads(path.read_text("utf-8"))
-    theirs, ours = (found["summary"][way] for way in ("published", "diffrl"))
+    theirs, ours = (_with_reserved(found, way) for way in ("published", "diffrl"))
     yield f"![An epoch of both ways, by phase](images/speed-{name}.svg)"
     yield table(("", "published schedule", "diffrl", "ratio"), _rows(theirs, ours))
     yield " ".join(_about(found))
@@ -52,7 +52,7 @@ def _rows(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[
         yield row(f"… {name}", theirs["phases"][name], ours["phases"][name], "{:.2f}")
     spent = (way["processor_seconds"] for way in (theirs, ours))
     yield row("processor seconds an epoch", *spent, "{:.2f}")
-    for kind, said in (("peak", "peak memory, GiB"), ("above", "… above the loaded models, GiB")):
+    for kind, said in _memories(theirs, ours):
         yield row(said, *(way["memory"][kind] / 2**30 for way in (theirs, ours)), "{:.2f}")
     yield row(
         "model FLOPs an epoch, × 10⁹", *(w["model_flops"] / 1e9 for w in (theirs, ours)), "{:.0f}"
@@ -85,9 +85,6 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"commit {commit(found)}, seed {found['seed']}."
     if found["sets"]:
         yield "On top of the preset: " + " ".join(f"`{one}`" for one in found["sets"]) + "."
-    held = [_reserved(found, way) for way in ("published", "diffrl")]
-    if all(held):
-        yield f"Torch had reserved {held[0]:.1f} and {held[1]:.1f} GiB of the GPU."
     for work in found["work"]:
         theirs, ours = work["published"], work["diffrl"]
         yield (
@@ -104,9 +101,21 @@ def _parts(found: Mapping[str, Any]) -> str:
     return ", ".join([f"{own['threads']} threads", *own.get("gpus", [])])
 
 
-def _reserved(found: Mapping[str, Any], way: str) -> float:
-    """Return the most GiB of a GPU that torch held for a way, or 0 on a CPU."""
-    return max(one["memory"].get("reserved", 0) for one in found["repeats"][way]) / 2**30
+def _with_reserved(found: Mapping[str, Any], way: str) -> dict[str, Any]:
+    """Return the summary of a way, with the most of a GPU that torch held for it."""
+    most = max(one["memory"].get("reserved", 0) for one in found["repeats"][way])
+    own = found["summary"][way]
+    return {**own, "memory": {**own["memory"], **({"reserved": most} if most else {})}}
+
+
+def _memories(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what of memory was measured, and its name in the table."""
+    if "reserved" in theirs["memory"] and "reserved" in ours["memory"]:
+        yield "reserved", "memory that torch held, GiB"
+        yield "peak", "… in tensors at once, but for those of recorded graphs"
+        return
+    yield "peak", "peak memory, GiB"
+    yield "above", "… above the loaded models, GiB"
 
 
 def ablation() -> str:
