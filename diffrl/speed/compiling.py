@@ -87,17 +87,21 @@ class Sizes:
     """The sizes of batches that a network was called with, with and without gradient."""
 
     def __init__(self) -> None:
-        self.known: dict[bool, set[int]] = {True: set(), False: set()}
+        self._known: dict[bool, set[int]] = {True: set(), False: set()}
         HOLDERS.add(self)
 
     def let_go(self) -> None:
         """Forget all sizes."""
-        for one in self.known.values():
+        for one in self._known.values():
             one.clear()
+
+    def keep(self, size: int, gradient: bool) -> None:
+        """Remember a size that a call has worked with."""
+        self._known[gradient].add(size)
 
     def of(self, rows: int, gradient: bool) -> int:
         """Return the size that a batch is filled up to."""
-        return min((s for s in self.known[gradient] if rows <= s <= 2 * rows), default=rows)
+        return min((s for s in self._known[gradient] if rows <= s <= 2 * rows), default=rows)
 
 
 def steady(compiled: Callable[..., Any], mode: str, name: str) -> Callable[..., Any]:
@@ -121,7 +125,7 @@ def steady(compiled: Callable[..., Any], mode: str, name: str) -> Callable[..., 
             out = compiled(self, *given, **options)
         except TorchDynamoException as error:
             raise CompileFailed(_advice(mode, name, error)) from error
-        sizes.known[gradient].add(size)
+        sizes.keep(size, gradient)
         return _cut(out, rows, mode in GRAPHS)
 
     return forward

@@ -48,7 +48,7 @@ def graph_forward(network: Any) -> None:
     Its adapters have to be attached before.
     """
     made = Graphed(network, type(network).forward, record)
-    network.forward = MethodType(steady(made.forward, "graphs", "UNet"), network)
+    network.forward = MethodType(steady(made, "graphs", "UNet"), network)
 
 
 class Graphed:
@@ -72,25 +72,13 @@ class Graphed:
         self._adapters = [m for m in network.modules() if hasattr(m, "lora_A")][:1]
         HOLDERS.add(self)
 
-    def __deepcopy__(self, memo: Any) -> Graphed:
-        """Return itself: for a copy of the network nothing is recorded."""
-        return self
-
     def let_go(self) -> None:
         """Forget all recordings, whose memory nobody else can have."""
         self._known.clear()
         self._waiting.clear()
 
-    @property
-    def forward(self) -> Callable[..., Any]:
-        """The forward pass, as a network's own function."""
-
-        def forward(network: Any, *given: Any, **options: Any) -> Any:
-            return self._call(network, given, options)
-
-        return forward
-
-    def _call(self, network: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def __call__(self, network: Any, *given: Any, **options: Any) -> Any:
+        """Return what the network's forward pass gives."""
         gradient = torch.is_grad_enabled()
         names = tuple(sorted(name for name in options if torch.is_tensor(options[name])))
         rest = {name: value for name, value in options.items() if name not in names}

@@ -42,7 +42,7 @@ def recorded(world):
     def prepare(pipeline):
         unet = pipeline.unet
         recorder.graphed = Graphed(unet, type(unet).forward, recorder)
-        unet.forward = MethodType(steady(recorder.graphed.forward, "graphs", "UNet"), unet)
+        unet.forward = MethodType(steady(recorder.graphed, "graphs", "UNet"), unet)
 
     return world(prepare=prepare), recorder
 
