@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.paper.cells import Cell, Tier
 from benchmarks.paper.records import Records, identity
-from diffrl.cli.ablate import as_interrupts
+from diffrl.cli.children import as_interrupts, begin, end
 from diffrl.folder import SETTINGS, read_metrics
 
 
@@ -57,10 +57,7 @@ def run_all(
                 print(f"{len(waiting) + len(running)} to go  {said}", flush=True)
                 failed += [] if done else [said]
     finally:
-        for _, _, process in running:
-            process.terminate()
-        for _, _, process in running:
-            process.wait()
+        end(process for _, _, process in running)
     return len(waiting), failed
 
 
@@ -90,17 +87,7 @@ def start(cell: Cell, tier: Tier, seed: int, folder: Path, jobs: int) -> subproc
         command += ["--algo", cell.algo, "--reward", cell.reward, "--output", str(folder)]
         sets = [*tier.sets, *cell.sets, f"train.seed={seed}", "train.track=[]"]
         command += [word for one in sets for word in ("--set", one)]
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    log(folder).parent.mkdir(parents=True, exist_ok=True)
-    with log(folder).open("ab") as file:
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        return subprocess.Popen(
-            command,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # a second signal, the terminal's, would not let it save
-        )
+    return begin(command, log(folder), max(1, (os.cpu_count() or 1) // jobs))
 
 
 def log(folder: Path) -> Path:

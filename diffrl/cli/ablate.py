@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import typer
 
+from diffrl.cli.children import as_interrupts, begin, end
 from diffrl.errors import DiffrlError, RunExists, SettingsError
 from diffrl.settings import Settings
 from diffrl.settings.resolve import resolve
@@ -176,19 +175,6 @@ def claim(plan: Plan, folder: Path) -> None:
     path.write_text(json.dumps(asdict(plan), indent=1) + "\n", "utf-8")
 
 
-@contextlib.contextmanager
-def as_interrupts() -> Iterator[None]:
-    """Take signals to stop as Ctrl-C, so that runs in sessions of their own are stopped, too."""
-    known = [one for name in ("SIGTERM", "SIGHUP") if (one := getattr(signal, name, None))]
-    heard = [one for one in known if signal.getsignal(one) is not signal.SIG_IGN]  # not under nohup
-    before = {one: signal.signal(one, signal.default_int_handler) for one in heard}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
 @as_interrupts()
 def run_all(plan: Plan, cells: Sequence[Cell], jobs: int) -> list[str]:
     """Run cells, `jobs` at a time; return one line for each that failed."""
@@ -209,10 +195,7 @@ def run_all(plan: Plan, cells: Sequence[Cell], jobs: int) -> list[str]:
                 if process.returncode:
                     failed.append(f"  {cell.name} seed {cell.seed}: {last_line(cell)}")
     finally:
-        for _, process, _ in running:
-            process.terminate()
-        for _, process, _ in running:
-            process.wait()
+        end(process for _, process, _ in running)
     return failed
 
 
@@ -229,16 +212,7 @@ def start(plan: Plan, cell: Cell, jobs: int) -> subprocess.Popen[bytes]:
         command += [w for one in sets for w in ("--set", one)]
         command += ["--config", plan.config] if plan.config else []
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {})}
-    log_path(cell).parent.mkdir(parents=True, exist_ok=True)
-    with log_path(cell).open("ab") as log:
-        return subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # a second signal, the terminal's, would not let it save
-        )
+    return begin(command, log_path(cell), threads if jobs > 1 else None)
 
 
 def log_path(cell: Cell) -> Path:
