@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from diffrl.speed.sharding import is_split, plain_class
+from diffrl.tensors import Tensor
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -47,10 +51,16 @@ def train_all(unet: Any) -> None:
     unet.requires_grad_(True)
 
 
-def save_weights(unet: Any, folder: Path) -> None:
-    """Write adapters as one LoRA file, or a fully trained UNet as a folder of its own."""
+def save_weights(unet: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write adapters as one LoRA file, or a fully trained UNet as a folder of its own.
+
+    Args:
+        unet: as it is trained.
+        folder: to write to.
+        weights: of what is trained, by name; needed where those of the UNet are split.
+    """
     if not getattr(unet, "peft_config", None):
-        unet.save_pretrained(folder / "unet")
+        _alone(unet, weights).save_pretrained(folder / "unet")
         return
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import convert_state_dict_to_diffusers
@@ -63,6 +73,16 @@ def save_weights(unet: Any, folder: Path) -> None:
         unet_lora_adapter_metadata=_metadata(unet),
         weight_name=LORA_FILE,
     )
+
+
+def _alone(unet: Any, weights: Mapping[str, Tensor] | None) -> Any:
+    """Return a UNet whose weights are all here."""
+    if not is_split(unet):
+        return unet
+    with torch.device("meta"):
+        made = plain_class(unet).from_config(unet.config)
+    made.load_state_dict(weights, assign=True)
+    return made
 
 
 def _metadata(unet: Any) -> dict[str, Any]:

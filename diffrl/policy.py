@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from diffrl.kernels import Ddim, Lcm, log_density
-from diffrl.speed.merging import apart, merged
+from diffrl.speed.merging import merged
+from diffrl.speed.sharding import alike, called_with, regather
 from diffrl.stages import Weights
 from diffrl.stepwise import one_step_at_a_time
 from diffrl.streams import normal
@@ -144,9 +144,7 @@ class UNetPolicy:
         if weights == "live":
             return self._call(x, t, cond, **options)[0].float()
         kept = self._old if weights == "old" else self._base
-        with torch.no_grad(), apart(self._unet):
-            out = functional_call(self._unet, kept, (x, t, cond), options)
-        return out[0].float()
+        return called_with(self._unet, kept, (x, t, cond), options)[0].float()
 
     def log_prob(self, batch: Batch, weights: Weights = "live") -> Float[Tensor, "m k s"]:
         """Return the log-density of each stored transition, in nats averaged over the latent.
@@ -210,6 +208,10 @@ class UNetPolicy:
             x = step.mean + (batch.x_next[:, :, j] - step.mean).detach()
         return x
 
+    def regather(self) -> None:
+        """Let the network see weights that were set from outside, where processes split them."""
+        regather(self._unet)
+
     def follow(self, decay: float) -> None:
         """Move `old` towards `live`: `old = decay old + (1 - decay) live`; 0 copies."""
         live = _copy(self.trained)
@@ -221,7 +223,7 @@ class UNetPolicy:
 
     def set_old(self, weights: dict[str, Tensor]) -> None:
         """Restore the `old` weights of a checkpoint."""
-        self._old = {n: weights[n].to(p.device) for n, p in self.trained.items()}
+        self._old = {n: alike(weights[n], p) for n, p in self.trained.items()}
 
 
 def embedded_scale(guidance: float, width: int) -> Float[Tensor, "1 width"]:

@@ -58,8 +58,8 @@ def concat_rewards(pieces: Sequence[Rewards]) -> Rewards:
     )
 
 
-def take(rollout: Rollout, rewards: Rewards, rows: Int[Tensor, "k"]) -> tuple[Rollout, Rewards]:
-    """Return some rows of a rollout and of its rewards, in the given order."""
+def rows_of(rollout: Rollout, rows: Int[Tensor, "k"]) -> Rollout:
+    """Return some rows of a rollout, in the given order."""
     path = rollout.path
     picked = None
     if path is not None:
@@ -69,16 +69,18 @@ def take(rollout: Rollout, rewards: Rewards, rows: Int[Tensor, "k"]) -> tuple[Ro
             if isinstance(getattr(path, f.name), torch.Tensor)
         }
         picked = replace(path, **tensors)
-    return (
-        Rollout(
-            prompts=rollout.prompts.pick(rows.tolist()),
-            times=rollout.times,
-            x0=rollout.x0[rows],
-            path=picked,
-            labels=None if rollout.labels is None else rollout.labels[rows],
-        ),
-        only(rewards, rows),
+    return Rollout(
+        prompts=rollout.prompts.pick(rows.tolist()),
+        times=rollout.times,
+        x0=rollout.x0[rows],
+        path=picked,
+        labels=None if rollout.labels is None else rollout.labels[rows],
     )
+
+
+def take(rollout: Rollout, rewards: Rewards, rows: Int[Tensor, "k"]) -> tuple[Rollout, Rewards]:
+    """Return some rows of a rollout and of its rewards, in the given order."""
+    return rows_of(rollout, rows), only(rewards, rows)
 
 
 def only(rewards: Rewards, rows: Int[Tensor, "k"]) -> Rewards:

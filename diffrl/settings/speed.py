@@ -48,3 +48,8 @@ class SpeedSettings(Section):
         description="Recomputes activations, decodes one by one, keeps rollouts and the text "
         "encoder off the GPU: slower, same result.",
     )
+    shard: str = Field(
+        "off",
+        description="What of full finetuning several processes split between them: off, gradients "
+        "(and the optimizer), or weights, too; or a DeepSpeed configuration (.json) that says it.",
+    )

@@ -33,16 +33,23 @@ class Fitting:
         setting: that says how much.
         size: of now; halved for good wherever memory ends.
         cuts: how often it was.
+        fixed: whether it must stay, since other processes count on it.
     """
 
     setting: str
     size: int
     cuts: int = 0
+    fixed: bool = False
 
     @classmethod
-    def of(cls, setting: str, given: int, device: str) -> Fitting:
+    def of(cls, setting: str, given: int, device: str, fixed: bool = False) -> Fitting:
         """Return the size that a setting gives, where 0 is what fits into a device's memory."""
-        return cls(setting, given or (ON_CPU[setting] if device == "cpu" else UNBOUNDED))
+        size = given or (ON_CPU[setting] if fixed or device == "cpu" else UNBOUNDED)
+        return cls(setting, size, fixed=fixed)
+
+    def pieces(self, count: int) -> int:
+        """Return how many pieces of the size of now there are in `count`."""
+        return -(-count // self.size)
 
     def run(
         self,
@@ -60,14 +67,14 @@ class Fitting:
             undo: is called before the next attempt.
 
         Raises:
-            OutOfMemory: if not even the least fits.
+            OutOfMemory: if not even the least fits, or it is fixed.
         """
         while True:
             size = max(least, min(self.size, most))
             try:
                 return attempt(size)
             except torch.cuda.OutOfMemoryError as error:
-                if size <= least:
+                if size <= least or self.fixed:
                     raise OutOfMemory(self._advice(size, error)) from None
             # Only here the error, and with it the frames that hold tensors, is gone.
             undo()
@@ -91,6 +98,11 @@ class Fitting:
 
     def _advice(self, size: int, error: Exception) -> str:
         cause = " ".join(str(error).split())[:160]
+        if self.fixed:
+            return (
+                f"memory ends with {self.setting} = {size}, which processes that split weights "
+                f"cannot lower one by one; give less of it, or --set speed.low_memory=on ({cause})"
+            )
         return (
             f"memory ends even with {self.setting} = {size}; try --set speed.low_memory=on "
             f"(without speed.graphs), --precision bf16 or a smaller model.size ({cause})"
@@ -106,10 +118,13 @@ class Pieces:
     decode: Fitting
 
     @classmethod
-    def of(cls, sample: int, micro: int, decode: int, device: str) -> Pieces:
-        """Return the sizes that settings give."""
-        given = zip(ON_CPU, (sample, micro, decode), strict=True)
-        return cls(*(Fitting.of(setting, size, device) for setting, size in given))
+    def of(cls, sample: int, micro: int, decode: int, device: str, in_step: bool = False) -> Pieces:
+        """Return the sizes that settings give; those of network calls are fixed `in_step`."""
+        return cls(
+            Fitting.of("train.sample_batch", sample, device, in_step),
+            Fitting.of("train.micro_batch", micro, device, in_step),
+            Fitting.of("train.decode_batch", decode, device),
+        )
 
     @property
     def each(self) -> tuple[Fitting, Fitting, Fitting]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from diffrl.settings.resolve import dump
 from diffrl.trainer import checkpoint
 from diffrl.trainer.api import resume, train
 from diffrl.trainer.disks import telling_of_disks
+from diffrl.trainer.engines import settled
 from diffrl.trainer.epochs import go
 from diffrl.trainer.interrupt import Patience
 from diffrl.trainer.live import LiveView, live_view
@@ -54,6 +56,7 @@ def run(
             stopped, and how to continue it.
     """
     with moments.loading():
+        settings = settled(settings, os.environ)
         prompts = preflight(settings, None if resume else output, resume)
         if not anyway:
             refuse_what_cannot_fit(settings, prompts[0])

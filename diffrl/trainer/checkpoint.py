@@ -16,6 +16,7 @@ from diffrl.errors import ResumeError, one_line
 from diffrl.folder import METRICS, SETTINGS
 from diffrl.policy import UNetPolicy
 from diffrl.shelf import offer, place, put, seal
+from diffrl.speed.sharding import alike, whole
 from diffrl.tensors import Generator
 from diffrl.trainer.packing import as_os_error, read_packed, write_packed
 from diffrl.trainer.randomness import random_state, restore_random
@@ -56,6 +57,7 @@ def save(
         OSError: if it cannot be written; what was there before is as it was.
     """
     random_states = ranks.everyones([random_state(rng)])
+    learnt = whole(trained(policy, ranks), ranks.is_main)
     target = place(folder, at.epoch)
     if not ranks.is_main:
         return target
@@ -63,10 +65,8 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        save_weights(unet, partial)
-        write_packed(
-            {**trained(policy, ranks), **told(at), "random": random_states}, partial / STATE
-        )
+        save_weights(unet, partial, learnt["trained"])
+        write_packed({**learnt, **told(at), "random": random_states}, partial / STATE)
         for name in (SETTINGS, METRICS):
             if (folder / name).is_file():
                 shutil.copy2(folder / name, partial / name)
@@ -96,14 +96,26 @@ def restore_trained(state: Mapping[str, Any], policy: UNetPolicy, ranks: Ranks) 
     """Set weights and optimizer to what `trained` returned."""
     with torch.no_grad():
         for name, parameter in policy.trained.items():
-            parameter.copy_(state["trained"][name])
+            parameter.copy_(alike(state["trained"][name], parameter))
+    policy.regather()
     policy.set_old(state["old"])
     asked = [{k: group[k] for k in ASKED} for group in ranks.optimizer.param_groups]
-    ranks.optimizer.load_state_dict(state["optimizer"])
+    ranks.optimizer.load_state_dict(_placed(state["optimizer"], ranks))
     for group, own in zip(ranks.optimizer.param_groups, asked, strict=True):
         group.update(own)
     if state["scaler"] is not None and ranks.accelerator.scaler is not None:
         ranks.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def _placed(state: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Return an optimizer's state where each tensor is as the weight that it belongs to."""
+    weights = [p for group in ranks.optimizer.param_groups for p in group["params"]]
+    own = {
+        number: {n: alike(v, weights[number]) if torch.is_tensor(v) and v.dim() else v
+                 for n, v in held.items()}
+        for number, held in state["state"].items()
+    }  # fmt: skip
+    return {**state, "state": own}
 
 
 def told(at: Position) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from diffrl.errors import Interrupted, RewardError
 from diffrl.judge import WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
-from diffrl.rollouts import concat, concat_rewards, only, take
+from diffrl.rollouts import concat, concat_rewards, only, rows_of, take
 from diffrl.speed.fitting import Pieces
 from diffrl.speed.memory import moved
 from diffrl.trainer.fitted import sampled
@@ -136,20 +136,24 @@ def collect(
     """Sample and score this process's groups, piece by piece, and exchange the rewards.
 
     Raises:
-        RewardError: in every process, if a reward failed in one of them.
+        RewardError: in every process, if a reward failed in one of them, or one has nothing left
+            and weights are split.
         Interrupted: in every process, if one was asked to stop.
     """
     scoring = Scoring(recipe, judge, batches.overlap)
     rollouts, rewards = [], []
-    text, rng = [share.text[g] for g in share.own], share.streams(share.own)
+    groups = share.filled if ranks.in_step else share.own
+    text, rng = [share.text[g] for g in groups], share.streams(groups)
     drawn = sampled(recipe.sampler, policy, text, rng, batches.pieces.sample, batches.keep)
+    drawn = first_rows(drawn, len(share.own) * share.rows)
     try:
         more = True
         while any(ranks.everyones([more])):  # processes may have different numbers of pieces
             with refusing(ranks):
                 rollout = next(drawn, None)
                 clock.lap("sample")
-                if more := rollout is not None:
+                more = rollout is not None
+                if rollout is not None and len(rollout):
                     rollouts.append(rollout)
                     scoring.add(rollout)
                 clock.lap("score")
@@ -160,7 +164,13 @@ def collect(
         clock.lap("score")
     rollout, own = concat(rollouts), moved(concat_rewards(rewards), policy.device)
     found = Collected(share, rollout, own, ranks.together(own, share))
-    return without_bad(found) if batches.drop else found
+    found = without_bad(found) if batches.drop else found
+    if ranks.in_step and not all(found.share.owned):
+        raise RewardError(
+            "no trajectory of one of the processes got a finite score; with speed.shard each needs "
+            "some"
+        )
+    return found
 
 
 @contextlib.contextmanager
@@ -170,11 +180,14 @@ def refusing(ranks: Ranks) -> Iterator[None]:
     Raises:
         RewardError: in the processes where nothing failed, with the first message of the others.
         Interrupted: in every process, if one was asked to stop.
+        ProcessLost: where weights are split and something else than a reward failed.
     """
     failed: Exception | None = None
     try:
         yield
     except Exception as error:
+        if ranks.in_step and not isinstance(error, RewardError | Interrupted):  # others wait
+            raise ranks.lost(error) from error
         failed = error
     cause = "" if failed is None else f"{type(failed).__name__}: {failed}"
     own = str(failed) if isinstance(failed, RewardError) else cause
@@ -186,6 +199,14 @@ def refusing(ranks: Ranks) -> Iterator[None]:
     for _, message in told:
         if message:
             raise RewardError(message)
+
+
+def first_rows(drawn: Iterable[Rollout], count: int) -> Iterator[Rollout]:
+    """Yield rollouts with their first `count` rows in all; what comes then has none."""
+    for rollout in drawn:
+        left = min(count, len(rollout))
+        yield rollout if left == len(rollout) else rows_of(rollout, torch.arange(left))
+        count -= left
 
 
 def without_bad(found: Collected) -> Collected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -55,14 +56,14 @@ def evaluate(
     settings: EvalSettings,
     pieces: Fitting,
     drop: bool = False,
-    stop: Callable[[], None] = lambda: None,
+    meet: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Evaluation:
     """Draw `settings.images` pictures per number of steps, always with the same noise.
 
     Every picture has noise of its own, whatever fits into a piece. The recipe's own sampler draws,
     with the number of steps and eta of the evaluation. The picture is the clean state that the last
     step predicts: what is left out is its noise. With `drop`, pictures without a finite score are
-    left out of the means. `stop` is called after every piece, and may raise.
+    left out of the means. Pieces are looked at within `meet`, whose end may raise.
     """
     text = [prompts[i % len(prompts)] for i in range(settings.images)]
     scores: dict[str, float] = {}
@@ -78,12 +79,14 @@ def evaluate(
             for rollout in sampled(drawing, policy, text, rng, pieces):
                 images = decode(clean(rollout))
                 moved = moved if start else kl_to_base(policy, rollout, settings.shown)
-                look.add(images)
+                with meet():
+                    look.add(images)
                 pictures.append(images[: max(0, settings.shown - start)].float().cpu())
                 start += len(rollout)
-                stop()
             shown.append(torch.cat(pictures))
-            for name, found in named(look).items():
+            with meet():
+                every = named(look)
+            for name, found in every.items():
                 each[f"{name}/{steps}-step"] = found
                 if bool((mean := found.nanmean()).isfinite()):
                     scores[f"{name}/{steps}-step"] = float(mean)

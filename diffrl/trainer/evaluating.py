@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from diffrl.errors import Interrupted
 from diffrl.events import Evaluated
 from diffrl.registry import registry
+from diffrl.scoring import ScoredBy
 from diffrl.trainer.collect import refusing
 from diffrl.trainer.evaluate import Evaluation, evaluate
 from diffrl.trainer.ranks import Ranks
@@ -23,36 +27,30 @@ def is_last(session: Session) -> bool:
 
 
 def evaluated(session: Session) -> Evaluation | None:
-    """Return an evaluation; only the first process draws, and has one.
+    """Return an evaluation; only the first process has one.
+
+    It draws alone, but where weights are split: then all draw the same, and the others throw it
+    away.
 
     Raises:
         RewardError: in every process, if a reward failed.
         Interrupted: in every process, if one was asked to stop.
     """
-    done = None
-    with refusing(session.ranks):
-        if session.ranks.is_main:
+    done, ranks = None, session.ranks
+    with refusing(ranks):
+        if ranks.is_main:
             done = draw_and_score(session)
+        elif ranks.in_step:
+            draw(session, ())
     return done
 
 
 def draw_and_score(session: Session) -> Evaluation:
     """Draw pictures, score them, and tell observers."""
-    settings = session.settings
-    done = evaluate(
-        session.policy,
-        settings.recipe.sampler,
-        session.decode,
-        session.watched,
-        session.eval_prompts,
-        settings.eval,
-        session.pieces.sample,
-        settings.train.bad_scores == "drop",
-        lambda: stop_here(session.ranks),
-    )
+    done = draw(session, session.watched)
     event = Evaluated(
         session.epoch,
-        settings.eval.steps,
+        session.settings.eval.steps,
         done.prompts,
         done.images,
         dict(done.scores),
@@ -64,11 +62,30 @@ def draw_and_score(session: Session) -> Evaluation:
     return done
 
 
-def stop_here(ranks: Ranks) -> None:
-    """Stop this process if it was asked to; the others hear of it when they meet.
+def draw(session: Session, rewards: Sequence[ScoredBy]) -> Evaluation:
+    """Draw pictures and score them."""
+    settings, ranks = session.settings, session.ranks
+    meet = (lambda: refusing(ranks)) if ranks.in_step else (lambda: stopping(ranks))
+    return evaluate(
+        session.policy,
+        settings.recipe.sampler,
+        session.decode,
+        rewards,
+        session.eval_prompts,
+        settings.eval,
+        session.pieces.sample,
+        settings.train.bad_scores == "drop",
+        meet,
+    )
+
+
+@contextmanager
+def stopping(ranks: Ranks) -> Iterator[None]:
+    """Stop this process afterwards if it was asked to; the others hear of it when they meet.
 
     Raises:
         Interrupted: naming the signal.
     """
+    yield
     if number := ranks.asked():
         raise Interrupted(number)

@@ -73,9 +73,7 @@ class Exchange:
         if self.count == 1:
             return flag
         here = [float(p.grad is not None) for p in parameters]
-        told = torch.tensor([*here, float(flag)], device=self._device)
-        self._add(told, "flags")
-        *there, flags = told.tolist()
+        *there, flags = self.flags([*here, float(flag)])
         needed = [p for p, some in zip(parameters, there, strict=True) if some]
         for bucket in buckets(needed):
             flat = torch.cat([_gradient(p).flatten() for p in bucket])
@@ -84,6 +82,14 @@ class Exchange:
             for parameter, summed in zip(bucket, parts, strict=True):
                 parameter.grad = summed.view_as(parameter).to(parameter.dtype)
         return int(flags)
+
+    def flags(self, own: Sequence[float]) -> list[float]:
+        """Return the sum of all processes' numbers, one by one."""
+        if self.count == 1:
+            return list(own)
+        told = torch.tensor(own, device=self._device)
+        self._add(told, "flags")
+        return told.tolist()
 
     def wait(self) -> None:
         """Return when all processes are here."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from diffrl.errors import OutOfMemory, ProcessLost
+from diffrl.errors import OutOfMemory
 from diffrl.judge import Ledger, WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
@@ -150,9 +150,27 @@ def update(
 
         with alone_where_memory_ends(ranks):
             tally.losses += learnt(mine, pieces.micro, learn, policy.trained.values())
+            if ranks.in_step:
+                ahead = pieces.micro.pieces(share.most(whole)) - pieces.micro.pieces(len(mine.rows))
+                keep_pace(recipe, policy, ranks, tally, whole, ahead)
         if whole.commit:
             tally.grad_norms.append(ranks.commit())
             batches.stop()
+
+
+def keep_pace(
+    recipe: Recipe, policy: UNetPolicy, ranks: Ranks, tally: Tally, whole: Minibatch, count: int
+) -> None:
+    """Go through a tuple some times without learning from it, as other processes do from theirs.
+
+    Where weights are split, all processes must make as many passes as the one that makes most.
+    """
+    rows = torch.arange(whole.rows.shape[1])[None]
+    one = Minibatch(rows, whole.steps[:1], commit=False, weight=0.0)
+    for _ in range(count):
+        policy.noise_rng = Streams([0])
+        batch = moved(gather(tally.found.rollout, tally.advantages, one), policy.device)
+        ranks.backward(one.weight * recipe.loss(policy, batch).value)
 
 
 @contextlib.contextmanager
@@ -169,7 +187,7 @@ def alone_where_memory_ends(ranks: Ranks) -> Iterator[None]:
     except OutOfMemory as error:
         if ranks.count == 1:
             raise
-        raise ProcessLost(f"process {ranks.number} of {ranks.count} is lost: {error}") from error
+        raise ranks.lost(error) from error
 
 
 def cut(minibatches: Iterable[Minibatch], tuples: int) -> Iterator[Minibatch]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from diffrl.errors import Interrupted, SettingsError
+from diffrl.errors import Interrupted, ProcessLost, SettingsError
+from diffrl.speed.sharding import is_split, together
 from diffrl.tensors import Tensor
 from diffrl.trainer.exchange import Exchange
 from diffrl.trainer.shares import Share
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(hours=2)
 """How long processes wait for one that evaluates, or whose reward is slow; the launcher sees at
 once when one dies."""
-
-
-SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
-"""Engines that do not keep all weights in every process."""
 
 
 class Ranks:
@@ -46,6 +43,8 @@ class Ranks:
         """Optimizer steps in a row whose gradient was not finite."""
         self.steps = 0
         """Optimizer steps of this process."""
+        self.in_step = False
+        """Whether weights are split, so that processes must call the network equally often."""
 
     def prepare(self, network: Any, optimizer: torch.optim.Optimizer) -> Any:
         """Return the network as the forward pass uses it, in the run's precision.
@@ -55,7 +54,9 @@ class Ranks:
         """
         prepared = self.accelerator.prepare_model(network, evaluation_mode=True)
         self._optimizer = self.accelerator.prepare_optimizer(optimizer)
-        self.exchange.same(self._parameters())
+        self.in_step = is_split(network)
+        if not self.in_step:
+            self.exchange.same(self._parameters())
         return prepared
 
     @property
@@ -83,6 +84,10 @@ class Ranks:
         """The number of this process among them, from 0 on."""
         return int(self.accelerator.process_index)
 
+    def lost(self, error: Exception) -> ProcessLost:
+        """Return what a process raises that the others cannot wait for."""
+        return ProcessLost(f"process {self.number} of {self.count} is lost: {error}")
+
     def backward(self, loss: Tensor) -> None:
         """Add to this process's gradients."""
         self.accelerator.backward(loss)
@@ -94,8 +99,12 @@ class Ranks:
         scaler sees to that, and lowers its scale.
         """
         parameters = self._parameters()
-        self._flags = self.exchange.gradients(parameters, self.asked())
-        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(parameters, self._max_norm))
+        if self.in_step:  # their parts of the gradients are added up already
+            self._flags = self.exchange.flags([float(self.asked())])[0]
+        else:
+            self._flags = self.exchange.gradients(parameters, self.asked())
+        clipped = self.accelerator.clip_grad_norm_(parameters, self._max_norm)
+        norm = torch.as_tensor(together(clipped))
         good = bool(norm.isfinite())
         if good or self.accelerator.scaler is not None:
             self._optimizer.step()
@@ -168,11 +177,6 @@ def accelerator(device: str, precision: str) -> Accelerator:
         )
     except ValueError as error:
         raise SettingsError([f"model.precision = {precision!r}: {error}"]) from None
-    if (engine := str(made.distributed_type.value)) in SHARDED:
-        raise SettingsError(
-            [f"accelerate's engine {engine} splits weights between processes, which diffrl cannot "
-             f"train; launch without it (each process then holds all weights)"]
-        )  # fmt: skip
     if device != "auto" and made.device.type != kind:
         raise SettingsError([f"model.device = {device!r}: this machine offers {made.device.type}"])
     return made

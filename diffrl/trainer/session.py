@@ -25,6 +25,7 @@ from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
 from diffrl.speed.fitting import Pieces
 from diffrl.speed.memory import put_text_encoder_away
+from diffrl.speed.sharding import split
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.checkpoint import Position
 from diffrl.trainer.ranks import Ranks, log_into
@@ -122,7 +123,7 @@ def build(
     if settings.speed.low_memory:
         put_text_encoder_away(pipeline, policy, [*prompts[0], *prompts[1]])
     sizes = (train.sample_batch, train.micro_batch, train.decode_batch)
-    pieces = Pieces.of(*sizes, made.device.type)
+    pieces = Pieces.of(*sizes, made.device.type, ranks.in_step)
     return Session(
         settings=settings,
         folder=folder,
@@ -159,6 +160,8 @@ def build_policy(settings: Settings, ranks: Ranks, pipeline: Any, seed: int) -> 
     else:
         train_all(unet)
     ready(pipeline, settings.speed)
+    if (kind := settings.speed.shard) != "off" and ranks.count > 1:
+        split(unet, kind)
     call = ranks.prepare(unet, adamw(unet, settings.optimizer))
     model, speed = settings.model, settings.speed
     return policy_of(

@@ -42,6 +42,12 @@ class Share:
         return self.owned[self.rank]
 
     @property
+    def filled(self) -> tuple[int, ...]:
+        """The groups of this process, and its first again until there are as many as any has."""
+        most = max(len(groups) for groups in self.owned)
+        return self.own + self.own[:1] * (most - len(self.own))
+
+    @property
     def prompts(self) -> Prompts:
         """What every row of the epoch is asked to show, without conditions."""
         group = torch.arange(len(self.text)).repeat_interleave(self.rows)
@@ -102,6 +108,13 @@ class Share:
         rows = torch.searchsorted(self.own_rows, whole.rows[places])
         weight = whole.weight * len(places) / max(len(group), 1)
         return replace(whole, rows=rows, steps=whole.steps[places], weight=weight), places
+
+    def most(self, whole: Minibatch) -> int:
+        """Return how many tuples of a minibatch the process has that has most of them."""
+        owner = torch.zeros(len(self.text), dtype=torch.long)
+        for rank, groups in enumerate(self.owned):
+            owner[list(groups)] = rank
+        return int(owner[whole.rows[:, 0] // self.rows].bincount().max())
 
     def _rows(self, groups: Sequence[int]) -> Int[Tensor, "n"]:
         first = torch.tensor(groups, dtype=torch.long) * self.rows

@@ -14,6 +14,7 @@ from diffrl.speed.compiling import compile_forward, compile_problems
 from diffrl.speed.formats import channels_last, half_norms, multiply_in_tf32
 from diffrl.speed.graphs import graph_forward, graph_problems
 from diffrl.speed.memory import save_memory
+from diffrl.trainer.engines import shard_problems
 
 
 def speed_problems(settings: Settings) -> list[str]:
@@ -21,13 +22,14 @@ def speed_problems(settings: Settings) -> list[str]:
     speed, device = settings.speed, settings.model.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = compile_problems(speed.compile, device)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    found = compile_problems(speed.compile, device) + shard_problems(settings, processes)
     beside = {
         f"speed.compile = {speed.compile!r}": speed.compile != "off",
         "speed.merge": speed.merge,
         "speed.low_memory": speed.low_memory,
     }
-    found += graph_problems(speed.graphs, device, int(os.environ.get("WORLD_SIZE", "1")), beside)
+    found += graph_problems(speed.graphs, device, processes, beside)
     if speed.merge and settings.adapter.kind == "full":
         found.append("speed.merge = True: with adapter.kind = 'full' there is nothing to merge")
     if speed.low_memory and not speed.cache_text:

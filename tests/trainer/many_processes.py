@@ -13,6 +13,7 @@ import torch
 
 import diffrl.trainer as trainer
 from diffrl.settings.resolve import resolve
+from diffrl.speed.sharding import whole
 
 
 def picky(images, text):
@@ -36,6 +37,11 @@ def full(session):
     return session
 
 
+def held(weight):
+    """Return how many numbers of a weight are in this process."""
+    return getattr(weight, "to_local", lambda: weight)().numel()
+
+
 def main(folder, algorithms, reward, sets):
     torch.set_num_threads(1)
     built, build = [], trainer.build
@@ -47,7 +53,8 @@ def main(folder, algorithms, reward, sets):
         session = built.pop()
         rank = session.ranks.accelerator.process_index
         found = {
-            "weights": {n: p.detach() for n, p in session.policy.trained.items()},
+            "weights": whole({n: p.detach() for n, p in session.policy.trained.items()}),
+            "held": sum(held(p) for p in session.policy.trained.values()),
             "memory": {f"{k}": v for k, v in session.memory.history.items()},
             "handed": dict(session.ranks.exchange.handed),
         }
