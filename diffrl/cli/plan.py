@@ -43,7 +43,12 @@ def plan(request: Request, place: Place, as_json: bool) -> int:
     Raises:
         DiffrlError: naming what is wrong with the settings or the device.
     """
+    from diffrl.errors import SettingsError
+    from diffrl.trainer.engines import settled, shard_problems
+
     settings = new(request)
+    if problems := shard_problems(settings := settled(settings, {}), place.processes):
+        raise SettingsError(problems)
     made = planned(settings, place)
     if as_json:
         typer.echo(json.dumps(made.as_json(), indent=2))

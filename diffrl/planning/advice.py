@@ -40,7 +40,7 @@ class Change:
 def suggestions(estimate: Estimate, most: int = 3) -> tuple[Suggestion, ...]:
     """Return settings with which a run fits, those first that change its results least."""
     found: list[Suggestion] = []
-    for change in _changes(estimate.settings):
+    for change in _changes(estimate.settings, estimate.processes):
         changed = change.apply(estimate.settings)
         same = changed is estimate.settings
         start = replace(estimate, settings=changed, costs=estimate.counted if same else None)
@@ -84,9 +84,13 @@ def _halvings(plan: Plan) -> int:
     return max(1, math.floor(math.log2(plan.largest.bytes / plan.room)))
 
 
-def _changes(settings: Settings) -> Iterator[Change]:
+def _changes(settings: Settings, processes: int) -> Iterator[Change]:
     """Yield ways to need less memory, the mildest first."""
     yield Change((), "", lambda s: s)
+    full = settings.adapter.kind == "full"
+    if full and processes > 1 and settings.speed.shard != "weights":
+        note = "processes split the weights, and send them to each other"
+        yield Change(("speed.shard=weights",), note, lambda s: _shard(s, "weights"))
     low = "bf16" if settings.model.precision == "fp32" else settings.model.precision
     rewards = [w.reward.name for w in settings.rewards if _precise(w.reward)]
     if rewards:
@@ -94,8 +98,9 @@ def _changes(settings: Settings) -> Iterator[Change]:
         yield Change(sets, "scores are rounded", _coarser_rewards)
     if low != settings.model.precision:
         yield Change((f"model.precision={low}",), "the network computes in half precision", _half)
-    if settings.adapter.kind == "full":
-        yield Change(("adapter.kind=lora",), "adapters are trained in place of all weights", _lora)
+    if full:
+        sets = ("adapter.kind=lora", *(["speed.shard=off"] * (settings.speed.shard != "off")))
+        yield Change(sets, "adapters are trained in place of all weights", _lora)
     if rewards and low != settings.model.precision:
         sets = tuple(f"rewards.{name}.precision=bf16" for name in rewards)
         note = "network and rewards compute in half precision"
@@ -121,4 +126,9 @@ def _half(settings: Settings) -> Settings:
 
 
 def _lora(settings: Settings) -> Settings:
-    return replace(settings, adapter=settings.adapter.model_copy(update={"kind": "lora"}))
+    whole = _shard(settings, "off")
+    return replace(whole, adapter=settings.adapter.model_copy(update={"kind": "lora"}))
+
+
+def _shard(settings: Settings, kind: str) -> Settings:
+    return replace(settings, speed=settings.speed.model_copy(update={"shard": kind}))

@@ -12,7 +12,7 @@ from diffrl.planning.configs import PipelineConfig, pipeline_config
 from diffrl.planning.costs import Costs, shapes
 from diffrl.planning.counting import Counting, Epoch
 from diffrl.planning.devices import Device
-from diffrl.planning.memory import held, slack, trained_bytes
+from diffrl.planning.memory import held, own_bytes, slack
 from diffrl.planning.plan import Part, Phase, Plan
 from diffrl.planning.probe import Probe, Shape
 from diffrl.planning.stand_ins import FORWARD
@@ -120,7 +120,7 @@ class Estimate:
     def _phases(self) -> tuple[Phase, ...]:
         """Return the phases of an epoch: memory of its largest calls, time of the mean length."""
         costs, epochs, shape = self.counted, self.epochs, self.shape
-        trained = trained_bytes(costs)
+        trained = own_bytes(self.settings, costs, self.processes)
         rollout = Part("rollout", max(e.held for e in epochs))
         gradients = Part("gradients", trained)
         graded = any(e.graded for e in epochs)

@@ -8,6 +8,7 @@ from diffrl.planning.networks import bytes_of
 from diffrl.planning.plan import Part
 from diffrl.planning.probe import Probe
 from diffrl.settings import Settings
+from diffrl.speed.sharding import BLOCKS
 
 CONTEXT = GIB // 2
 """Bytes of a CUDA context with its libraries, where there is none to measure. An assumption."""
@@ -24,15 +25,37 @@ def trained_bytes(costs: Costs) -> int:
     return 4 * sum(p.numel() for p in costs.made.trained)
 
 
+def own_bytes(settings: Settings, costs: Costs, processes: int) -> int:
+    """Return the bytes of what is trained, or of a process's part where it is split."""
+    return -(-trained_bytes(costs) // (processes if settings.speed.shard != "off" else 1))
+
+
+def gathered_bytes(settings: Settings, costs: Costs, processes: int) -> int:
+    """Return the bytes of split weights that are put together for a call, at the most.
+
+    Of weights that are split, too, one block computes, the next one comes, and a block's gradients
+    are on their way; what is in no block stays together during a call.
+    """
+    if settings.speed.shard == "off" or processes == 1:
+        return 0
+    every = trained_bytes(costs)
+    if settings.speed.shard == "gradients":
+        return every
+    blocks = [bytes_of(m) for m in costs.made.unet.modules() if type(m).__name__ in BLOCKS]
+    return min(every, every - sum(blocks) + 3 * max(blocks, default=0))
+
+
 def held(
     settings: Settings, costs: Costs, processes: int, measured: Probe | None
 ) -> tuple[Part, ...]:
     """Return what one process holds all the time."""
-    made, trained, cpu = costs.made, trained_bytes(costs), costs.place == "cpu"
+    made, cpu = costs.made, costs.place == "cpu"
+    trained = own_bytes(settings, costs, processes)
+    gathered = gathered_bytes(settings, costs, processes)
     started = measured.started if measured else LIBRARIES if cpu else CONTEXT
     parts = [
         Part("libraries" if cpu else "CUDA context", started),
-        Part("UNet, frozen weights", bytes_of(made.unet) - trained),
+        Part("UNet, frozen weights", bytes_of(made.unet) - trained_bytes(costs)),
         Part("VAE and text encoder", bytes_of(made.vae) + bytes_of(made.text_encoder)),
         Part("rewards", reward_bytes(settings, made)),
         Part("trained weights", trained),
@@ -41,7 +64,9 @@ def held(
     ]
     if settings.adapter.kind == "lora":  # see diffrl.trainer.moment
         parts.append(Part("state to go back to", 4 * trained))
-    if processes > 1:
+    if gathered:
+        parts.append(Part("weights put together", gathered))
+    elif processes > 1:
         parts.append(Part("gradients in exchange", trained))
     return tuple(part for part in parts if part.bytes)
 

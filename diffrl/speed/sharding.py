@@ -62,10 +62,9 @@ def regather(unet: Any) -> None:
         module.reshard()
 
 
-def together(value: Tensor) -> Tensor:
+def together(value: Any) -> Any:
     """Return a tensor put together, if it is split; every process must call it."""
-    part: Any = value
-    return part.full_tensor() if _is_part(value) else value
+    return value.full_tensor() if _is_part(value) else value
 
 
 def whole(value: Any, keep: bool = True) -> Any:
@@ -85,11 +84,15 @@ def whole(value: Any, keep: bool = True) -> Any:
 
 
 def alike(value: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor as another one is: on its device, or the part that it is."""
-    placed = value.to(like.device)
+    """Return a whole tensor as another of its shape is: on its device, in its layout, or its part.
+
+    Fused optimizers go through a weight and its state side by side in memory, whatever their
+    strides say, so that the state of a channels-last weight must be channels-last, too.
+    """
     part: Any = like
-    if not _is_part(like) or placed.shape != like.shape:
-        return placed
+    if not _is_part(like):
+        return torch.empty_like(like, dtype=value.dtype).copy_(value)
+    placed = value.to(like.device)
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(placed, part.device_mesh, part.placements, src_data_rank=None)

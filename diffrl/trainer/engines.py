@@ -17,7 +17,7 @@ STAGES = {0: "off", 1: "gradients", 2: "gradients", 3: "weights"}
 
 STRATEGIES = {
     "FULL_SHARD": "weights", "SHARD_GRAD_OP": "gradients", "NO_SHARD": "off",
-    "TRUE": "weights", "FALSE": "gradients",
+    "TRUE": "weights", "FALSE": "gradients", "NO_RESHARD": "gradients",
 }  # fmt: skip
 """By what accelerate hands on of FSDP 1 (`FSDP_SHARDING_STRATEGY`) and 2 (`…_AFTER_FORWARD`)."""
 
@@ -111,17 +111,24 @@ def of_file(path: Path, settings: Settings) -> Asked:
                              f"DeepSpeed configuration ({why})",))  # fmt: skip
     if not isinstance(said, dict):
         return Asked("off", (f"{path}: expected a JSON object, as DeepSpeed's configurations are",))
-    problems = [f"{path}: {one}" for one in _unlike(said, settings)]
+    needed = {"zero_optimization": "a stage", "bf16": "enabled", "fp16": "enabled"}
+    odd = [n for n in needed if not isinstance(said.get(n, {}), dict)]
+    if odd:
+        lines = (f"{path}: {n}: expected an object with {needed[n]}" for n in odd)
+        return Asked("off", tuple(lines))
     zero = said.get("zero_optimization", {})
-    stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
-    if stage not in STAGES:
+    stage = zero.get("stage", 0)
+    kind = STAGES.get(stage) if isinstance(stage, int) else None
+    problems = [f"{path}: {one}" for one in _unlike(said, settings)]
+    if kind is None:
         problems.append(f"{path}: zero_optimization.stage = {stage!r}: expected 0, 1, 2 or 3")
     for part in ("optimizer", "param"):
-        held = zero.get(f"offload_{part}") if isinstance(zero, dict) else None
-        if isinstance(held, dict) and held.get("device", "none") not in ("none", None):
-            where = f"{path}: zero_optimization.offload_{part}.device = {held['device']!r}"
+        held = zero.get(f"offload_{part}")
+        place = held.get("device") if isinstance(held, dict) else None
+        if place not in ("none", None):
+            where = f"{path}: zero_optimization.offload_{part}.device = {place!r}"
             problems.append(_offloaded(where))
-    return Asked(STAGES.get(stage, "off"), tuple(problems))
+    return Asked(kind or "off", tuple(problems))
 
 
 def _of_deepspeed_flags(environ: Mapping[str, str], settings: Settings) -> Asked:
@@ -150,7 +157,7 @@ def _unlike(said: Mapping[str, Any], settings: Settings) -> Iterator[str]:
     for section in ("optimizer", "scheduler"):
         if section in said:
             yield f"{section}: expected none; diffrl's own is set by optimizer.lr and the like"
-    on = [name for name in ("bf16", "fp16") if (said.get(name) or {}).get("enabled") is True]
+    on = [name for name in ("bf16", "fp16") if said.get(name, {}).get("enabled") is True]
     if on and on[0] != settings.model.precision:
         yield f"{on[0]}.enabled: the run is in {settings.model.precision}; add --precision {on[0]}"
     clip = said.get("gradient_clipping", "auto")

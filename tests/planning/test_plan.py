@@ -70,6 +70,31 @@ def test_an_algorithm_of_strangers_is_planned(estimated, examples, monkeypatch):
         registry().unregister(module)
 
 
+def test_processes_that_split_weights_hold_a_part_of_what_is_trained(estimated):
+    def held(shard):
+        sets = ("adapter.kind=full", f"speed.shard={shard}")
+        plan = estimated("ddpo", "emoji", processes=4, sets=sets).plan()
+        assert {p.name: p.bytes for p in plan.phases[3].held}["gradients"] > 0
+        return {part.name: part.bytes for part in (*plan.held, *plan.phases[3].held)}
+
+    off, gradients, weights = held("off"), held("gradients"), held("weights")
+    for name in ("trained weights", "old and base weights", "optimizer", "gradients"):
+        assert gradients[name] == weights[name] == pytest.approx(off[name] / 4, abs=4)
+    assert gradients["weights put together"] == off["trained weights"]
+    assert 0 < weights["weights put together"] < off["trained weights"]
+    assert "weights put together" not in off and "gradients in exchange" not in weights
+    assert "UNet, frozen weights" not in {**off, **weights}
+
+
+def test_splitting_weights_is_advised_first_where_only_that_helps(estimated):
+    sets = ("adapter.kind=full", "train.micro_batch=1", "train.decode_batch=1")
+    whole = estimated("ddpo", "emoji", processes=64, sets=sets)
+    place = Device("a GPU", "cuda", int(whole.plan().bytes - 2e7), 1.0)
+    estimate = estimated("ddpo", "emoji", place, processes=64, sets=sets)
+    assert not estimate.plan().fits
+    assert any(one.settings[0] == "speed.shard=weights" for one in suggestions(estimate))
+
+
 @pytest.mark.slow
 def test_every_suggestion_fits_and_nothing_twice_its_size_does(estimated, cpu):
     sets = ("train.micro_batch=64", "train.decode_batch=64", "sampler.steps=4")

@@ -49,9 +49,12 @@ def environment(**more):
     return {**os.environ, **own, **more}
 
 
-def launched(*arguments, memory_ends="-1,-1", **options):
+def launched(*arguments, memory_ends="-1,-1", tired="", **options):
     """Train, and return what came of it."""
-    words, around = command(*arguments, **options), environment(MEMORY_ENDS=memory_ends)
+    words, around = (
+        command(*arguments, **options),
+        environment(MEMORY_ENDS=memory_ends, TIRED=tired),
+    )
     return subprocess.run(words, capture_output=True, text=True, timeout=400, env=around)
 
 

@@ -56,6 +56,23 @@ def test_metrics_of_a_resumed_run_equal_those_of_an_uninterrupted_one(tiny_run, 
     assert untimed(lines) == untimed(tiny_run.metrics)
 
 
+def test_full_finetuning_resumes_bit_for_bit_whatever_the_layout_of_its_weights(
+    tiny_sets, tmp_path
+):
+    sets = [*tiny_sets, "adapter.kind=full", "optimizer.lr=1e-4", "optimizer.fused=on"]
+    sets += ["speed.channels_last=true", "eval.every=0"]
+    found = []
+    for name, epochs in (("whole", 3), ("cut", 2)):
+        folder = tmp_path / name
+        train("sdpo", "pickscore", sets=sets, epochs=epochs, output=folder, live=False)
+        if epochs < 3:
+            flags = {"train.epochs": (3, "--epochs 3")}
+            run(load(folder / "settings.toml", flags=flags), resume=folder)
+        found.append(checkpoint.read(folder / "checkpoints" / "3")["trained"])
+    for name, weight in found[0].items():
+        assert torch.equal(weight, found[1][name]), name
+
+
 def test_epochs_after_the_checkpoint_are_written_anew(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.folder, folder)
