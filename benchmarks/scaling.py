@@ -2,10 +2,11 @@
 
     python benchmarks/scaling.py [--epochs 3]
 
-Trains the emoji world's SDPO on one process and on two, with adapters and with all weights, one
-thread each. Counts bytes where they are handed to collective operations, reads what crossed the
-loopback interface, and puts both beside the formula; then writes what the formula says of
-SD-Turbo on 8, 64 and 512 GPUs. Nothing else should run on the machine meanwhile.
+Trains the emoji world's SDPO on one process and on two, with adapters, with all weights and with
+weights that both split, one thread each. Counts bytes where they are handed to collective
+operations, reads what crossed the loopback interface, and puts both beside the formula; then writes
+what the formula says of SD-Turbo on 8, 64 and 512 GPUs. Nothing else should run on the machine
+meanwhile.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,24 @@ from diffrl.folder import environment
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "scaling.json"
-KINDS = {"adapters": ["adapter.kind=lora"], "all weights": ["adapter.kind=full"]}
+SPLIT = "all weights, split"
+KINDS = {
+    "adapters": ["adapter.kind=lora"],
+    "all weights": ["adapter.kind=full"],
+    SPLIT: ["adapter.kind=full", "speed.shard=weights"],
+}
 COMMON = ["train.overlap=off", "eval.images=2", "eval.every=0", "model.device=cpu"]
 
 SD_TURBO = {"adapters": (829_952, 256), "all weights": (865_910_724, 686)}
+SD_TURBO[SPLIT] = SD_TURBO["all weights"]
 """Trained weights and tensors: LoRA of rank 4, and the whole UNet."""
 
 PER_GPU, STEPS, QUERIES, UPDATES = 64, 50, 3, 100
 """The sd-turbo preset on 4 GPUs, kept per GPU as their number grows."""
+
+DRAWN, LEARNT, TRAINED = 16, 16, 48
+"""Rows of a call in sampling and in updates, as may fit where weights are split; and the steps of
+each trajectory that are trained."""
 
 INSIDE, BETWEEN, LATENCY, NODE = 450e9, 50e9, 20e-6, 8
 """Bytes per second of NVLink 4 in one direction, and of a 400 Gb/s network card for each GPU;
@@ -77,11 +89,14 @@ def train(kind: str, folder: str, epochs: int) -> None:
     from diffrl.settings.resolve import resolve
 
     torch.set_num_threads(1)
-    sessions, build = [], trainer.build
+    sessions, build, calls = [], trainer.build, Counter[str]()
 
     def kept(*given: Any) -> Any:
-        sessions.append(build(*given))
-        return sessions[-1]
+        sessions.append(made := build(*given))
+        unet, ranks, backward = made.pipeline.unet, made.ranks, made.ranks.backward
+        unet.register_forward_pre_hook(lambda *_: calls.update(["calls"]))
+        ranks.backward = lambda loss: (calls.update(["backward"]), backward(loss))
+        return made
 
     trainer.build = kept
     sets = [*KINDS[kind], *COMMON, f"train.epochs={epochs}"]
@@ -90,6 +105,8 @@ def train(kind: str, folder: str, epochs: int) -> None:
     lines, recipe = run.metrics[1:], sessions[0].settings.recipe
     found = {
         "handed": dict(ranks.exchange.handed),
+        "calls": calls["calls"],
+        "backward": calls["backward"],
         "trained": sum(p.numel() for p in policy.trained.values()),
         "tensors": len(policy.trained),
         "updates": sum(line["updates"] for line in lines),
@@ -109,12 +126,14 @@ def compared(kind: str, epochs: int) -> dict[str, Any]:
         before = loopback()
         first, second = launched(kind, Path(work) / "two", epochs, 2)
         crossed = loopback() - before
-    formula = by_formula(first, processes=2)
+    formula = by_formula(first, 2, split=kind == SPLIT)
     counted = {name: first["handed"].get(name, 0) for name in (*formula, "words", "weights")}
     return {
         "trained": first["trained"],
         "tensors": first["tensors"],
         "updates": first["updates"],
+        "calls": first["calls"],
+        "backward": first["backward"],
         "formula": formula,
         "counted": counted,
         "counted_by_the_second": second["handed"],
@@ -123,12 +142,25 @@ def compared(kind: str, epochs: int) -> dict[str, Any]:
     }
 
 
-def by_formula(run: dict[str, Any], processes: int) -> dict[str, float]:
-    """Return what each process hands over in a run, by purpose."""
+def by_formula(run: dict[str, Any], processes: int, split: bool) -> dict[str, float]:
+    """Return what each process hands over in a run, by purpose.
+
+    Of split weights it is what crosses the link of a process, at each call of the network and once
+    more at each backward pass; there gradients do, too.
+    """
     rows = math.ceil(run["trajectories"] / processes)
-    return {
+    part = 4 * run["trained"] * (processes - 1) / processes
+    whole = {
         "gradients": 4 * run["trained"] * run["updates"],
         "flags": 4 * (run["tensors"] + 1) * run["updates"],
+    }
+    parts = {
+        "weights of calls": part * (run["calls"] + run["backward"]),
+        "gradients": part * run["backward"],
+        "flags": 4 * run["updates"],
+    }
+    return {
+        **(parts if split else whole),
         "rewards": 4 * run["steps"] * rows,
         "scores": (8 + 4) * run["queries"] / processes,
     }
@@ -143,13 +175,18 @@ def projected(kind: str, gpus: int) -> dict[str, Any]:
         "tensors": tensors,
         "updates": UPDATES,
         "steps": STEPS,
+        "backward": (backward := math.ceil(PER_GPU * TRAINED / LEARNT)),
+        "calls": STEPS * math.ceil(PER_GPU / DRAWN) + backward,
         "queries": QUERIES * PER_GPU * gpus,
     }
-    parts = by_formula(run, gpus)
+    parts = by_formula(run, gpus, kind == SPLIT)
     rate = INSIDE if gpus <= NODE else BETWEEN
-    ring = 2 * (gpus - 1) / gpus * parts["gradients"] / rate
     waits = UPDATES * 2 * 2 * LATENCY * math.log2(gpus)  # gradients and flags
-    return {"kind": kind, "gpus": gpus, "bytes": parts, "seconds": ring + waits}
+    if kind == SPLIT:  # what waits for a block's weights is not known before it is measured
+        sent = (parts["weights of calls"] + parts["gradients"]) / rate
+    else:
+        sent = 2 * (gpus - 1) / gpus * parts["gradients"] / rate  # a ring
+    return {"kind": kind, "gpus": gpus, "bytes": parts, "seconds": sent + waits}
 
 
 def launched(kind: str, folder: Path, epochs: int, processes: int) -> list[dict[str, Any]]:

@@ -11,6 +11,9 @@ from generators.markdown import commit, table
 
 RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "scaling.json"
 
+SPLIT = "weights of calls"
+"""What is handed over where weights are split alone. FSDP does it, whose bytes are not counted."""
+
 
 def scaling() -> str:
     """Return counted bytes beside the formula, and what it says of SD-Turbo."""
@@ -23,8 +26,8 @@ def scaling() -> str:
         (
             one["kind"],
             str(one["gpus"]),
-            size(one["bytes"]["gradients"]),
-            size(sum(one["bytes"].values()) - one["bytes"]["gradients"]),
+            size(heavy(one["bytes"])),
+            size(sum(one["bytes"].values()) - heavy(one["bytes"])),
             f"{one['seconds']:.2f} s",
         )
         for one in found["sd_turbo"]
@@ -36,7 +39,8 @@ def scaling() -> str:
     )
     assuming = (
         f"By the formula, an epoch of SD-Turbo with {assumed['trajectories_per_gpu']} trajectories "
-        f"for each GPU and {assumed['updates']} optimizer steps; assumed, not measured: "
+        f"for each GPU and {assumed['updates']} optimizer steps, bytes "
+        f"of each process; assumed, not measured: "
         f"{assumed['bytes_per_second_inside'] / 1e9:.0f} GB/s inside a machine of "
         f"{assumed['gpus_of_a_machine']}, {assumed['bytes_per_second_between'] / 1e9:.0f} GB/s "
         f"between machines, {assumed['latency_seconds'] * 1e6:.0f} µs for each stage."
@@ -51,7 +55,16 @@ def scaling() -> str:
             "",
             assuming,
             "",
-            table(("trained", "GPUs", "gradients per process", "all else", "time per epoch"), rows),
+            table(
+                (
+                    "trained",
+                    "GPUs",
+                    "weights and gradients",
+                    "all else",
+                    "time per epoch",
+                ),
+                rows,
+            ),
         ]
     )
 
@@ -67,13 +80,25 @@ def lines(kind: str, run: Mapping[str, Any]) -> list[tuple[str, ...]]:
             f"{abs(run['counted'][purpose] / wanted - 1):.1%}",
         )
         for purpose, wanted in run["formula"].items()
+        if SPLIT not in run["formula"] or purpose not in (SPLIT, "gradients")
     ]
+
+
+def heavy(parts: Mapping[str, float]) -> float:
+    """Return the bytes of gradients, and of split weights."""
+    return parts["gradients"] + parts.get(SPLIT, 0)
 
 
 def crossed(kind: str, run: Mapping[str, Any]) -> str:
     """Return what was read off the network, beside what the formula has both processes send."""
-    expected = 2 * run["formula"]["gradients"]  # a ring of two sends each byte once, both ways
+    expected = 2 * heavy(run["formula"])  # a ring of two sends each byte once, both ways
     first = run["counted"]["weights"]
+    if SPLIT in run["formula"]:
+        return (
+            f"- {kind}: {size(run['loopback'])} crossed the loopback interface; {size(expected)} "
+            f"of weights and gradients are expected, for {run['calls']} calls of the network and "
+            f"{run['backward']} backward passes."
+        )
     return (
         f"- {kind}: {size(run['loopback'])} crossed the loopback interface; {size(expected)} of "
         f"gradients and {size(first)} of first weights are expected."
