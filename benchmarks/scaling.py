@@ -105,6 +105,7 @@ def train(kind: str, folder: str, epochs: int) -> None:
     lines, recipe = run.metrics[1:], sessions[0].settings.recipe
     found = {
         "handed": dict(ranks.exchange.handed),
+        "saved": len(run.checkpoints),
         "calls": calls["calls"],
         "backward": calls["backward"],
         "trained": sum(p.numel() for p in policy.trained.values()),
@@ -132,6 +133,7 @@ def compared(kind: str, epochs: int) -> dict[str, Any]:
         "trained": first["trained"],
         "tensors": first["tensors"],
         "updates": first["updates"],
+        "saved": first["saved"],
         "calls": first["calls"],
         "backward": first["backward"],
         "formula": formula,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -37,10 +38,12 @@ def doctor(
     from diffrl.doctor import examine, read_pictures
     from diffrl.doctor.pictures import refuse_unfit
     from diffrl.trainer import checkpoint
+    from diffrl.trainer.engines import settled, unsplit
     from diffrl.trainer.preflight import preflight
     from diffrl.trainer.ranks import accelerator
     from diffrl.trainer.session import build
 
+    settings = unsplit(settled(settings, os.environ))
     given = None if pictures is None else read_pictures(pictures)
     if given is not None:
         refuse_unfit(settings, given.text)

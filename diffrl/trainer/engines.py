@@ -62,6 +62,11 @@ def settled(settings: Settings, environ: MutableMapping[str, str]) -> Settings:
     return replace(settings, speed=settings.speed.model_copy(update={"shard": asked.kind}))
 
 
+def unsplit(settings: Settings) -> Settings:
+    """Return settings with which every process holds all weights."""
+    return replace(settings, speed=settings.speed.model_copy(update={"shard": "off"}))
+
+
 def shard_problems(settings: Settings, processes: int) -> list[str]:
     """Return what keeps weights from being split, one line each."""
     speed, kind = settings.speed, settings.speed.shard

@@ -11,6 +11,9 @@ from generators.markdown import commit, table
 
 RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "scaling.json"
 
+SAVED = 4
+"""Numbers for each weight in a checkpoint: itself, `old`, and AdamW's two."""
+
 SPLIT = "weights of calls"
 """What is handed over where weights are split alone. FSDP does it, whose bytes are not counted."""
 
@@ -94,10 +97,14 @@ def crossed(kind: str, run: Mapping[str, Any]) -> str:
     expected = 2 * heavy(run["formula"])  # a ring of two sends each byte once, both ways
     first = run["counted"]["weights"]
     if SPLIT in run["formula"]:
+        expected += 2 * run["formula"]["gradients"]
+        expected += SAVED * 4 * run["trained"] * run["saved"]
         return (
             f"- {kind}: {size(run['loopback'])} crossed the loopback interface; {size(expected)} "
-            f"of weights and gradients are expected, for {run['calls']} calls of the network and "
-            f"{run['backward']} backward passes."
+            f"of weights and gradients are expected, for {run['calls']} calls of the network, "
+            f"{run['backward']} backward passes, whose gradients Gloo sends twice, and "
+            f"{run['saved']} checkpoint, for which weights, `old` and the optimizer's state are "
+            "put together."
         )
     return (
         f"- {kind}: {size(run['loopback'])} crossed the loopback interface; {size(expected)} of "
@@ -107,7 +114,7 @@ def crossed(kind: str, run: Mapping[str, Any]) -> str:
 
 def size(count: float) -> str:
     """Return a number of bytes in words."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
     return f"{count:.0f} B"

@@ -53,6 +53,11 @@ def test_prompts_that_a_watched_reward_does_not_know(refused, tmp_path):
     assert "leave it out with --set eval.watch=[]" in message
 
 
+def test_a_word_for_what_is_split_that_does_not_exist(refused):
+    message = refused("--set", "speed.shard=weight")
+    assert "speed.shard = 'weight': expected off, gradients, weights or a DeepSpeed" in message
+
+
 def test_an_output_folder_that_holds_a_run(refused, tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "settings.toml").touch()
