@@ -51,6 +51,15 @@ def split(unet: nn.Module, kind: str) -> None:
         module.set_force_sum_reduction_for_comms(True)  # Gloo cannot multiply on the way
 
 
+def can_split() -> bool:
+    """Return whether this PyTorch's FSDP2 adds up gradients as `split` asks it to."""
+    try:
+        from torch.distributed.fsdp import FSDPModule
+    except ImportError:
+        return False
+    return hasattr(FSDPModule, "set_force_sum_reduction_for_comms")
+
+
 def is_split(unet: Any) -> bool:
     """Return whether `split` was called on a UNet."""
     return hasattr(type(unet), "reshard")

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import __version__ as version
+
 from diffrl.errors import SettingsError, one_line
 from diffrl.settings import Settings
+from diffrl.speed.sharding import can_split
 
 KINDS = ("off", "gradients", "weights")
 STAGES = {0: "off", 1: "gradients", 2: "gradients", 3: "weights"}
@@ -73,6 +76,10 @@ def shard_problems(settings: Settings, processes: int) -> list[str]:
     if kind == "off" or processes == 1:
         return []
     found = []
+    if not can_split():
+        found.append(
+            f"speed.shard = {kind!r}: the FSDP2 of PyTorch {version} is too old; update it"
+        )
     if settings.adapter.kind != "full":
         found.append(
             f"speed.shard = {kind!r}: with adapters there is nothing to split; add --set "

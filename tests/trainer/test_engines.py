@@ -123,3 +123,9 @@ def test_what_keeps_weights_from_being_split_is_said_before_they_load():
     first, second = shard_problems(half, processes=2)
     assert first.startswith("model.precision = 'fp16': with speed.shard = 'weights' expected bf16")
     assert second == "speed.compile = 'default': not with speed.shard = 'weights'"
+
+
+def test_a_pytorch_without_what_is_needed_is_said(monkeypatch):
+    monkeypatch.delattr("torch.distributed.fsdp.FSDPModule.set_force_sum_reduction_for_comms")
+    (found,) = shard_problems(settings("speed.shard=weights"), processes=2)
+    assert found.endswith("is too old; update it")
