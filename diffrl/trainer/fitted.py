@@ -89,7 +89,8 @@ def learnt(
             one = part(whole, start, tuples)
             return len(one.rows), learn(one, start)
 
-        count, found = pieces.run(attempt, len(whole.rows) - start, undo=_way_back(weights))
+        weights_back = (lambda: None) if pieces.fixed else _way_back(weights)
+        count, found = pieces.run(attempt, len(whole.rows) - start, undo=weights_back)
         done.append(found)
         start += count
     return done
