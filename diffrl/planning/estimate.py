@@ -164,5 +164,7 @@ class Estimate:
         made = self.counted.made
         if unknown := sorted(r.name for r in (*made.rewards, *made.watched) if not r.counted):
             yield f"not counted, but for their files: {', '.join(unknown)}"
+        if self.settings.speed.shard != "off" and self.processes > 1:
+            yield "seconds are without those in which processes send each other weights"
         if self.device.kind != "cpu" and self.measured is None:
             yield "of GPUs one H200 alone was compared with this; leave some room"

@@ -75,6 +75,7 @@ def test_processes_that_split_weights_hold_a_part_of_what_is_trained(estimated):
         sets = ("adapter.kind=full", f"speed.shard={shard}")
         plan = estimated("ddpo", "emoji", processes=4, sets=sets).plan()
         assert {p.name: p.bytes for p in plan.phases[3].held}["gradients"] > 0
+        assert any("send each other weights" in note for note in plan.notes) == (shard != "off")
         return {part.name: part.bytes for part in (*plan.held, *plan.phases[3].held)}
 
     off, gradients, weights = held("off"), held("gradients"), held("weights")
