@@ -33,12 +33,18 @@ ACCURACY = "table-2-3"
 
 def main() -> None:
     """Run what is not finished yet, and write what there is."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tier", choices=list(TIERS), default="quick")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--tier", choices=list(TIERS), default="quick", help="default: quick")
     parser.add_argument("--only", nargs="+", choices=[*PARTS, ACCURACY], default=[*PARTS, ACCURACY])
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time; default: 2")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no run after these")
-    parser.add_argument("--folder", type=Path, default=ROOT / "ablations" / "paper")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "ablations" / "paper", help="of the runs"
+    )
     parser.add_argument("--records", type=Path, default=RECORDS, help="what is kept of every run")
     options = parser.parse_args()
     tier = TIERS[options.tier]

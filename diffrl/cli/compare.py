@@ -68,7 +68,8 @@ def _found(
             said, told = evidence.verdicts(a, b)
             verdicts += said
             problems += told
-        if not verdicts and own and answers[0]:
+        asked = [{kind[0].kind: kind[0].asked for kind in each} for each in (answers[0], own)]
+        if any(asked[0][kind] != asked[1][kind] for kind in asked[0].keys() & asked[1].keys()):
             problems.append(
                 f"{other.name}: evaluated on other prompts, noise, size or sampler than "
                 f"{contenders[0].name}; ask both the same with: diffrl eval RUN RUN"

@@ -222,6 +222,7 @@ def table(protocol: Protocol, cells: Sequence[Cell], rewards: Sequence[str]) -> 
         yield (
             f"{name}: {len(prompts)} prompts, pictures of each: {protocol.seeds}; ± half of the "
             f"95 % interval over {'prompts' if len(prompts) >= 8 else 'pictures'}; "
+            f"σ standard deviation of pictures; "
             f"in brackets: share of pictures better than the base model's"
         )
         for wanted in (list(rewards), list(dict.fromkeys(measures))):
@@ -237,5 +238,10 @@ def _entry(cell: Cell, name: str) -> str:
         return "–"
     one = cell.found[name]
     half = (one.high - one.low) / 2
-    text = f"{one.mean:.2f}" + (f" ±{half:.2f}" if half == half else "")
+    text = _short(one.mean) + (f" ±{_short(half)} σ{_short(one.std)}" if half == half else "")
     return f"{text} ({cell.wins[name].mean:.0f} %)" if name in cell.wins else text
+
+
+def _short(value: float) -> str:
+    """Return a number with two decimals, or as many as show two digits of a small one."""
+    return f"{value:.2f}" if abs(value) >= 0.1 or abs(value) < 1e-6 else f"{value:.2g}"

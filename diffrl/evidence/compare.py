@@ -16,6 +16,7 @@ from diffrl.measures import PICTURE
 from diffrl.paths import there
 from diffrl.settings import Settings
 from diffrl.settings.saved import tables
+from diffrl.settings.toml import write_value
 from diffrl.trainer.run import Run
 
 MEASURES = frozenset({*PICTURE, "moved", "moved-clip", "diversity", "diversity-clip"})
@@ -80,7 +81,7 @@ def settings_that_differ(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 def _flat(settings: Settings) -> dict[str, str]:
     found = {"algo": settings.recipe.name, "preset": settings.preset}
     for path, _, values in tables(settings):
-        found |= {f"{path}.{name}": str(value) for name, value in values.items()}
+        found |= {f"{path}.{name}": write_value(value).strip('"') for name, value in values.items()}
     return found
 
 
@@ -94,6 +95,13 @@ def last_common(contenders: Sequence[Contender]) -> tuple[int | None, list[str]]
         for run, own in zip(runs, each, strict=True)
         if max(own, default=0) < (epochs := run.settings.train.epochs)
     ]
+    if max(common, default=0) == 0 and all(any(own) for own in each):
+        at = "; ".join(f"{r.folder} at {max(own)}" for r, own in zip(runs, each, strict=True))
+        told.append(
+            f"no epoch of training was evaluated in all ({at}); ask all the same with: diffrl eval "
+            f"{' '.join(str(run.folder) for run in runs)}"
+        )
+        return None, told
     return max(common, default=None), told
 
 
@@ -152,6 +160,9 @@ def verdicts(one: Sequence[Answers], other: Sequence[Answers]) -> tuple[list[Ver
         if metric.split("/")[-2] not in apart and (said := _verdict(metric, one, other)):
             found.append(said)
     told = [f"reward {name!r} is not the same in both; left out" for name in sorted(apart)]
+    names = {name for a in every for name in a.rewards}
+    lacking = sorted(name for name in names if any(name not in a.rewards for a in every))
+    told += [f"reward {name!r} scored the pictures of one alone; left out" for name in lacking]
     return found, told
 
 

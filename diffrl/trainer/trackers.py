@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from diffrl.errors import did_you_mean
+from diffrl.errors import SettingsError, did_you_mean, one_line
 from diffrl.events import EpochDone, Evaluated, RunStarted
 from diffrl.folder import write
 from diffrl.hookspecs import hookimpl
@@ -42,7 +42,11 @@ class TrackerObserver:
         for name in track:  # one by one: they differ in what they call a project
             made.log_with, made.trackers = [name], []
             project = "tensorboard" if name == "tensorboard" else PROJECT
-            made.init_trackers(project, init_kwargs={name: options(name, event)})
+            try:
+                made.init_trackers(project, init_kwargs={name: options(name, event)})
+            except Exception as error:
+                made.trackers = opened
+                raise SettingsError([_unstarted(name, error)]) from error
             opened += made.trackers
         made.log_with, made.trackers = list(track), opened
         for tracker in (t for t in made.trackers if t.name != "tensorboard"):
@@ -97,4 +101,23 @@ def tracker_problems(track: Sequence[str]) -> list[str]:
         elif importlib.util.find_spec(name) is None:
             package = PACKAGES.get(name, name)
             found.append(f"train.track: {name!r} is not installed; pip install {package}")
+        elif name == "wandb" and not _knows_wandb():
+            found.append("train.track: 'wandb' does not know who you are; run wandb login, or set "
+                         "WANDB_MODE=offline")  # fmt: skip
     return found
+
+
+def _knows_wandb() -> bool:
+    """Return whether Weights & Biases has a key, needs none, or cannot be asked."""
+    if os.environ.get("WANDB_MODE", "online") != "online" or os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        import wandb
+
+        return bool(wandb.api.api_key)
+    except Exception:
+        return True
+
+
+def _unstarted(name: str, error: Exception) -> str:
+    return f"train.track: {name!r} did not start: {one_line(str(error))[:200]}"

@@ -62,6 +62,24 @@ def test_rewards_of_one_name_but_other_settings_are_not_compared():
     assert found == [] and told == ["reward 'cost' is not the same in both; left out"]
 
 
+def test_a_reward_of_one_alone_is_named():
+    both = {"cost": {"scale": 1}}
+    one, other = answer([1.0] * 10, both), answer([2.0] * 10, {**both, "beauty": {}})
+    found, told = compare.verdicts([one], [other])
+    assert len(found) == 1
+    assert told == ["reward 'beauty' scored the pictures of one alone; left out"]
+
+
+def test_runs_that_share_no_epoch_but_the_untrained_one_are_not_compared(runs, command, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, gone in ((one, "00001.json"), (other, "00002.json")):
+        shutil.copytree(runs / "sdpo/1", folder)
+        (folder / "evaluations" / gone).unlink()
+    code, out, err = command("compare", one, other)
+    assert code == 2 and "epoch 0" not in out
+    assert "no epoch of training was evaluated in all" in err and "diffrl eval" in err
+
+
 def test_pictures_without_a_score_are_left_out_of_a_pair():
     nan = float("nan")
     one = answer([nan, *(float(i) for i in range(9))])
@@ -94,6 +112,11 @@ def test_evaluations_of_two_runs_are_compared_as_well(runs, command, tmp_path):
     assert command("eval", *pair, *some, "-o", tmp_path / "e.json")[0] == 0
     _, out, _ = command("compare", runs / "ddpo/1", runs / "ddpo/2")
     assert "unseen/jpeg-compressibility/3-step" in out and "unseen/moved/3-step" in out
+    shutil.copytree(runs / "ddpo/2", tmp_path / "other")
+    assert command("eval", tmp_path / "other", *some, "--seed", "9")[0] == 0
+    code, out, told = command("compare", runs / "ddpo/1", tmp_path / "other")
+    assert code == 2 and "unseen/moved/3-step" not in out and "eval/pickscore/1-step" in out
+    assert "ask both the same with: diffrl eval RUN RUN" in told
 
 
 def test_unfinished_runs_are_compared_as_far_as_both_went(runs, command, tmp_path):

@@ -1,6 +1,6 @@
 """Metrics and pictures reach TensorBoard and Weights & Biases."""
 
-import importlib.util
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +20,6 @@ def test_tensorboard_gets_metrics_and_pictures(tiny_run):
     assert [event.step for event in seen.Images("pictures")] == [0, 2, 4]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_gets_both_offline_and_a_resumed_run_goes_on(tiny_sets, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -36,13 +35,36 @@ def test_wandb_gets_both_offline_and_a_resumed_run_goes_on(tiny_sets, tmp_path, 
 
 @pytest.mark.filterwarnings("ignore")
 def test_several_trackers_are_each_started_once(tiny_sets, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     sets = [*tiny_sets, "train.track=['tensorboard', 'wandb']"]
     folder = tmp_path / "run"
     diffrl.train("sdpo", "pickscore", sets=sets, epochs=1, output=folder, live=False)
     assert len(list((folder / "tensorboard").glob("events*"))) == 1
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_without_a_key_is_told_before_anything_loads(tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr("wandb.api", SimpleNamespace(api_key=None))
+    with pytest.raises(SettingsError, match="run wandb login, or set WANDB_MODE=offline"):
+        diffrl.train(
+            "sdpo", "pickscore", sets=["train.track=['wandb']"], output=tmp_path / "run",
+            live=False,
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_does_not_start_is_told_in_one_line(tiny_sets, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no room\nfor logs")
+
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.start", refuse)
+    with pytest.raises(SettingsError, match="'tensorboard' did not start: no room for logs"):
+        diffrl.train("sdpo", "pickscore", sets=tiny_sets, output=tmp_path / "run", live=False)
 
 
 @pytest.mark.parametrize(
