@@ -24,6 +24,13 @@ STRATEGIES = {
 }  # fmt: skip
 """By what accelerate hands on of FSDP 1 (`FSDP_SHARDING_STRATEGY`) and 2 (`…_AFTER_FORWARD`)."""
 
+SIZES = {
+    "train_batch_size": None,
+    "train_micro_batch_size_per_gpu": None,
+    "gradient_accumulation_steps": 1,
+}
+"""Sizes that diffrl's settings decide, and what of a DeepSpeed configuration says nothing of it."""
+
 USES = {name: f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM")}
 """How `accelerate launch` says which engine it was asked for."""
 
@@ -176,11 +183,6 @@ def _unlike(said: Mapping[str, Any], settings: Settings) -> Iterator[str]:
     if clip not in ("auto", settings.optimizer.max_grad_norm):
         yield (f"gradient_clipping = {clip}: the run has {settings.optimizer.max_grad_norm}; add "
                f"--set optimizer.max_grad_norm={clip}")  # fmt: skip
-    sizes = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"}
-    for name in sorted(sizes & said.keys()):
-        if said[name] not in ("auto", None) and (name, said[name]) not in USUAL:
+    for name in sorted(SIZES.keys() & said.keys()):
+        if said[name] not in ("auto", None, SIZES[name]):
             yield f"{name} = {said[name]}: expected auto; settings of diffrl decide it"
-
-
-USUAL = {("gradient_accumulation_steps", 1)}
-"""Sizes that say nothing."""

@@ -85,6 +85,7 @@ def test_a_deepspeed_configuration_is_read_from_settings_and_from_a_launcher(
         ({"bf16": {"enabled": True}}, "bf16.enabled: the run is in fp32; add --precision bf16"),
         ({"gradient_clipping": 0.5}, "gradient_clipping = 0.5: the run has 1.0; add --set"),
         ({"train_batch_size": 256}, "train_batch_size = 256: expected auto; settings of diffrl"),
+        ({"train_batch_size": [8]}, "train_batch_size = [8]: expected auto"),
         ([3], "expected a JSON object, as DeepSpeed's configurations are"),
     ],
 )
