@@ -1,8 +1,6 @@
 """Processes that split weights between them train as one does that has them all."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -12,27 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from diffrl.trainer import Run
 
-from .launching import (
-    ALGORITHMS,
-    UNEVEN,
-    assert_alike,
-    children,
-    command,
-    environment,
-    launched,
-    trained,
-    wait_for,
-)
-
-FULL = (
-    *UNEVEN,
-    "train.trajectories=12",
-    "adapter.kind=full",
-    "optimizer.lr=1e-4",
-    "train.micro_batch=2",
-    "eval.every=1",
-)
-"""Six groups of two, or three of four; several pieces of each minibatch, not as many in each."""
+from .launching import ALGORITHMS, FULL, assert_alike, command, environment, trained
 
 KINDS = {algo: ("weights", "gradients")[number % 2] for number, algo in enumerate(ALGORITHMS)}
 
@@ -83,40 +61,6 @@ def test_a_run_goes_on_with_whole_weights_and_the_other_way_round(alone, split, 
     sets = [*sets, "speed.shard=gradients"]
     parts = tmp_path / "split", trained(tmp_path / "split", ["sdpo"], sets, processes=2)
     assert_alike("sdpo", whole, parts, epochs=3)
-
-
-@pytest.mark.parametrize("phase", ["evaluating", "sampling"])
-def test_a_reward_that_fails_in_one_process_stops_all_and_what_there_is_is_saved(
-    phase, full, tmp_path
-):
-    sets = [*(s for s in full if "pickscore" not in s), "speed.shard=weights", "train.epochs=3"]
-    reward = "many_processes:tired"
-    done = launched(tmp_path, ["sdpo"], sets, processes=2, reward=reward, tired=phase)
-    assert done.returncode != 0
-    assert done.stderr.count("tired of pictures); epoch 1 is saved; continue with") == 2
-    assert [p.name for p in (tmp_path / "sdpo" / "checkpoints").iterdir()] == ["1"]
-
-
-def test_memory_that_ends_in_one_process_ends_all(full, tmp_path):
-    sets = [*full, "speed.shard=weights", "update_scheduler.per_update=2"]
-    done = launched(tmp_path, ["sdpo"], sets, processes=2, memory_ends="2,1")
-    assert done.returncode != 0
-    assert "process 1 of 2 is lost: memory ends with train.micro_batch = " in done.stderr
-    assert "which processes that split weights cannot lower one by one" in done.stderr
-    assert [p.name for p in (tmp_path / "sdpo" / "checkpoints").iterdir()] == ["1"]
-
-
-def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(full, tmp_path):
-    sets = [*full, "speed.shard=weights", "train.epochs=500"]
-    words = command(tmp_path, ["sdpo"], sets, processes=2)
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) as process:
-        wait_for(lambda: (tmp_path / "sdpo" / "checkpoints" / "1").is_dir())
-        os.kill(children(process.pid)[-1], signal.SIGINT)
-        _, told = process.communicate(timeout=90)
-    assert "is saved; continue with: diffrl train --resume" in told
-    epochs = len(Run(tmp_path / "sdpo").metrics)
-    trained(tmp_path, ["sdpo"], [*sets, f"train.epochs={epochs}"])
-    assert [m["epoch"] for m in Run(tmp_path / "sdpo").metrics] == list(range(epochs + 1))
 
 
 def test_groups_without_scores_are_left_out_and_memory_is_saved(full, tmp_path):
