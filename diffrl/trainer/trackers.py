@@ -108,13 +108,14 @@ def tracker_problems(track: Sequence[str]) -> list[str]:
 
 
 def _knows_wandb() -> bool:
-    """Return whether Weights & Biases has a key, needs none, or cannot be asked."""
-    if os.environ.get("WANDB_MODE", "online") != "online" or os.environ.get("WANDB_API_KEY"):
-        return True
+    """Return whether Weights & Biases has a key, needs none, or cannot be asked.
+
+    `wandb offline` leaves its word in a file, WANDB_MODE in the environment; both are its settings.
+    """
     try:
         import wandb
 
-        return bool(wandb.api.api_key)
+        return wandb.setup().settings.mode not in (None, "online") or bool(wandb.api.api_key)
     except Exception:
         return True
 

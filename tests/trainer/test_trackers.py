@@ -6,6 +6,7 @@ import pytest
 
 import diffrl
 from diffrl.errors import SettingsError
+from diffrl.trainer.trackers import tracker_problems
 
 
 def test_tensorboard_gets_metrics_and_pictures(tiny_run):
@@ -45,10 +46,8 @@ def test_several_trackers_are_each_started_once(tiny_sets, tmp_path, monkeypatch
 
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_without_a_key_is_told_before_anything_loads(tmp_path, monkeypatch):
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    set_up = SimpleNamespace(settings=SimpleNamespace(mode="online"))
+    monkeypatch.setattr("wandb.setup", lambda: set_up)
     monkeypatch.setattr("wandb.api", SimpleNamespace(api_key=None))
     with pytest.raises(SettingsError, match="run wandb login, or set WANDB_MODE=offline"):
         diffrl.train(
@@ -56,6 +55,8 @@ def test_wandb_without_a_key_is_told_before_anything_loads(tmp_path, monkeypatch
             live=False,
         )  # fmt: skip
     assert not (tmp_path / "run").exists()
+    set_up.settings.mode = "offline"
+    assert tracker_problems(["wandb"]) == []
 
 
 def test_a_tracker_that_does_not_start_is_told_in_one_line(tiny_sets, tmp_path, monkeypatch):
