@@ -32,10 +32,10 @@ FULL = (
     "train.trajectories=12",
     "adapter.kind=full",
     "optimizer.lr=1e-4",
-    "train.micro_batch=2",
+    "train.micro_batch=1",
     "eval.every=1",
 )
-"""Six groups of two, or three of four; several pieces of each minibatch, not as many in each."""
+"""Six groups of two, or three of four: then one process has a group less, and fewer pieces."""
 
 ROUNDED = {"log_prob_gap": 2e-5, "ranked_right": 0.05, "clip_fraction": 0.05}
 """What is rounding, and shares of pairs or rows whose side of a limit rounding may decide."""

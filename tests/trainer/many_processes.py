@@ -14,6 +14,7 @@ import torch
 import diffrl.trainer as trainer
 from diffrl.settings.resolve import resolve
 from diffrl.speed.sharding import whole
+from diffrl.trainer import loop
 
 
 def picky(images, text):
@@ -55,9 +56,21 @@ def held(weight):
     return getattr(weight, "to_local", lambda: weight)().numel()
 
 
+def noting_idle_passes():
+    """Return a list to which each call of `keep_pace` adds how many passes it made."""
+    passes, plain = [], loop.keep_pace
+
+    def noted(*given):
+        passes.append(given[-1])
+        plain(*given)
+
+    loop.keep_pace = noted
+    return passes
+
+
 def main(folder, algorithms, reward, sets):
     torch.set_num_threads(1)
-    built, build = [], trainer.build
+    built, build, idle = [], trainer.build, noting_idle_passes()
     trainer.build = lambda *given: built.append(full(build(*given))) or built[-1]
     for algo in algorithms.split(","):
         settings = resolve(algo, [reward], sets=sets)
@@ -68,9 +81,11 @@ def main(folder, algorithms, reward, sets):
         found = {
             "weights": whole({n: p.detach() for n, p in session.policy.trained.items()}),
             "held": sum(held(p) for p in session.policy.trained.values()),
+            "idle": sum(idle),
             "memory": {f"{k}": v for k, v in session.memory.history.items()},
             "handed": dict(session.ranks.exchange.handed),
         }
+        idle.clear()
         torch.save(found, Path(folder) / f"{algo}-{rank}.pt")
 
 

@@ -42,6 +42,10 @@ def test_split_weights_train_as_whole_ones_do(algo, alone, split):
     assert sum(parts) == one["held"] and max(parts) < 0.6 * one["held"]
 
 
+def test_a_process_with_less_to_do_keeps_pace(split):
+    assert sorted(own["idle"] > 0 for own in split[1]["prdp"]) == [False, True]
+
+
 @pytest.mark.parametrize("algo", ["sdpo", "ddpo"])
 def test_a_checkpoint_of_split_weights_is_whole(algo, split):
     folder, found = split
