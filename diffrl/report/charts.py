@@ -19,6 +19,12 @@ COLORS = ("#3b82c4", "#e0803a", "#3fa45b", "#c94f5d", "#8a6bbf", "#1fa3a3", "#b0
 LONGEST = 60
 """Characters of a label."""
 
+WIDTH = 66
+"""Characters of a legend that stand side by side, its marks among them."""
+
+ROW = 0.17
+"""Inches of a legend's row."""
+
 INK, FAINT = "#10203a", "#bac3d0"
 """Stand-ins that become the page's own colors."""
 
@@ -143,8 +149,21 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
             spine.set_visible(side in ("left", "bottom"))
             spine.set_color(faint)
         if len(one.lines) > 1:
-            axes.legend(frameon=False, labelcolor=ink, fontsize=8)
+            _legend(figure, axes, ink)
     return figure
+
+
+def _legend(figure: Any, axes: Any, ink: str) -> None:
+    """Name the lines below the axes, where no curve can lie, and make room for it."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, min(len(labels), WIDTH // (6 + max(map(len, labels)))))
+    rows = -(-len(labels) // columns)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + ROW * rows)
+    figure.legend(
+        handles, labels, loc="outside lower left", ncols=columns, frameon=False,
+        labelcolor=ink, fontsize=8, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def _plain(text: str) -> str:

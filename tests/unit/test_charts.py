@@ -1,0 +1,31 @@
+"""Charts: their legends do not lie on curves."""
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from diffrl.report.charts import FAINT, INK, Chart, Line, draw
+
+
+def chart(*labels):
+    lines = [Line(label, [0.0, 1.0], [0.0, float(n)]) for n, label in enumerate(labels)]
+    return Chart("name", "title", "samples", lines)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("label", ["short", "a label that is as long as a line of them may be"])
+def test_a_legend_lies_below_the_axes_and_within_the_figure(count, label):
+    figure = draw(chart(*(f"{label} {n}" for n in range(count))), INK, FAINT)
+    FigureCanvasAgg(figure).draw()
+    (axes,), (legend,) = figure.axes, figure.legends
+    box, plot = legend.get_window_extent(), axes.get_tightbbox()
+    assert box.y1 <= plot.y0 + 1
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert plot.height > 0.75 * 2.9 * figure.dpi  # a longer legend takes nothing from the plot
+    assert [text.get_text() for text in legend.get_texts()] == [
+        f"{label} {n}" for n in range(count)
+    ]
+
+
+def test_one_curve_needs_no_legend():
+    assert not draw(chart("alone"), INK, FAINT).legends
