@@ -28,7 +28,7 @@ from generators.fields import (
 from generators.gallery import gallery
 from generators.hooks import hooks
 from generators.means import gap, startup
-from generators.paper import accuracy, paper
+from generators.paper import accuracy, figure, summary, table_one
 from generators.planning import gpus, plan_error
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
@@ -90,7 +90,16 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/speed.md": {"speed": speed, "ablation": ablation, "profile": profile},
     "docs/watchdog.md": {"watchdog": watchdog},
     "docs/plan.md": {"gpus": gpus, "plan-error": plan_error},
-    "docs/paper.md": {"paper": paper, "accuracy": accuracy},
+    "docs/paper.md": {
+        "summary": summary,
+        "table-1": table_one,
+        "accuracy": accuracy,
+        "fig-4": partial(figure, "Fig. 4", *(f"fig-4-{n}" for n in (1, 2, 4, 8))),
+        "fig-5": partial(figure, "Fig. 5", "fig-5-samples", "fig-5-seconds", "fig-5-gamma"),
+        "fig-6": partial(figure, "Fig. 6", "fig-6-norm", "fig-6-decay", "fig-6-order"),
+        "fig-7": partial(figure, "Fig. 7", *(f"fig-7-{n}" for n in (1, 2, 4, 8))),
+        "fig-8": partial(figure, "Fig. 8", "fig-8"),
+    },
     "docs/settings.md": {
         "sections": sections,
         "presets": presets,

@@ -5,29 +5,34 @@
 The same command continues where it was interrupted, on another machine, too: what is kept of every
 run lies in `benchmarks/results/paper_runs/`, as long as weights and settings are the same. Runs of
 one seed come before those of the next, so that a part of the full tier says something, too. Writes
-`benchmarks/results/paper_<tier>.json`; `python docs/generate.py` makes the page of it. Quick: one
-seed, four short epochs, at most 20 minutes on two cores; it shows that everything works, not what
-is true. Full: five seeds of the default run.
+`benchmarks/results/paper_<tier>.json` and draws the curves into `docs/images/paper/<tier>/`;
+`python docs/generate.py` makes the page of them. Quick: one seed, four short epochs, at most 20
+minutes on two cores; it shows that everything works, not what is true. Full: five seeds of the
+default run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.paper import accuracy
 from benchmarks.paper.cells import TIERS
-from benchmarks.paper.experiments import PARTS, cells_of
+from benchmarks.paper.experiments import PARTS, PUBLISHED, cells_of
+from benchmarks.paper.figures import save
 from benchmarks.paper.records import ROOT as RECORDS
-from benchmarks.paper.records import Records, weights
+from benchmarks.paper.records import Records, before_and_after, weights
 from benchmarks.paper.runs import run_all
 from benchmarks.paper.verdicts import judge
 from diffrl.folder import environment
 
 ROOT = Path(__file__).resolve().parents[2]
+FIGURES = ROOT / "docs" / "images" / "paper"
 ACCURACY = "table-2-3"
 
 
@@ -52,7 +57,8 @@ def main() -> None:
     root = options.folder / tier.name
     target = ROOT / "benchmarks" / "results" / f"paper_{tier.name}.json"
     before = json.loads(target.read_text("utf-8")) if target.exists() else {}
-    table, asked = before.get("accuracy") or {}, {"rollouts": tier.rollouts, "weights": weights()}
+    asked = {"rollouts": tier.rollouts, "weights": weights(), "test": accuracy.TEST}
+    table = before.get("accuracy") or {}
     if not asked.items() <= table.items():
         table = {}  # of other weights
     if ACCURACY in options.only and not table:
@@ -62,11 +68,9 @@ def main() -> None:
     records = Records(tier, options.records)
     left, failed = run_all(cells_of(wanted), records, root, options.jobs, until)
     claims = [claim for part in PARTS.values() for claim in part()]
-    found = {
-        cell.name: [one for seed in range(42, 42 + tier.seeds) if (one := records.get(cell, seed))]
-        for cell in cells_of(claims)
-    }
+    found = {cell.name: records.finished(cell) for cell in cells_of(claims)}
     every = [one for own in found.values() for one in own]
+    save(records, FIGURES / tier.name)
     result = {
         "tier": tier.name,
         "machines": sorted({one.machine for one in every}),
@@ -75,14 +79,22 @@ def main() -> None:
         "settings": tier.sets,
         "runs": {name: [round(one.seconds) for one in own] for name, own in found.items()},
         "seeds_of_the_tier": tier.seeds,
+        "published": PUBLISHED,
+        "scores": {name: before_and_after(own) for name, own in found.items()},
         "accuracy": table,
         "verdicts": [judge(claim, records).record() for claim in claims],
     }
-    target.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    target.write_text(_lines(result), "utf-8")
     said = [verdict["said"] for verdict in result["verdicts"]]
     print(f"{target}: " + ", ".join(f"{said.count(s)} {s}" for s in dict.fromkeys(said)))
     if left or failed:
         sys.exit(f"{left} runs are still to be made; {len(failed)} failed")
+
+
+def _lines(result: dict[str, Any]) -> str:
+    """Return JSON with a line for each value or list of numbers, so that changes are seen."""
+    text = json.dumps(result, indent=1)
+    return re.sub(r"\[[^][{}\"]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from diffrl_sdpo import SDPO, Anchors
 from diffrl_sdpo.anchors import similarities
 
 from benchmarks.paper.experiments import REWARDS
+from benchmarks.paper.verdicts import CONTRADICTED, REPRODUCED, UNCLEAR
+from diffrl.evidence.intervals import difference
 from diffrl.scoring import checked
 from diffrl.settings.resolve import resolve
 from diffrl.tensors import Float, Int, Tensor
@@ -29,6 +32,9 @@ PREDICTORS = {
     "2 queries, interpolation": Anchors(query="first-last", spread="linear"),
     "1 query, copied": Anchors(query="last"),
 }
+
+TEST = "paired bootstrap over trajectories"
+SAID = {"higher": REPRODUCED, "lower": CONTRADICTED, UNCLEAR: UNCLEAR}
 
 
 class Remembered:
@@ -49,10 +55,11 @@ def _key(x0: Tensor) -> bytes:
     return x0.contiguous().numpy().tobytes()
 
 
-def measured(rollouts: int) -> tuple[dict[str, dict[str, dict[str, float]]], float]:
+def measured(rollouts: int) -> tuple[dict[str, dict[str, dict[str, Any]]], float]:
     """Return, by reward and predictor, cosine, L1 and L2, at the bundled model's own weights.
 
-    The second value is the mean of the least cosine of a step's clean prediction with the first,
+    Of each predictor but the first, `claims` has the verdicts on the first being nearer. The second
+    value is the mean of the least cosine of a step's clean prediction with the first,
     middle or last one's: how unlike each other the predictions of a trajectory are.
     """
     settings = resolve("sdpo", list(REWARDS), sets=["eval.watch=[]"])
@@ -75,10 +82,14 @@ def measured(rollouts: int) -> tuple[dict[str, dict[str, dict[str, float]]], flo
                 judge: Any = Remembered(rollout.path.x0_hat, score)
                 for name, anchors in PREDICTORS.items():
                     given[reward][name].append(anchors(rollout, judge).value)
-    found = {
-        reward: {n: near(torch.cat(parts), torch.cat(exact[reward])) for n, parts in own.items()}
-        for reward, own in given.items()
-    }
+    found = {}
+    for reward, own in given.items():
+        every = {n: apart(torch.cat(v), torch.cat(exact[reward])) for n, v in own.items()}
+        ours = every[next(iter(PREDICTORS))]
+        found[reward] = {
+            name: {**near(one), **({} if one is ours else {"claims": claims(ours, one)})}
+            for name, one in every.items()
+        }
     return found, float(torch.cat(alike).mean())
 
 
@@ -101,20 +112,48 @@ def scored(session: Session, rollout: Rollout) -> dict[str, Float[Tensor, "n T"]
     return {name: torch.stack(columns, 1) for name, columns in found.items()}
 
 
-def near(given: Tensor, exact: Tensor) -> dict[str, float]:
-    """Return how near predicted rewards [n, T] are to exact ones, over trajectories.
+@dataclass(frozen=True)
+class Apart:
+    """How far predicted rewards are from exact ones, for each trajectory.
 
-    The cosine is that of each trajectory's rewards less their mean over its steps: 0 where nothing
-    but a constant is predicted. L1 and L2 are mean and root mean square of the difference of the
-    same, in standard deviations of the exact ones.
+    Args:
+        cosine: of the rewards less their mean over steps; 0 where only a constant is predicted.
+        l1: mean distance of the same, in standard deviations of the exact ones.
+        l2: mean square of it.
     """
+
+    cosine: Float[Tensor, "n"]
+    l1: Float[Tensor, "n"]
+    l2: Float[Tensor, "n"]
+
+
+def apart(given: Float[Tensor, "n T"], exact: Float[Tensor, "n T"]) -> Apart:
+    """Return how far predicted rewards are from exact ones."""
     a, b = (v - v.mean(1, keepdim=True) for v in (given, exact))
-    spread = b.square().mean().sqrt()
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-8)
-    apart = (a - b) / spread
+    distance = (a - b) / b.square().mean().sqrt()
+    return Apart(
+        torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-8),
+        distance.abs().mean(1),
+        distance.square().mean(1),
+    )
+
+
+def near(one: Apart) -> dict[str, float]:
+    """Return means over trajectories; L2 is the root of its mean."""
     return {
-        "cosine": float(cosine.mean()),
-        "cosine_error": float(cosine.std() / len(cosine) ** 0.5),
-        "l1": float(apart.abs().mean()),
-        "l2": float(apart.square().mean().sqrt()),
+        "cosine": float(one.cosine.mean()),
+        "cosine_error": float(one.cosine.std() / len(one.cosine) ** 0.5),
+        "l1": float(one.l1.mean()),
+        "l2": float(one.l2.mean().sqrt()),
     }
+
+
+def claims(better: Apart, worse: Apart) -> dict[str, dict[str, Any]]:
+    """Return by measure the verdict on `better` being nearer, and by how much it is."""
+    found = {}
+    for measure, sign in (("cosine", 1), ("l1", -1), ("l2", -1)):
+        low, high = (sign * getattr(one, measure) for one in (worse, better))
+        units = [str(i) for i in range(len(low))]
+        change, said = difference(low.tolist(), high.tolist(), units)
+        found[measure] = {"said": SAID[said], "low": change.low, "high": change.high}
+    return found

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.default_run import machine
@@ -18,6 +19,7 @@ from benchmarks.paper.cells import Cell, Tier
 from diffrl.emoji import ROOT as WORLD
 from diffrl.folder import ENVIRONMENT, EVALUATIONS, read_metrics, read_object
 from diffrl.settings.resolve import resolve
+from diffrl.settings.resolved import Settings
 from diffrl.settings.saved import tables
 
 ROOT = Path(__file__).resolve().parents[1] / "results" / "paper_runs"
@@ -80,6 +82,11 @@ class Records:
         record = Record(**found, evaluations=evaluations)
         return record if record.identity == identity(cell, self.tier, seed) else None
 
+    def finished(self, cell: Cell) -> list[Record]:
+        """Return the records of a cell's seeds, as far as there are any."""
+        every = (self.get(cell, seed) for seed in range(42, 42 + self.tier.seeds))
+        return [one for one in every if one]
+
     def keep(self, cell: Cell, seed: int, folder: Path) -> None:
         """Write the record of a finished run's folder."""
         seconds = {int(line["epoch"]): line["seconds"] for line in read_metrics(folder)}
@@ -105,21 +112,46 @@ class Records:
         return [seed for seed in every if all(self.get(cell, seed) for cell in cells)]
 
 
+def before_and_after(runs: Sequence[Record]) -> dict[str, dict[str, list[float]]]:
+    """Return the mean scores of each run's first and last evaluation, by metric."""
+    return {
+        key: {
+            when: [_kept(mean(run.evaluations[at].scores[key])) for run in runs]
+            for when, at in (("before", 0), ("after", -1))
+        }
+        for key in (runs[0].evaluations[0].scores if runs else ())
+    }
+
+
 def _scores(evaluation: dict[str, Any], cell: Cell) -> dict[str, list[float]]:
     return {
-        key: [float(f"{value:.{DIGITS}g}") for value in values]
+        key: [_kept(value) for value in values]
         for key, values in evaluation["scores"].items()
         if key.startswith(f"eval/{cell.reward}/")
     }
 
 
+def _kept(score: float) -> float:
+    return float(f"{score:.{DIGITS}g}")
+
+
 @cache
 def identity(cell: Cell, tier: Tier, seed: int) -> str:
     """Return a digest of the bundled weights and of the settings that a run's scores depend on."""
-    sets = [*tier.sets, *cell.sets, f"train.seed={seed}"]
-    every = tables(resolve(cell.algo, [cell.reward], sets=sets))
+    every = tables(_resolved(cell, tier, seed))
     settings = [(path, values) for path, _, values in every if path not in ASIDE]
     return _digest(weights() + json.dumps(settings, default=str))
+
+
+@cache
+def samples(cell: Cell, tier: Tier) -> int:
+    """Return how many pictures a run draws in an epoch."""
+    return _resolved(cell, tier, 42).train.trajectories
+
+
+def _resolved(cell: Cell, tier: Tier, seed: int) -> Settings:
+    sets = [*tier.sets, *cell.sets, f"train.seed={seed}"]
+    return resolve(cell.algo, [cell.reward], sets=sets)
 
 
 @cache

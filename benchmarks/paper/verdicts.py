@@ -28,6 +28,8 @@ class Verdict:
 
     place: str
     text: str
+    reward: str
+    steps: tuple[int, ...]
     said: str
     change: Estimate | None
     test: str
@@ -40,12 +42,13 @@ class Verdict:
 
 def judge(claim: Claim, records: Records) -> Verdict:
     """Return the verdict on a claim, from the seeds that both of its cells have finished."""
+    asked = (claim.place, claim.text, claim.better.reward, claim.steps)
     cells = [claim.better] + ([claim.worse] if claim.worse else [])
     finished = records.seeds(cells)
     seeds = [s for s in finished if fair(claim, [_found(records, c, s) for c in cells])]
     if not seeds:
         said = APART if finished else "not run"
-        return Verdict(claim.place, claim.text, said, None, "", 0)
+        return Verdict(*asked, said, None, "", 0)
     pairs = [sides(claim, records, seed) for seed in seeds]
     worse, better = ([side[i] for side in pairs] for i in (0, 1))
     if len(seeds) > 1:
@@ -60,7 +63,7 @@ def judge(claim: Claim, records: Records) -> Verdict:
         "higher": REPRODUCED if several else FOR,
         "lower": CONTRADICTED if several else AGAINST,
     }
-    return Verdict(claim.place, claim.text, names.get(said, UNCLEAR), change, test, len(seeds))
+    return Verdict(*asked, names.get(said, UNCLEAR), change, test, len(seeds))
 
 
 def fair(claim: Claim, found: Sequence[Record]) -> bool:

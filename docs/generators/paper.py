@@ -3,48 +3,73 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from generators.markdown import short, table
 from generators.results import FOLDER
 
-SAID = (
-    "reproduced",
-    "not distinguishable",
-    "contradicted",
-    "one seed, for",
-    "one seed, against",
-    "on different machines",
-    "not run",
-)
+MARKS = {
+    "reproduced": "✓",
+    "not distinguishable": "·",
+    "contradicted": "✗",
+    "one seed, for": "(✓)",
+    "one seed, against": "(✗)",
+    "on different machines": "other machines",
+    "not run": "not run",
+}
+BEFORE = "before training"
+MODELS = ("d3po", "ddpo", "prdp-rebel", "sdpo")
 
 
-def paper() -> str:
-    """Return what of the full tier was run, and the quick one until that is complete."""
-    parts: list[str] = []
-    for tier in ("full", "quick"):
-        path = FOLDER / f"paper_{tier}.json"
-        measured = json.loads(path.read_text("utf-8")) if path.exists() else {"runs": {}}
-        if any(measured["runs"].values()):
-            parts += [f"### The {tier} tier", _run(measured), _summary(measured)]
-            parts += [_verdicts(measured)]
-            if _is_complete(measured):
-                break
+def summary() -> str:
+    """Return what of the tiers was run, and how many claims got which verdict."""
+    tiers = {name: found for name in ("full", "quick") if (found := _measured(name))}
+    parts = [f"{_run(found)}\n\n{_counts(found)}" for found in tiers.values()]
     return "\n\n".join(parts) or "*Not measured yet.*"
 
 
-def _is_complete(measured: Mapping[str, Any]) -> bool:
-    return all(len(own) == measured["seeds_of_the_tier"] for own in measured["runs"].values())
+def table_one() -> str:
+    """Return Table I, and the verdicts on it, for each reward."""
+    if not (found := _measured("full")):
+        return "*Not measured yet.*"
+    verdicts = [v for v in found["verdicts"] if v["place"] == "Table I"]
+    parts = []
+    for reward in dict.fromkeys(v["reward"] for v in verdicts):
+        of_reward = [v for v in verdicts if v["reward"] == reward]
+        steps = list(dict.fromkeys(n for v in of_reward for n in v["steps"]))
+        parts += [f"**{reward}**", _scores(found, reward, steps), _by_steps(of_reward, steps)]
+    return "\n\n".join(parts)
+
+
+def figure(place: str, *charts: str) -> str:
+    """Return a figure's curves, and the verdicts on its claims."""
+    if not (found := _measured("full")):
+        return "*Not measured yet.*"
+    pictures = "\n".join(
+        f"![{place}: {name.partition('-')[2]}](images/paper/full/{name}.svg)" for name in charts
+    )
+    verdicts = [v for v in found["verdicts"] if v["place"] == place]
+    steps = list(dict.fromkeys(tuple(v["steps"]) for v in verdicts))
+    if len(steps) > 1:
+        return f"{pictures}\n\n{_by_steps(verdicts, [n for (n,) in steps])}"
+    rows = [(v["text"], *_said(v), str(v["seeds"])) for v in verdicts]
+    return f"{pictures}\n\n{table(('claim', 'difference', 'verdict', 'seeds'), rows)}"
 
 
 def accuracy() -> str:
     """Return Tables II and III."""
     for tier in ("full", "quick"):
-        path = FOLDER / f"paper_{tier}.json"
-        if path.exists() and (found := json.loads(path.read_text("utf-8"))["accuracy"]):
-            return _accuracy(found)
+        if (found := _measured(tier)) and found["accuracy"]:
+            return _accuracy(found["accuracy"])
     return "*Not measured yet.*"
+
+
+def _measured(tier: str) -> dict[str, Any] | None:
+    path = FOLDER / f"paper_{tier}.json"
+    found = json.loads(path.read_text("utf-8")) if path.exists() else {"runs": {}}
+    return found if any(found["runs"].values()) else None
 
 
 def _run(measured: Mapping[str, Any]) -> str:
@@ -52,34 +77,76 @@ def _run(measured: Mapping[str, Any]) -> str:
     hours = sum(second for own in measured["runs"].values() for second in own) / 3600
     wanted = len(seeds) * measured["seeds_of_the_tier"]
     commits = ", ".join(short(one) for one in measured["commits"])
+    tests = " and ".join(dict.fromkeys(v["test"] for v in measured["verdicts"] if v["test"]))
     return (
-        f"**{sum(seeds)} of {wanted} runs**, {hours:.1f} hours of training by the clock "
-        f"on {' and '.join(measured['machines'])}, at commit {commits}, with "
-        f"`{' '.join(measured['settings'])}`."
+        f"**The {measured['tier']} tier: {sum(seeds)} of {wanted} runs**, {hours:.1f} hours of "
+        f"training by the clock on {' and '.join(measured['machines'])}, at commit {commits}, with "
+        f"`{' '.join(measured['settings'])}`. Test: {tests or 'none'}. "
+        f"By `python -m benchmarks.paper --tier {measured['tier']}`."
     )
 
 
-def _summary(measured: Mapping[str, Any]) -> str:
+def _counts(measured: Mapping[str, Any]) -> str:
+    """Return how many claims of each table and figure got which verdict."""
     verdicts = measured["verdicts"]
+    every = [said for said in MARKS if any(v["said"] == said for v in verdicts)]
     rows = []
     for place in dict.fromkeys(v["place"] for v in verdicts):
-        said = [v["said"] for v in verdicts if v["place"] == place]
-        rows.append((place, *(str(said.count(one)) for one in SAID)))
-    return table(("where", *SAID), rows)
+        own = [v for v in verdicts if v["place"] == place]
+        seeds = sorted({v["seeds"] for v in own})
+        said = (str(sum(v["said"] == one for v in own)) for one in every)
+        rows.append((place, " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), *said))
+    return table(("where", "seeds", *every), rows)
 
 
-def _verdicts(measured: Mapping[str, Any]) -> str:
-    rows = []
-    for v in measured["verdicts"]:
-        if (change := v["change"]) is None:
-            continue
-        figures = f"{change['mean']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]"
-        rows.append((v["place"], v["text"], figures, v["said"], str(v["seeds"])))
-    tests = ", ".join(dict.fromkeys(v["test"] for v in measured["verdicts"] if v["test"]))
-    return (
-        f"{table(('where', 'claim', 'difference, 95 % interval', 'verdict', 'seeds'), rows)}\n\n"
-        f"Test: {tests or 'none'}. By `python -m benchmarks.paper --tier {measured['tier']}`."
+def _scores(measured: Mapping[str, Any], reward: str, steps: Sequence[int]) -> str:
+    """Return the scores of all models: mean ± standard deviation over seeds."""
+    keys = [f"eval/{reward}/{n}-step" for n in steps]
+    cells = {name: measured["scores"][f"{name}-{reward}"] for name in MODELS}
+    run = {name: found for name, found in cells.items() if found}
+    rows = [(name, [found[key]["after"] for key in keys]) for name, found in run.items()]
+    if rows:  # all begin with the same weights, and are judged on the same noise
+        found = next(iter(run.values()))
+        rows.insert(0, (BEFORE, [found[key]["before"][:1] for key in keys]))
+    published = measured["published"][reward]
+    return table(
+        ("", "seeds", *map(_steps, steps), "the paper, on SD-Turbo"),
+        [
+            (
+                name,
+                "" if name == BEFORE else str(len(scores[0])),
+                *map(_spread, scores),
+                published[name],
+            )
+            for name, scores in rows
+        ],
     )
+
+
+def _by_steps(verdicts: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> str:
+    """Return verdicts with a row for each claim, and a column for each number of steps."""
+    rows = []
+    for text in dict.fromkeys(v["text"] for v in verdicts):
+        found = {v["steps"][0]: " ".join(reversed(_said(v))) for v in verdicts if v["text"] == text}
+        rows.append((text, *(found[n] for n in steps)))
+    return table(("claim", *map(_steps, steps)), rows)
+
+
+def _said(verdict: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the difference with its interval, and the verdict's mark."""
+    mark = MARKS[verdict["said"]]
+    if (change := verdict["change"]) is None:
+        return "", mark
+    return f"{change['mean']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]", mark
+
+
+def _steps(n: int) -> str:
+    return f"{n} step{'s' if n > 1 else ''}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _accuracy(found: Mapping[str, Any]) -> str:
@@ -87,19 +154,22 @@ def _accuracy(found: Mapping[str, Any]) -> str:
         (
             f"`{reward}`",
             name,
-            f"{one['cosine']:.3f} ± {one['cosine_error']:.3f}",
+            f"{round(one['cosine'], 3) + 0.0:.3f} ± {one['cosine_error']:.3f}",
             f"{one['l1']:.2f}",
             f"{one['l2']:.2f}",
+            *(MARKS[claim["said"]] for claim in one.get("claims", {}).values()),
         )
         for reward, predictors in found["rewards"].items()
         for name, one in predictors.items()
     ]
+    head = ("reward", "predictor", "cosine", "L1", "L2", "by cosine", "by L1", "by L2")
     return (
-        f"{table(('reward', 'predictor', 'cosine', 'L1', 'L2'), rows)}\n\n"
+        f"{table(head, [(*row, *[''] * (len(head) - len(row))) for row in rows])}\n\n"
         f"Predicted dense rewards beside those of every step, on {found['rollouts']} trajectories "
         f"of 50 steps at the bundled model's own weights. The cosine is that of each trajectory's "
         f"rewards less their mean, with its standard error; L1 and L2 are in standard deviations "
-        f"of the true ones. The least cosine of a clean prediction with its trajectory's first, "
-        f"middle or last one is {found['least_cosine']:.2f} on average. "
+        f"of the true ones. The marks judge the claim that the adaptive anchor is nearer than the "
+        f"row's predictor. The least cosine of a clean prediction with its trajectory's first, "
+        f"middle or last one is {found['least_cosine']:.2f} on average. Test: {found['test']}. "
         f"By `python -m benchmarks.paper`."
     )

@@ -11,7 +11,15 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.paper import accuracy, cells, experiments, records, runs, verdicts  # noqa: E402
+from benchmarks.paper import (  # noqa: E402
+    accuracy,
+    cells,
+    experiments,
+    figures,
+    records,
+    runs,
+    verdicts,
+)
 
 TIER = cells.Tier("test", 3, (), 16)
 CELLS = {"good": cells.Cell("good", "sdpo"), "bad": cells.Cell("bad", "ddpo")}
@@ -102,14 +110,53 @@ def test_a_finished_folder_is_taken_over_and_the_rest_is_still_to_be_made(kept, 
     assert kept.seeds([good, bad]) == []
 
 
+def test_a_curve_is_the_mean_over_finished_seeds_with_a_band(kept):
+    for seed in (42, 43):
+        pretend(kept, "good", 1.0, seed, seconds=float(seed))
+    drawn = figures.chart(kept, "fig", "title", CELLS, (1,))
+    (line,) = drawn.lines  # of the other cell nothing is there
+    each = [one.evaluations for one in kept.finished(CELLS["good"])]
+    assert line.x == [0.0, 64.0, 128.0]
+    means = [[sum(e.scores["eval/pickscore/1-step"]) / 10 for e in own] for own in each]
+    assert line.y == pytest.approx([(a + b) / 2 for a, b in zip(*means, strict=True)])
+    assert line.band[0] == pytest.approx(abs(means[0][0] - means[1][0]) / 2**0.5)
+    by_time = figures.chart(kept, "fig", "title", CELLS, (1,), "seconds")
+    assert by_time.lines[0].x == [0.0, 42.5, 85.0]
+    assert figures.chart(kept, "fig", "title", {"bad": CELLS["bad"]}) is None
+    ends = records.before_and_after(kept.finished(CELLS["good"]))["eval/pickscore/1-step"]
+    assert ends["after"] == pytest.approx([own[-1] for own in means], rel=1e-4)
+
+
+def test_figures_are_drawn_of_what_there_is(kept, tmp_path):
+    figures.save(kept, tmp_path / "figures")
+    assert list((tmp_path / "figures").iterdir()) == []  # nothing is kept of the paper's cells
+    figures.save(records.Records(cells.TIERS["full"]), tmp_path / "figures")
+    drawn = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
+    assert {"fig-4-1", "fig-5-samples", "fig-6-norm", "fig-7-8", "fig-8"} <= drawn
+
+
 def test_accuracy_of_predicted_rewards_in_cases_with_an_answer():
     exact = torch.randn(32, 50)
-    assert accuracy.near(exact + 7.0, exact)["cosine"] == pytest.approx(1.0, abs=1e-5)
-    assert accuracy.near(exact + 7.0, exact)["l2"] == pytest.approx(0.0, abs=1e-5)
+
+    def near(given):
+        return accuracy.near(accuracy.apart(given, exact))
+
+    assert near(exact + 7.0)["cosine"] == pytest.approx(1.0, abs=1e-5)
+    assert near(exact + 7.0)["l2"] == pytest.approx(0.0, abs=1e-5)
     constant = exact[:, -1:].expand(-1, 50)
-    assert accuracy.near(constant, exact)["cosine"] == pytest.approx(0.0, abs=1e-5)
-    assert accuracy.near(constant, exact)["l2"] == pytest.approx(1.0, abs=1e-5)
-    assert accuracy.near(-exact, exact)["cosine"] == pytest.approx(-1.0, abs=1e-5)
+    assert near(constant)["cosine"] == pytest.approx(0.0, abs=1e-5)
+    assert near(constant)["l2"] == pytest.approx(1.0, abs=1e-5)
+    assert near(-exact)["cosine"] == pytest.approx(-1.0, abs=1e-5)
+
+
+def test_a_predictor_is_judged_by_every_measure():
+    exact = torch.randn(32, 50)
+    near, far = (accuracy.apart(exact + n * torch.randn(32, 50), exact) for n in (0.1, 1.0))
+    assert {one["said"] for one in accuracy.claims(near, far).values()} == {"reproduced"}
+    assert {one["said"] for one in accuracy.claims(far, near).values()} == {"contradicted"}
+    assert {one["said"] for one in accuracy.claims(far, far).values()} == {"not distinguishable"}
+    same = accuracy.claims(near, far)["l1"]
+    assert same["low"] <= float(far.l1.mean() - near.l1.mean()) <= same["high"]
 
 
 def test_every_claim_names_runs_that_can_be_resolved():

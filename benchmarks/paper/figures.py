@@ -1,0 +1,99 @@
+"""Draws what was measured, as the paper draws its figures: rewards on the way, over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.paper import experiments
+from benchmarks.paper.cells import Cell
+from benchmarks.paper.experiments import BASE, BASELINES, STEPS, unseen
+from benchmarks.paper.records import Record, Records, samples
+from diffrl.report.charts import INK, Chart, Line, draw
+
+FAINT = "#c9d0d8"
+
+
+def charts(records: Records) -> list[Chart]:
+    """Return the charts of all figures, as far as their runs are there."""
+    algorithms = {algo: unseen(algo, "aesthetic") for algo in ("sdpo", *BASELINES)}
+    found = [
+        chart(records, f"fig-4-{n}", f"Aesthetic score in {_steps(n)}", algorithms, (n,))
+        for n in STEPS
+    ]
+    predictors = {"adaptive anchor": BASE, **experiments.PREDICTORS}
+    found += [
+        chart(records, "fig-5-samples", "Reward predictors", predictors),
+        chart(records, "fig-5-seconds", "Reward predictors", predictors, axis="seconds"),
+        chart(records, "fig-5-gamma", "Discount γ", {"γ = 0.99": BASE, **experiments.GAMMAS}),
+        chart(
+            records, "fig-6-norm", "Normalised", {"per prompt and step": BASE, **experiments.NORMS}
+        ),
+        chart(records, "fig-6-decay", "Decay λ", {"0.99": BASE, **experiments.DECAYS}),
+        chart(records, "fig-6-order", "Updates", {"shuffled": BASE, **experiments.ORDERS}),
+    ]
+    mixed = {"sdpo, mixed steps": experiments.SDPO_MIXED}
+    mixed |= {f"ddpo, {name}": cell for name, cell in experiments.DDPO_OF.items()}
+    found += [chart(records, f"fig-7-{n}", f"PickScore in {_steps(n)}", mixed, (n,)) for n in STEPS]
+    found.append(chart(records, "fig-8", "Sampled as an LCM is", experiments.LCM))
+    return [one for one in found if one is not None]
+
+
+def save(records: Records, folder: Path) -> None:
+    """Write the charts as SVG files."""
+    import matplotlib
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in charts(records):
+        figure = draw(one, INK, FAINT)
+        figure.patch.set_facecolor("white")
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "diffrl"}):
+            figure.savefig(folder / f"{one.name}.svg", metadata={"Date": None})
+        figure.clear()
+
+
+def chart(
+    records: Records,
+    name: str,
+    title: str,
+    cells: Mapping[str, Cell],
+    steps: Sequence[int] = STEPS,
+    axis: str = "samples",
+) -> Chart | None:
+    """Return the curves of cells: means over the finished seeds, with a band of their deviation.
+
+    Args:
+        records: of a tier.
+        name: of the file.
+        title: above the axes.
+        cells: by the label of their curve; those without a finished run are left out.
+        steps: numbers of denoising steps whose scores are averaged.
+        axis: `samples`, or `seconds` of training.
+    """
+    lines = []
+    for label, cell in cells.items():
+        if not (runs := records.finished(cell)):
+            continue
+        curves = [_scores(run, cell, steps) for run in runs]
+        if axis == "seconds":
+            times = [[one.seconds for one in run.evaluations] for run in runs]
+            x = [statistics.mean(column) for column in zip(*times, strict=True)]
+        else:
+            each = samples(cell, records.tier)
+            x = [float(each * one.epoch) for one in runs[0].evaluations]
+        y = [statistics.mean(column) for column in zip(*curves, strict=True)]
+        band = [statistics.stdev(c) for c in zip(*curves, strict=True)] if len(runs) > 1 else []
+        lines.append(Line(label, x, y, band))
+    return Chart(name, title, axis, lines, dots=True) if lines else None
+
+
+def _scores(run: Record, cell: Cell, steps: Sequence[int]) -> list[float]:
+    return [
+        statistics.mean(v for n in steps for v in one.scores[f"eval/{cell.reward}/{n}-step"])
+        for one in run.evaluations
+    ]
+
+
+def _steps(n: int) -> str:
+    return f"{n} step{'s' if n > 1 else ''}"
