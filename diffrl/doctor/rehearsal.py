@@ -13,9 +13,10 @@ from diffrl.stages import Weights
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.collect import Batches, Clock, collect
 from diffrl.trainer.epochs import draw
-from diffrl.trainer.loop import Tally, cut
+from diffrl.trainer.loop import cut
 from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session
+from diffrl.trainer.tally import Tally
 from diffrl.types import Advantages, Batch, Minibatch, Rollout, gather
 
 LOOKED_AT = 4

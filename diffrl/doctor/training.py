@@ -13,6 +13,7 @@ from diffrl.doctor.rehearsal import Rehearsal
 from diffrl.doctor.weights import forget_gradients, parameters, perturb
 from diffrl.tensors import Tensor
 from diffrl.trainer.checks import SHARE, digest
+from diffrl.trainer.recompute import mode
 from diffrl.trainer.session import Session
 from diffrl.types import Batch
 
@@ -30,17 +31,22 @@ def log_prob_gap(session: Session, rehearsal: Rehearsal) -> list[Finding]:
         return [skipped(name, f"loss {rehearsal.recipe.loss.name!r} has no clip range")]
     if "log_prob" not in rehearsal.recipe.sampler.gives:
         return [skipped(name, f"sampler {rehearsal.recipe.sampler.name!r} gives no log_prob")]
-    gap, count = 0.0, 0
+    gap, count, within = 0.0, 0, mode(session.settings)
     for batch in rehearsal.chunks():
         assert batch.log_prob is not None
-        ratio = (session.policy.log_prob(batch).detach() - batch.log_prob).abs()
+        start = batch.log_prob
+        if within is not None:  # as a run does before its updates
+            with within():
+                start = session.policy.log_prob(batch).detach()
+        ratio = (session.policy.log_prob(batch).detach() - start).abs()
         gap = max(gap, float(ratio.nan_to_num(torch.inf).max()))
         count += ratio.numel()
     measured = f"largest |log-ratio| of unchanged weights {gap:.1e}, of {count} steps"
     advice = (
-        "the log-prob in training must be that of sampling: take --precision fp32, make "
-        "train.sample_batch a multiple of the rows in a backward pass, and see that the network "
-        "has no dropout and is called in the same way in both; or widen loss.clip"
+        "the log-prob in training must be that of sampling: take --set speed.recompute=on or "
+        "--precision fp32, make train.sample_batch a multiple of the rows in a backward pass, and "
+        "see that the network has no dropout and is called in the same way in both; or widen "
+        "loss.clip"
     )
     return [
         found(

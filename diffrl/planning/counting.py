@@ -195,7 +195,11 @@ class Counting:
         self.tally.most = 0
         for shape, times in kinds.items():
             self.tally.open = 0
-            out = recipe.loss(self._policy, gather(rollout, advantages, first[shape]))
+            batch = gather(rollout, advantages, first[shape])
+            if self._settings.recomputes:
+                with torch.no_grad():
+                    self._policy.log_prob(batch)
+            out = recipe.loss(self._policy, batch)
             if out.value.requires_grad:
                 out.value.backward()
             for call, count in self.tally.drain().items():

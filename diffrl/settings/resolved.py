@@ -49,3 +49,10 @@ class Settings:
     watchdog: WatchdogSettings
     speed: SpeedSettings
     origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether log-probs are recomputed before updates: where their loss is about ratios."""
+        asked = self.speed.recompute
+        wanted = asked == "on" or (asked == "auto" and self.model.precision != "fp32")
+        return wanted and "log_prob" in self.recipe.loss.needs

@@ -39,6 +39,11 @@ class SpeedSettings(Section):
         description="Whether adapters are added to the weights while sampling; moves the log-prob "
         "gap.",
     )
+    recompute: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether ratios start from log-probs that the update's own calls compute, and "
+        "not from those of sampling: one more forward pass; auto: in half precision.",
+    )
     cache_text: bool = Field(True, description="Whether each prompt is encoded once only.")
     tf32: bool = Field(
         False, description="Whether CUDA multiplies fp32 matrices in TF32, with 10 bits."

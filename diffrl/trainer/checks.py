@@ -30,7 +30,8 @@ def gap(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) -> N
         return None
     message = (
         f"the log-ratio of unchanged weights is {measured:.1e}, more than a tenth of the clip "
-        f"range {limit:g}; precision, batch shape and speed.merge move it"
+        f"range {limit:g}; precision, batch shape and speed.merge move it, and "
+        f"speed.recompute=on makes up for them"
     )
     return Noticed(epoch, "check", "log_prob_gap", message, "warn", measured, limit / SHARE)
 

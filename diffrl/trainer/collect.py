@@ -23,6 +23,7 @@ from diffrl.trainer.shares import Share
 from diffrl.types import Rewards, Rollout
 
 Observe = Callable[[int, Rollout, Rewards], None]
+Mode = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Batches:
         drop: whether groups without finite scores are left out.
         stop: is called after every optimizer step, and raises if the run is to end there.
         keep: the device that rollouts are kept on, where it is not the policy's.
+        recompute: the mode of autograd in which log-probs are computed anew before updates, if any.
     """
 
     pieces: Pieces
@@ -44,6 +46,7 @@ class Batches:
     drop: bool = False
     stop: Callable[[], None] = lambda: None
     keep: str | None = None
+    recompute: Mode | None = None
 
 
 class Clock:

@@ -17,6 +17,7 @@ from diffrl.trainer.loop import train_epoch, turns
 from diffrl.trainer.metrics import summarise
 from diffrl.trainer.moment import Moment
 from diffrl.trainer.randomness import random_state, restore_random
+from diffrl.trainer.recompute import mode
 from diffrl.trainer.saving import lost, notice, save, stopped, tell
 from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session
@@ -144,6 +145,7 @@ def _train(session: Session, number: int) -> dict[str, float]:
             train.bad_scores == "drop",
             session.ranks.check_in if Moment.can_rewind(session) else lambda: None,
             "cpu" if settings.speed.low_memory else None,
+            mode(settings),
         ),
     )
     session.progress["samples"] += len(tally.everyone.value) + tally.found.dropped

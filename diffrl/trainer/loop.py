@@ -4,58 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 import torch
 
 from diffrl.errors import OutOfMemory
-from diffrl.judge import Ledger, WeighedJudge
+from diffrl.judge import WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.speed.compiling import seconds_compiling
 from diffrl.speed.memory import moved
 from diffrl.streams import Streams
 from diffrl.tensors import Float, Generator, Tensor
-from diffrl.trainer.collect import Batches, Clock, Collected, collect
-from diffrl.trainer.fitted import Losses, learnt, part
+from diffrl.trainer.collect import Batches, Clock, collect
+from diffrl.trainer.fitted import Losses, idle, learnt, part
 from diffrl.trainer.ranks import Ranks
+from diffrl.trainer.recompute import ahead_of, recompute
 from diffrl.trainer.shares import SEEDS, Share
+from diffrl.trainer.tally import Tally
 from diffrl.types import Advantages, Batch, Memory, Minibatch, gather
-
-
-@dataclass
-class Tally:
-    """What an epoch leaves behind for its line of metrics. Tensors stay on the device.
-
-    Args:
-        found: the trajectories.
-        everyone: the advantages of all rows.
-        ledger: this process's scores.
-        seconds: spent under each name.
-        losses: of each piece, its weight and what the loss reported.
-        grad_norms: of each optimizer step.
-        gap: |log-ratios| before the first one.
-        compiling: seconds of it that went into compiling networks.
-    """
-
-    found: Collected
-    everyone: Advantages
-    ledger: Ledger
-    seconds: dict[str, float] = field(default_factory=dict)
-    losses: list[tuple[float, dict[str, Tensor]]] = field(default_factory=list)
-    grad_norms: list[Tensor] = field(default_factory=list)
-    gap: Float[Tensor, "..."] | None = None
-    compiling: float = 0.0
-
-    @property
-    def advantages(self) -> Advantages:
-        """The advantages of this process's rows."""
-        share, every = self.found.share, self.everyone
-        if len(share.owned) == 1:
-            return every
-        rows = share.own_rows.to(every.value.device)
-        each = None if every.each is None else every.each[rows]
-        return Advantages(every.value[rows], self.found.rewards.grad, each)
 
 
 def train_epoch(
@@ -92,6 +58,8 @@ def train_epoch(
     tally = Tally(found, everyone, judge.drain(), clock.laps)
     batches.observe(epoch, found.rollout, found.rewards)
     clock.lap("observe")
+    if batches.recompute is not None:
+        recompute(recipe, policy, ranks, tally, rng, batches.pieces.micro, batches.recompute)
     update(recipe, policy, ranks, tally, rng, batches)
     policy.follow(recipe.update_scheduler.behind(epoch))
     clock.lap("update")
@@ -105,13 +73,10 @@ def turns(recipe: Recipe, share: Share, rng: Generator, epoch: int) -> list[int]
     Dealt out in this order, the tuples of each optimizer step are shared evenly by the processes.
     A scheduler that looks at advantages may do otherwise, which costs time and nothing else.
     """
-    ahead = torch.Generator()
-    ahead.set_state(rng.get_state())
-    torch.randint(SEEDS, (), generator=ahead)  # as `update` draws first
     prompts, steps = share.prompts, recipe.sampler.for_epoch(epoch).steps
     unknown = Advantages(torch.ones(len(prompts), steps))
     seen = dict[int, None]()
-    for whole in recipe.update_scheduler(prompts, unknown, ahead):
+    for whole in recipe.update_scheduler(prompts, unknown, ahead_of(rng)):
         seen |= dict.fromkeys((whole.rows[:, 0] // share.rows).tolist())
         if len(seen) == len(share.text):
             break
@@ -165,8 +130,7 @@ def keep_pace(
 
     Where weights are split, all processes must make as many passes as the one that makes most.
     """
-    rows = torch.arange(whole.rows.shape[1])[None]
-    one = Minibatch(rows, whole.steps[:1], commit=False, weight=0.0)
+    one = idle(whole)
     for _ in range(count):
         policy.noise_rng = Streams([0])
         batch = moved(gather(tally.found.rollout, tally.advantages, one), policy.device)

@@ -8,8 +8,8 @@ import torch
 
 from diffrl.scoring import ScoredBy
 from diffrl.tensors import Tensor
-from diffrl.trainer.loop import Tally
 from diffrl.trainer.ranks import Ranks
+from diffrl.trainer.tally import Tally
 
 
 def summarise(
@@ -24,6 +24,9 @@ def summarise(
     if gaps:
         metrics["log_prob_gap/max"] = float(torch.cat(gaps).max())
         metrics["log_prob_gap/p99"] = float(torch.quantile(torch.cat(gaps), 0.99))
+    moved = ranks.everyones([] if tally.moved is None else [tally.moved.float().cpu().flatten()])
+    if moved:
+        metrics["log_prob_gap/sampling"] = float(torch.cat(moved).max())
     seconds = {k: v for k, v in tally.seconds.items() if k != "observe"}
     metrics.update({f"seconds/{k}": v for k, v in seconds.items()})
     if drops:

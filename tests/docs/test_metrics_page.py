@@ -29,6 +29,7 @@ def metrics(tmp_path_factory) -> list[dict[str, float]]:
             "train.trajectories=4",
             "sampler.steps=3",
             "train.bad_scores=drop",
+            "speed.recompute=on",
             "eval.steps=[1]",
             "eval.images=46",
             "eval.watch=[]",

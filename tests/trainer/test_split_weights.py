@@ -46,6 +46,16 @@ def test_a_process_with_less_to_do_keeps_pace(split):
     assert sorted(own["idle"] > 0 for own in split[1]["prdp"]) == [False, True]
 
 
+def test_log_probs_are_recomputed_in_step(full, tmp_path):
+    """PRDP has three groups: one of two processes has more of them than the other."""
+    sets = [*full, "train.epochs=1", "speed.recompute=on"]
+    one = tmp_path / "one", trained(tmp_path / "one", ["prdp"], sets)
+    sets += ["speed.shard=weights"]
+    two = tmp_path / "two", trained(tmp_path / "two", ["prdp"], sets, processes=2)
+    assert_alike("prdp", one, two, epochs=1)
+    assert Run(tmp_path / "two" / "prdp").metrics[-1]["log_prob_gap/sampling"] < 1e-5
+
+
 @pytest.mark.parametrize("algo", ["sdpo", "ddpo"])
 def test_a_checkpoint_of_split_weights_is_whole(algo, split):
     folder, found = split

@@ -9,10 +9,10 @@ from diffrl.judge import Ledger
 from diffrl.scoring import ScoredBy
 from diffrl.trainer.collect import Collected
 from diffrl.trainer.exchange import Exchange
-from diffrl.trainer.loop import Tally
 from diffrl.trainer.metrics import loss_metrics, reward_metrics
 from diffrl.trainer.ranks import Ranks, accelerator
 from diffrl.trainer.shares import Share
+from diffrl.trainer.tally import Tally
 from diffrl.types import Advantages, Prompts, Rewards, Rollout
 
 

@@ -1,0 +1,98 @@
+"""Log-probs that ratios start from, computed by calls that are the update's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from diffrl.policy import UNetPolicy
+from diffrl.recipe import Recipe
+from diffrl.settings import Settings
+from diffrl.speed.fitting import Fitting
+from diffrl.speed.memory import moved
+from diffrl.tensors import Generator, Tensor
+from diffrl.trainer.collect import Mode
+from diffrl.trainer.fitted import idle, part
+from diffrl.trainer.ranks import Ranks
+from diffrl.trainer.shares import SEEDS
+from diffrl.trainer.tally import Tally
+from diffrl.types import Minibatch, gather
+
+
+def mode(settings: Settings) -> Mode | None:
+    """Return in which mode of autograd log-probs are recomputed; None: sampling's are taken.
+
+    A compiled network is another program where it records gradients; else it makes no difference.
+    """
+    if not settings.recomputes:
+        return None
+    return torch.no_grad if settings.speed.compile == "off" else torch.enable_grad
+
+
+def ahead_of(rng: Generator) -> Generator:
+    """Return the randomness that an epoch's minibatches will be drawn with, without drawing."""
+    ahead = torch.Generator()
+    ahead.set_state(rng.get_state())
+    torch.randint(SEEDS, (), generator=ahead)  # as an update draws first
+    return ahead
+
+
+def recompute(
+    recipe: Recipe,
+    policy: UNetPolicy,
+    ranks: Ranks,
+    tally: Tally,
+    rng: Generator,
+    micro: Fitting,
+    within: Mode,
+) -> None:
+    """Put log-probs of the update's own calls in the place of those of sampling.
+
+    In half precision a kernel's rounding depends on how many rows it is called with, and on their
+    places. So each minibatch is gone through as the update will, before any optimizer step.
+
+    Args:
+        recipe: of the epoch.
+        policy: with the weights that sampled.
+        ranks: the run's processes.
+        tally: of the epoch, whose trajectories are changed.
+        rng: as the update will find it.
+        micro: tuples in one call.
+        within: the mode of autograd.
+    """
+    rollout, own, share = tally.found.rollout, tally.advantages, tally.found.share
+    assert rollout.path is not None, "a loss that needs log-probs has been given some"
+    fresh = rollout.path.log_prob.clone()
+
+    def computed(piece: Minibatch) -> Tensor:
+        batch = moved(gather(rollout, own, piece), policy.device)
+        with within():
+            return policy.log_prob(batch).detach().to(fresh)
+
+    def replace_some(whole: Minibatch, at: slice) -> None:
+        piece = part(whole, at.start, at.stop - at.start)
+        fresh[piece.rows[:, :, None], piece.steps[:, None, :]] = computed(piece)
+
+    for whole in once(recipe.update_scheduler(share.prompts, tally.everyone, ahead_of(rng)), tally):
+        mine, _ = share.of(whole)
+        for _ in micro.over(len(mine.rows), partial(replace_some, mine)):
+            pass
+        if ranks.in_step:
+            for _ in range(micro.pieces(share.most(whole)) - micro.pieces(len(mine.rows))):
+                computed(idle(whole))
+    tally.moved = (fresh - rollout.path.log_prob).abs()
+    path = replace(rollout.path, log_prob=fresh)
+    tally.found = replace(tally.found, rollout=replace(rollout, path=path))
+
+
+def once(minibatches: Iterable[Minibatch], tally: Tally) -> Iterator[Minibatch]:
+    """Yield the minibatches that have a row at a step that no earlier one had."""
+    new = torch.ones(tally.everyone.value.shape, dtype=torch.bool)
+    for whole in minibatches:
+        at = whole.rows[:, :, None], whole.steps[:, None, :]
+        if bool(new[at].any()):
+            new[at] = False
+            yield whole
