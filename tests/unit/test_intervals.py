@@ -67,6 +67,16 @@ def test_runs_are_the_units_where_there_are_several():
     assert between_runs(flat[:1] * 2, flat[1:2] * 2)[0].low == 1.0
 
 
+def test_runs_that_all_began_alike_have_no_variance():
+    """What Welch's t then gives is the interval of the other side's mean."""
+    before, after = [[0.1, 0.3]] * 3, [[1.0, 1.2], [1.3, 1.1], [1.6, 1.4]]
+    found, said = between_runs(before, after)
+    means = [1.1, 1.2, 1.5]
+    reach = 4.302653 * numpy.std(means, ddof=1) / 3**0.5  # t of 2 degrees of freedom
+    assert said == "higher" and found.mean == pytest.approx(numpy.mean(means) - 0.2)
+    assert (found.low, found.high) == pytest.approx((found.mean - reach, found.mean + reach))
+
+
 @pytest.mark.parametrize(("higher_is_better", "share"), [(True, 62.5), (False, 37.5)])
 def test_a_tie_is_half_a_win(higher_is_better, share):
     found = wins([0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, -1.0], list("abcd"), higher_is_better)
