@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 
 import torch
 
-from diffrl.tensors import Int, Tensor
-from diffrl.types import Path, Prompts, Rewards, Rollout
+from diffrl.tensors import Bool, Int, Tensor
+from diffrl.types import Minibatch, Path, Prompts, Rewards, Rollout
 
 
 def concat(rollouts: Sequence[Rollout]) -> Rollout:
@@ -90,3 +90,25 @@ def only(rewards: Rewards, rows: Int[Tensor, "k"]) -> Rewards:
         None if rewards.grad is None else rewards.grad[rows],
         None if rewards.each is None else rewards.each[rows],
     )
+
+
+def first_uses(
+    minibatches: Iterable[Minibatch], rows: int, steps: int
+) -> Iterator[tuple[Minibatch, Bool[Tensor, "m k s"]]]:
+    """Yield the minibatches that use a row at a step for the first time, and where they do.
+
+    Args:
+        minibatches: of an epoch, in order.
+        rows: of all trajectories.
+        steps: of each.
+    """
+    new = torch.ones(rows * steps, dtype=torch.bool)
+    for whole in minibatches:
+        at = (whole.rows[:, :, None] * steps + whole.steps[:, None, :]).flatten()
+        order = at.argsort(stable=True)
+        first = torch.ones_like(at, dtype=torch.bool)
+        first[order[1:]] = at[order[1:]] != at[order[:-1]]
+        found = first & new[at]
+        new[at] = False
+        if bool(found.any()):
+            yield whole, found.view(*whole.rows.shape, -1)

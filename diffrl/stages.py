@@ -36,9 +36,12 @@ class Sampler(Component):
         group: how many rows each drawn prompt gets. It belongs to the algorithm, so another
             sampler keeps it, as it does `share_noise`.
         lengths: numbers of steps that epochs have in turn, in place of `steps`; empty: always T.
+        live: whether its log-probs are those of the weights that are trained, which others may
+            compute anew; not so if it draws from other weights, or reads what others drew.
     """
 
     kept: ClassVar[frozenset[str]] = frozenset({"group", "share_noise"})
+    live: ClassVar[bool] = True
 
     steps: int
     group: int

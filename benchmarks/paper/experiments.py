@@ -42,17 +42,20 @@ PUBLISHED = {
 }
 """Table I of the paper, on SD-Turbo, by reward, model and number of steps as in `STEPS`."""
 
+MEASURES = ("end", "area")
+"""Curves are compared where they end and on the way, since the paper shows curves."""
+
 LONG = ("sampler.steps=8",)
 """Of the ablations: on the preset's two and four steps, three queries are almost all steps."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One thing the paper says: `better` ends above `worse`.
+    """One thing the paper says: `better` is above `worse`.
 
     Args:
         place: table or figure.
-        text: what is claimed, in our words, but for reward and steps.
+        text: what is claimed, in our words, but for reward, steps and measure.
         better: the cell that should be above.
         worse: the other; None: the model before training.
         steps: numbers of denoising steps whose scores count, averaged.
@@ -125,21 +128,26 @@ GAMMAS = {f"γ = {g}": varied(f"gamma-{g}", f"gamma={g}") for g in ("0.9", "1", 
 def figure_five() -> list[Claim]:
     """Return the claims on reward predictors and γ."""
     by_samples = [
-        Claim("Fig. 5", f"the adaptive anchor above {name}, by samples", BASE, cell)
+        Claim("Fig. 5", f"the adaptive anchor above {name}", BASE, cell, measure=measure)
         for name, cell in PREDICTORS.items()
+        for measure in MEASURES
         if name != "every step queried"
     ]
     every = PREDICTORS["every step queried"]
     by_time = [
         Claim(
             "Fig. 5",
-            "the adaptive anchor above every step queried, by time",
+            "the adaptive anchor above every step queried",
             BASE,
             every,
             measure="seconds",
         )
     ]
-    gamma = [Claim("Fig. 5", f"γ = 0.99 above {name}", BASE, cell) for name, cell in GAMMAS.items()]
+    gamma = [
+        Claim("Fig. 5", f"γ = 0.99 above {name}", BASE, cell, measure=measure)
+        for name, cell in GAMMAS.items()
+        for measure in MEASURES
+    ]
     return by_samples + by_time + gamma
 
 
@@ -166,9 +174,10 @@ def figure_six() -> list[Claim]:
         "shuffled": ORDERS,
     }
     return [
-        Claim("Fig. 6", f"{ours} above {name}", BASE, cell)
+        Claim("Fig. 6", f"{ours} above {name}", BASE, cell, measure=measure)
         for ours, cells in others.items()
         for name, cell in cells.items()
+        for measure in MEASURES
     ]
 
 
@@ -184,8 +193,9 @@ DDPO_OF = {
 def figure_seven() -> list[Claim]:
     """Return the claims on training with few and with mixed steps: every step is trained."""
     return [
-        Claim("Fig. 7", f"SDPO on mixed steps above DDPO on {name}", SDPO_MIXED, cell)
+        Claim("Fig. 7", f"sdpo on mixed steps above ddpo on {name}", SDPO_MIXED, cell, measure=m)
         for name, cell in DDPO_OF.items()
+        for m in MEASURES
     ]
 
 
@@ -198,7 +208,11 @@ LCM = {
 def figure_eight() -> list[Claim]:
     """Return the claims on a model that is sampled as a latent consistency model is."""
     sdpo, *baselines = LCM.values()
-    against = [Claim("Fig. 8", f"sdpo above {cell.algo}", sdpo, cell) for cell in baselines]
+    against = [
+        Claim("Fig. 8", f"sdpo above {cell.algo}", sdpo, cell, measure=measure)
+        for cell in baselines
+        for measure in MEASURES
+    ]
     return [*against, Claim("Fig. 8", "sdpo above the model before training", sdpo, None)]
 
 

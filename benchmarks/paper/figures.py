@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.paper import experiments
 from benchmarks.paper.cells import Cell
-from benchmarks.paper.experiments import BASE, BASELINES, STEPS, unseen
+from benchmarks.paper.experiments import BASE, BASELINES, STEPS
 from benchmarks.paper.records import Record, Records, samples
 from diffrl.report.charts import INK, Chart, Line, draw
 
@@ -17,7 +17,7 @@ FAINT = "#c9d0d8"
 
 def charts(records: Records) -> list[Chart]:
     """Return the charts of all figures, as far as their runs are there."""
-    algorithms = {algo: unseen(algo, "aesthetic") for algo in ("sdpo", *BASELINES)}
+    algorithms = {algo: experiments.unseen(algo, "aesthetic") for algo in ("sdpo", *BASELINES)}
     found = [
         chart(records, f"fig-4-{n}", f"Aesthetic score in {_steps(n)}", algorithms, (n,))
         for n in STEPS

@@ -15,8 +15,10 @@ from diffrl.evidence.intervals import Estimate, between_runs, difference
 
 REPRODUCED, UNCLEAR, CONTRADICTED = "reproduced", "not distinguishable", "contradicted"
 APART = "on different machines"
-FOR, AGAINST = "one seed, for", "one seed, against"
-"""One seed compares two models and not two ways of training: no verdict."""
+FOR, AGAINST = "few seeds, for", "few seeds, against"
+FEWEST = 3
+"""Of fewer seeds there is no verdict: two runs that happen to agree make an interval narrow, and
+one compares two models and not two ways of training."""
 
 WELCH = "Welch's t over seeds"
 PAIRED = "paired bootstrap over pictures of one seed"
@@ -30,6 +32,7 @@ class Verdict:
     text: str
     reward: str
     steps: tuple[int, ...]
+    measure: str
     said: str
     change: Estimate | None
     test: str
@@ -42,7 +45,7 @@ class Verdict:
 
 def judge(claim: Claim, records: Records) -> Verdict:
     """Return the verdict on a claim, from the seeds that both of its cells have finished."""
-    asked = (claim.place, claim.text, claim.better.reward, claim.steps)
+    asked = (claim.place, claim.text, claim.better.reward, claim.steps, claim.measure)
     cells = [claim.better] + ([claim.worse] if claim.worse else [])
     finished = records.seeds(cells)
     seeds = [s for s in finished if fair(claim, [_found(records, c, s) for c in cells])]
@@ -58,10 +61,10 @@ def judge(claim: Claim, records: Records) -> Verdict:
         # With four prompts or forty, pictures are the units: other prompts are not asked about.
         change, said = difference(worse[0], better[0], [str(i) for i in range(len(better[0]))])
         test = PAIRED
-    several = len(seeds) > 1
+    enough = len(seeds) >= FEWEST
     names = {
-        "higher": REPRODUCED if several else FOR,
-        "lower": CONTRADICTED if several else AGAINST,
+        "higher": REPRODUCED if enough else FOR,
+        "lower": CONTRADICTED if enough else AGAINST,
     }
     return Verdict(*asked, names.get(said, UNCLEAR), change, test, len(seeds))
 

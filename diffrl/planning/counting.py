@@ -19,6 +19,7 @@ from diffrl.pipeline import ddim_schedule
 from diffrl.planning.stand_ins import Calls, CountingJudge, OneWeight, Tally
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
+from diffrl.rollouts import first_uses
 from diffrl.settings import Settings
 from diffrl.types import Advantages, Memory, Minibatch, Rewards, Rollout, gather
 
@@ -195,11 +196,7 @@ class Counting:
         self.tally.most = 0
         for shape, times in kinds.items():
             self.tally.open = 0
-            batch = gather(rollout, advantages, first[shape])
-            if self._settings.recomputes:
-                with torch.no_grad():
-                    self._policy.log_prob(batch)
-            out = recipe.loss(self._policy, batch)
+            out = recipe.loss(self._policy, gather(rollout, advantages, first[shape]))
             if out.value.requires_grad:
                 out.value.backward()
             for call, count in self.tally.drain().items():
@@ -208,7 +205,19 @@ class Counting:
             with torch.no_grad():  # the trainer's look at unchanged log-probs
                 self._policy.log_prob(gather(rollout, advantages, next(iter(first.values()))))
             calls += self.tally.drain()
+        if self._settings.recomputes:
+            calls += self._recomputing(recipe, rollout, advantages)
         return commits, backwards > commits, calls, self.tally.most
+
+    def _recomputing(self, recipe: Recipe, rollout: Rollout, advantages: Advantages) -> Calls:
+        """Return the calls in which log-probs are recomputed, each once."""
+        rng = torch.Generator().manual_seed(0)
+        minibatches = recipe.update_scheduler(rollout.prompts, advantages, rng)
+        for whole, _ in first_uses(minibatches, *advantages.value.shape):
+            for piece in self._cut(whole):
+                with torch.no_grad():
+                    self._policy.log_prob(gather(rollout, advantages, piece))
+        return self.tally.drain()
 
     def _cut(self, whole: Minibatch) -> Iterator[Minibatch]:
         """Yield the pieces of one process's share of a minibatch of all processes."""

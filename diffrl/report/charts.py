@@ -16,8 +16,8 @@ from diffrl.folder import is_number
 from diffrl.report.records import Group
 
 COLORS = ("#3b82c4", "#e0803a", "#3fa45b", "#c94f5d", "#8a6bbf", "#1fa3a3", "#b08a2e", "#d36bb0")
-LONGEST = 60
-"""Characters of a label."""
+LONGEST, NAMED = 60, 48
+"""Characters of a title, and of a line's name."""
 
 WIDTH = 66
 """Characters of a legend that stand side by side, its marks among them."""
@@ -125,12 +125,12 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
     with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(4.4, 2.9), layout="constrained")
         axes = figure.subplots()
+        drawn = []
         for number, line in enumerate(one.lines):
             color = COLORS[number % len(COLORS)]
             style = (0, (4, 2)) if number >= len(COLORS) else "solid"
-            label = _plain(line.label)
-            axes.plot(
-                line.x, line.y, color=color, linestyle=style, linewidth=1.7, label=label,
+            drawn += axes.plot(
+                line.x, line.y, color=color, linestyle=style, linewidth=1.7,
                 marker="o" if one.dots else None, markersize=3.5,
             )  # fmt: skip
             if line.band:
@@ -149,27 +149,29 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
             spine.set_visible(side in ("left", "bottom"))
             spine.set_color(faint)
         if len(one.lines) > 1:
-            _legend(figure, axes, ink)
+            _legend(figure, drawn, [_plain(line.label, NAMED) for line in one.lines], ink)
     return figure
 
 
-def _legend(figure: Any, axes: Any, ink: str) -> None:
+def _legend(figure: Any, lines: Sequence[Any], labels: Sequence[str], ink: str) -> None:
     """Name the lines below the axes, where no curve can lie, and make room for it."""
-    handles, labels = axes.get_legend_handles_labels()
+    # matplotlib leaves out what begins with an underscore
+    labels = [label if label[:1] != "_" else f" {label}" for label in labels]
     columns = max(1, min(len(labels), WIDTH // (6 + max(map(len, labels)))))
     rows = -(-len(labels) // columns)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + ROW * rows)
     figure.legend(
-        handles, labels, loc="outside lower left", ncols=columns, frameon=False,
+        lines, labels, loc="outside lower left", ncols=columns, frameon=False,
         labelcolor=ink, fontsize=8, columnspacing=1.2,
     )  # fmt: skip
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, most: int = LONGEST) -> str:
     """Return text that matplotlib does not take for mathematics, and that leaves some room."""
     text = one_line(text)
-    short = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    end = most // 3  # names of runs often differ there
+    short = text if len(text) <= most else f"{text[: most - end - 1]}…{text[-end:]}"
     return short.replace("$", r"\$")
 
 

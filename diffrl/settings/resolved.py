@@ -52,7 +52,7 @@ class Settings:
 
     @property
     def recomputes(self) -> bool:
-        """Whether log-probs are recomputed before updates: where their loss is about ratios."""
+        """Whether log-probs are recomputed before updates, for losses about their ratios."""
         asked = self.speed.recompute
         wanted = asked == "on" or (asked == "auto" and self.model.precision != "fp32")
-        return wanted and "log_prob" in self.recipe.loss.needs
+        return wanted and self.recipe.sampler.live and "log_prob" in self.recipe.loss.needs

@@ -16,10 +16,15 @@ from diffrl.trainer.session import Session
 SHARE = 10
 """The log-ratio of unchanged weights should be below the clip range divided by this."""
 
+SAMPLING = 1e-2
+"""As far as half precision may move log-probs between sampling and training, in nats a number of
+the latent. Adapters that are merged in bf16 move them further: the pictures are another model's."""
+
 
 def of_epoch(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) -> list[Noticed]:
     """Return what an epoch's metrics say is wrong with the run."""
-    return [notice for notice in (gap(settings, epoch, metrics),) if notice is not None]
+    found = (gap(settings, epoch, metrics), sampling_gap(epoch, metrics))
+    return [notice for notice in found if notice is not None]
 
 
 def gap(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) -> Noticed | None:
@@ -30,10 +35,23 @@ def gap(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) -> N
         return None
     message = (
         f"the log-ratio of unchanged weights is {measured:.1e}, more than a tenth of the clip "
-        f"range {limit:g}; precision, batch shape and speed.merge move it, and "
-        f"speed.recompute=on makes up for them"
+        f"range {limit:g}; precision, batch shape and speed.merge move it"
+        + (" between two calls" if settings.recomputes else ", speed.recompute=on makes up for it")
     )
     return Noticed(epoch, "check", "log_prob_gap", message, "warn", measured, limit / SHARE)
+
+
+def sampling_gap(epoch: int, metrics: Mapping[str, int | float]) -> Noticed | None:
+    """Return a notice if recomputed log-probs are far from those of sampling."""
+    measured = metrics.get("log_prob_gap/sampling", 0.0)
+    if measured <= SAMPLING:
+        return None
+    message = (
+        f"recomputed log-probs are off those of sampling by {measured:.1e}, more than "
+        f"{SAMPLING:g}: the pictures are those of another model; speed.merge in half precision "
+        f"does it, or a sampler that is called otherwise"
+    )
+    return Noticed(epoch, "check", "sampling_gap", message, "warn", measured, SAMPLING)
 
 
 def of_training(session: Session) -> list[Noticed]:

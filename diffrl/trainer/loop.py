@@ -59,7 +59,8 @@ def train_epoch(
     batches.observe(epoch, found.rollout, found.rewards)
     clock.lap("observe")
     if batches.recompute is not None:
-        recompute(recipe, policy, ranks, tally, rng, batches.pieces.micro, batches.recompute)
+        with alone_where_memory_ends(ranks):
+            recompute(recipe, policy, ranks, tally, rng, batches.pieces.micro, batches.recompute)
     update(recipe, policy, ranks, tally, rng, batches)
     policy.follow(recipe.update_scheduler.behind(epoch))
     clock.lap("update")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -10,10 +9,11 @@ import torch
 
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
+from diffrl.rollouts import first_uses
 from diffrl.settings import Settings
 from diffrl.speed.fitting import Fitting
 from diffrl.speed.memory import moved
-from diffrl.tensors import Generator, Tensor
+from diffrl.tensors import Bool, Generator, Tensor
 from diffrl.trainer.collect import Mode
 from diffrl.trainer.fitted import idle, part
 from diffrl.trainer.ranks import Ranks
@@ -25,11 +25,13 @@ from diffrl.types import Minibatch, gather
 def mode(settings: Settings) -> Mode | None:
     """Return in which mode of autograd log-probs are recomputed; None: sampling's are taken.
 
-    A compiled network is another program where it records gradients; else it makes no difference.
+    It is the update's own, in which compiled networks are other programs, but where a call that no
+    backward pass follows is in the way: of recorded networks and of split weights.
     """
     if not settings.recomputes:
         return None
-    return torch.no_grad if settings.speed.compile == "off" else torch.enable_grad
+    alone = settings.speed.graphs or settings.speed.shard != "off"
+    return torch.no_grad if alone else torch.enable_grad
 
 
 def ahead_of(rng: Generator) -> Generator:
@@ -52,7 +54,8 @@ def recompute(
     """Put log-probs of the update's own calls in the place of those of sampling.
 
     In half precision a kernel's rounding depends on how many rows it is called with, and on their
-    places. So each minibatch is gone through as the update will, before any optimizer step.
+    places. So each minibatch is gone through as the update will, before any optimizer step. Of a
+    row that meets several others at a step, the first call's is taken.
 
     Args:
         recipe: of the epoch.
@@ -72,13 +75,15 @@ def recompute(
         with within():
             return policy.log_prob(batch).detach().to(fresh)
 
-    def replace_some(whole: Minibatch, at: slice) -> None:
-        piece = part(whole, at.start, at.stop - at.start)
-        fresh[piece.rows[:, :, None], piece.steps[:, None, :]] = computed(piece)
+    def replace_some(whole: Minibatch, new: Bool[Tensor, "m k s"], at: slice) -> None:
+        piece, mask = part(whole, at.start, at.stop - at.start), new[at]
+        rows, steps = torch.broadcast_tensors(piece.rows[:, :, None], piece.steps[:, None, :])
+        fresh[rows[mask], steps[mask]] = computed(piece)[mask]
 
-    for whole in once(recipe.update_scheduler(share.prompts, tally.everyone, ahead_of(rng)), tally):
-        mine, _ = share.of(whole)
-        for _ in micro.over(len(mine.rows), partial(replace_some, mine)):
+    minibatches = recipe.update_scheduler(share.prompts, tally.everyone, ahead_of(rng))
+    for whole, new in first_uses(minibatches, *tally.everyone.value.shape):
+        mine, places = share.of(whole)
+        for _ in micro.over(len(mine.rows), partial(replace_some, mine, new[places])):
             pass
         if ranks.in_step:
             for _ in range(micro.pieces(share.most(whole)) - micro.pieces(len(mine.rows))):
@@ -86,13 +91,3 @@ def recompute(
     tally.moved = (fresh - rollout.path.log_prob).abs()
     path = replace(rollout.path, log_prob=fresh)
     tally.found = replace(tally.found, rollout=replace(rollout, path=path))
-
-
-def once(minibatches: Iterable[Minibatch], tally: Tally) -> Iterator[Minibatch]:
-    """Yield the minibatches that have a row at a step that no earlier one had."""
-    new = torch.ones(tally.everyone.value.shape, dtype=torch.bool)
-    for whole in minibatches:
-        at = whole.rows[:, :, None], whole.steps[:, None, :]
-        if bool(new[at].any()):
-            new[at] = False
-            yield whole

@@ -14,11 +14,12 @@ MARKS = {
     "reproduced": "✓",
     "not distinguishable": "·",
     "contradicted": "✗",
-    "one seed, for": "(✓)",
-    "one seed, against": "(✗)",
+    "few seeds, for": "(✓)",
+    "few seeds, against": "(✗)",
     "on different machines": "other machines",
     "not run": "not run",
 }
+MEASURES = {"end": "in the end", "area": "on the way", "seconds": "by time"}
 BEFORE = "before training"
 MODELS = ("d3po", "ddpo", "prdp-rebel", "sdpo")
 
@@ -39,7 +40,7 @@ def table_one() -> str:
     for reward in dict.fromkeys(v["reward"] for v in verdicts):
         of_reward = [v for v in verdicts if v["reward"] == reward]
         steps = list(dict.fromkeys(n for v in of_reward for n in v["steps"]))
-        parts += [f"**{reward}**", _scores(found, reward, steps), _by_steps(of_reward, steps)]
+        parts += [f"**{reward}**", _scores(found, reward, steps), _claims(of_reward)]
     return "\n\n".join(parts)
 
 
@@ -51,18 +52,14 @@ def figure(place: str, *charts: str) -> str:
         f"![{place}: {name.partition('-')[2]}](images/paper/full/{name}.svg)" for name in charts
     )
     verdicts = [v for v in found["verdicts"] if v["place"] == place]
-    steps = list(dict.fromkeys(tuple(v["steps"]) for v in verdicts))
-    if len(steps) > 1:
-        return f"{pictures}\n\n{_by_steps(verdicts, [n for (n,) in steps])}"
-    rows = [(v["text"], *_said(v), str(v["seeds"])) for v in verdicts]
-    return f"{pictures}\n\n{table(('claim', 'difference', 'verdict', 'seeds'), rows)}"
+    return f"{pictures}\n\n{_claims(verdicts)}"
 
 
 def accuracy() -> str:
     """Return Tables II and III."""
     for tier in ("full", "quick"):
         if (found := _measured(tier)) and found["accuracy"]:
-            return _accuracy(found["accuracy"])
+            return _accuracy(found["accuracy"], tier)
     return "*Not measured yet.*"
 
 
@@ -123,21 +120,28 @@ def _scores(measured: Mapping[str, Any], reward: str, steps: Sequence[int]) -> s
     )
 
 
-def _by_steps(verdicts: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> str:
-    """Return verdicts with a row for each claim, and a column for each number of steps."""
+def _claims(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """Return a row for each claim, and a column for each number of steps or way of measuring."""
+    by_steps = len({tuple(v["steps"]) for v in verdicts}) > 1
+
+    def column(verdict: Mapping[str, Any]) -> str:
+        return _steps(verdict["steps"][0]) if by_steps else MEASURES[verdict["measure"]]
+
+    columns = list(dict.fromkeys(map(column, verdicts)))
     rows = []
     for text in dict.fromkeys(v["text"] for v in verdicts):
-        found = {v["steps"][0]: " ".join(reversed(_said(v))) for v in verdicts if v["text"] == text}
-        rows.append((text, *(found[n] for n in steps)))
-    return table(("claim", *map(_steps, steps)), rows)
+        own = {column(v): v for v in verdicts if v["text"] == text}
+        seeds = str(next(iter(own.values()))["seeds"])
+        rows.append((text, seeds, *(_said(own[c]) if c in own else "" for c in columns)))
+    return table(("claim", "seeds", *columns), rows)
 
 
-def _said(verdict: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the difference with its interval, and the verdict's mark."""
+def _said(verdict: Mapping[str, Any]) -> str:
+    """Return the verdict's mark, and the difference with its interval."""
     mark = MARKS[verdict["said"]]
     if (change := verdict["change"]) is None:
-        return "", mark
-    return f"{change['mean']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]", mark
+        return mark
+    return f"{mark} {change['mean']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]"
 
 
 def _steps(n: int) -> str:
@@ -149,7 +153,7 @@ def _spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
-def _accuracy(found: Mapping[str, Any]) -> str:
+def _accuracy(found: Mapping[str, Any], tier: str) -> str:
     rows = [
         (
             f"`{reward}`",
@@ -171,5 +175,5 @@ def _accuracy(found: Mapping[str, Any]) -> str:
         f"of the true ones. The marks judge the claim that the adaptive anchor is nearer than the "
         f"row's predictor. The least cosine of a clean prediction with its trajectory's first, "
         f"middle or last one is {found['least_cosine']:.2f} on average. Test: {found['test']}. "
-        f"By `python -m benchmarks.paper`."
+        f"By `python -m benchmarks.paper --tier {tier}`."
     )

@@ -1,5 +1,6 @@
 """The benchmark of the paper's claims: its verdicts, its runs, and its quick tier."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -80,6 +81,14 @@ def test_a_single_seed_pairs_pictures_and_says_so(kept):
     assert (found.said, found.test, found.seeds) == (verdicts.FOR, verdicts.PAIRED, 1)
 
 
+def test_two_seeds_are_no_verdict(kept):
+    for seed in (42, 43):
+        pretend(kept, "good", 1.0, seed)
+        pretend(kept, "bad", 0.2, seed)
+    found = verdicts.judge(claim(), kept)
+    assert (found.said, found.test, found.seeds) == (verdicts.FOR, verdicts.WELCH, 2)
+
+
 def test_by_time_the_slower_run_counts_as_far_as_the_faster_went(kept):
     pretend(kept, "good", 1.0, 42, seconds=10.0)
     pretend(kept, "bad", 1.0, 42, seconds=20.0)
@@ -127,12 +136,16 @@ def test_a_curve_is_the_mean_over_finished_seeds_with_a_band(kept):
     assert ends["after"] == pytest.approx([own[-1] for own in means], rel=1e-4)
 
 
-def test_figures_are_drawn_of_what_there_is(kept, tmp_path):
+def test_figures_are_drawn_of_what_there_is(kept, tmp_path, monkeypatch):
     figures.save(kept, tmp_path / "figures")
     assert list((tmp_path / "figures").iterdir()) == []  # nothing is kept of the paper's cells
-    figures.save(records.Records(cells.TIERS["full"]), tmp_path / "figures")
+    one = records.Evaluation(0, 0.0, {f"eval/pickscore/{n}-step": [1.0, 2.0] for n in (1, 2, 4, 8)})
+    known = records.Record("", "", "", [one, dataclasses.replace(one, epoch=1, seconds=9.0)])
+    monkeypatch.setattr(records.Records, "finished", lambda *_: [known, known])
+    monkeypatch.setattr(experiments, "unseen", lambda algo, _: CELLS["good"])
+    figures.save(kept, tmp_path / "figures")
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
-    assert {"fig-4-1", "fig-5-samples", "fig-6-norm", "fig-7-8", "fig-8"} <= drawn
+    assert drawn >= {"fig-4-1", "fig-5-samples", "fig-5-seconds", "fig-6-norm", "fig-7-8", "fig-8"}
 
 
 def test_accuracy_of_predicted_rewards_in_cases_with_an_answer():

@@ -37,9 +37,21 @@ def tired(images, text):
 
 
 def full(session):
-    """Let memory end in one process, after its first optimizer steps of the epoch asked for."""
-    epoch, process = map(int, os.environ.get("MEMORY_ENDS", "-1,-1").split(","))
+    """Let memory end in one process, after its first optimizer steps of the epoch asked for.
+
+    With a third word, `recomputing`, it ends where log-probs are recomputed, before those.
+    """
+    epoch, process, *where = os.environ.get("MEMORY_ENDS", "-1,-1").split(",")
+    epoch, process = int(epoch), int(process)
     ranks, plain, before = session.ranks, session.ranks.backward, {}
+    log_prob = session.policy.log_prob
+
+    def looked_at(*given):
+        if where and (session.epoch + 1, ranks.number) == (epoch, process):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return log_prob(*given)
+
+    session.policy.log_prob = looked_at
 
     def backward(loss):
         started = before.setdefault(session.epoch, ranks.steps)

@@ -88,13 +88,14 @@ def test_a_process_that_dies_takes_the_run_down_within_a_minute(tiny_sets, tmp_p
     assert [m["epoch"] for m in Run(run).metrics] == list(range(epochs + 2))
 
 
+@pytest.mark.parametrize("where", ["2,1", "2,1,recomputing"])
 def test_memory_that_ends_in_one_process_takes_the_run_down_and_keeps_what_is_saved(
-    tiny_sets, tmp_path
+    where, tiny_sets, tmp_path
 ):
     sets = [*tiny_sets, "train.epochs=3", "checkpoint.every=1", "train.micro_batch=1"]
-    sets += ["update_scheduler.per_update=2"]
+    sets += ["update_scheduler.per_update=2", "speed.recompute=on"]
     began = time.monotonic()
-    done = launched(tmp_path, ["sdpo"], sets, processes=2, memory_ends="2,1")
+    done = launched(tmp_path, ["sdpo"], sets, processes=2, memory_ends=where)
     assert done.returncode != 0 and time.monotonic() - began < 90
     assert "process 1 of 2 is lost: memory ends even with train.micro_batch = 1" in done.stderr
     assert [p.name for p in (tmp_path / "sdpo" / "checkpoints").iterdir()] == ["1"]

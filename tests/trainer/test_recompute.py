@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import diffrl
+from diffrl.rollouts import first_uses
 from diffrl.settings.resolve import resolve
-from diffrl.trainer import checkpoint
+from diffrl.trainer import checkpoint, checks
+from diffrl.types import Minibatch
 
 ALGORITHMS = ["ddpo", "rebel", "prdp", "sdpo"]
 """Whose losses are about ratios."""
@@ -14,7 +16,9 @@ ALGORITHMS = ["ddpo", "rebel", "prdp", "sdpo"]
 @pytest.fixture
 def trained(tiny_sets, tmp_path):
     def train(name, algo, *sets):
-        given = [*tiny_sets, "eval.every=0", "eval.images=2", "train.micro_batch=1", *sets]
+        given = [s for s in tiny_sets if "trajectories" not in s]
+        given += ["train.trajectories=16", "train.micro_batch=3"]  # uneven pieces
+        given += ["eval.every=0", "eval.images=2", "optimizer.eps=1e-3", *sets]
         return diffrl.train(
             algo, "pickscore", sets=given, epochs=2, output=tmp_path / name, live=False
         )
@@ -47,29 +51,78 @@ def test_in_fp32_nothing_else_is_trained(algo, trained):
     assert apart < 1e-2 * far
 
 
+@pytest.fixture
+def gaps(monkeypatch):
+    """Hears of the |log-ratios| of every call of an epoch's first update."""
+    from diffrl.trainer import loop
+
+    heard, plain = [], loop.log_prob_gap
+
+    def hear(seen, batch):
+        heard.append(plain(seen, batch))  # None lets it be asked again, until weights change
+
+    monkeypatch.setattr(loop, "log_prob_gap", hear)
+    return heard
+
+
+@pytest.mark.parametrize("more", [(), ("speed.low_memory=true",)], ids=["usual", "low memory"])
 @pytest.mark.parametrize("algo", ["ddpo", "sdpo"])
-def test_ratios_start_at_one_where_sampling_computes_otherwise(algo, trained):
-    """Merged adapters in bf16 round far beyond the clip range."""
-    means = ["model.precision=bf16", "speed.merge=true", "optimizer.lr=1e-2"]
-    usual = trained("usual", algo, *means, "speed.recompute=off").metrics[-1]
-    other = trained("other", algo, *means).metrics[-1]  # auto
-    assert usual["log_prob_gap/max"] > 1e-3
-    assert other["log_prob_gap/max"] == 0
-    assert other["log_prob_gap/sampling"] > 1e-3
+def test_ratios_start_at_one_where_sampling_computes_otherwise(algo, more, trained, gaps):
+    """Merged adapters in bf16 round far beyond the clip range; every piece's ratios are 1."""
+    means = ["model.precision=bf16", "speed.merge=true", "optimizer.lr=1e-1", *more]
+    trained("usual", algo, *means, "speed.recompute=off")
+    assert max(float(one.max()) for one in gaps) > 1e-3
+    gaps.clear()
+    run = trained("other", algo, *means)  # auto
+    assert len(gaps) > 2 * 2  # pieces of two epochs
+    assert max(float(one.max()) for one in gaps) == 0
+    assert run.metrics[-1]["log_prob_gap/sampling"] > 1e-3
+
+
+def test_far_from_sampling_is_told():
+    settings = resolve("ddpo", ["pickscore"], sets=["model.precision=bf16"])
+    assert checks.of_epoch(settings, 1, {"log_prob_gap/sampling": checks.SAMPLING}) == []
+    (notice,) = checks.of_epoch(settings, 1, {"log_prob_gap/sampling": 2 * checks.SAMPLING})
+    assert (notice.rule, notice.measured) == ("sampling_gap", 2 * checks.SAMPLING)
+    assert "the pictures are those of another model" in notice.message
 
 
 def test_each_step_is_recomputed_once_however_often_it_is_trained_on(trained, monkeypatch):
+    """In the calls of the first pass; recomputing has no backward pass."""
+    from diffrl.trainer import loop, recompute
+
+    calls, now = {"recompute": 0, "update": 0}, []
     from diffrl.policy import UNetPolicy
 
-    calls, plain = [], UNetPolicy.log_prob
+    plain = UNetPolicy.log_prob
 
     def counted(policy, batch, weights="live"):
-        calls.append(torch.is_grad_enabled())
+        calls[now[-1]] += 1
         return plain(policy, batch, weights)
 
+    def within(name, work):
+        def run(*given):
+            now.append(name)
+            return work(*given)
+
+        return run
+
     monkeypatch.setattr(UNetPolicy, "log_prob", counted)
+    monkeypatch.setattr(loop, "recompute", within("recompute", recompute.recompute))
+    monkeypatch.setattr(loop, "update", within("update", loop.update))
     trained("run", "ddpo", "update_scheduler.inner_epochs=3", "speed.recompute=on")
-    assert calls.count(True) == 3 * calls.count(False) > 0
+    assert calls["update"] == 3 * calls["recompute"] > 0
+
+
+def test_the_first_use_of_a_row_at_a_step_is_found():
+    rows = torch.tensor([[0, 1], [0, 2], [3, 0]])
+    one = Minibatch(rows, torch.tensor([[0], [0], [1]]))
+    two = Minibatch(rows[2:], torch.tensor([[1]]))
+    three = Minibatch(rows[1:2], torch.tensor([[1]]))
+    (a, new), (b, later) = first_uses([one, two, three], rows=4, steps=2)
+    assert (a, b) == (one, three)  # nothing is new in the second
+    assert new[..., 0].tolist() == [[True, True], [False, True], [True, True]]
+    assert later[..., 0].tolist() == [[False, True]]
 
 
 def test_losses_without_ratios_recompute_nothing():
@@ -80,3 +133,10 @@ def test_losses_without_ratios_recompute_nothing():
     assert resolve("sdpo", ["pickscore"], sets=half).recomputes
     assert not resolve("sdpo", ["pickscore"]).recomputes
     assert not resolve("sdpo", ["pickscore"], sets=[*half, "speed.recompute=off"]).recomputes
+
+
+def test_log_probs_of_other_weights_are_left_alone(monkeypatch):
+    on = resolve("ddpo", ["pickscore"], sets=["speed.recompute=on"])
+    assert on.recomputes
+    monkeypatch.setattr(type(on.recipe.sampler), "live", False)
+    assert not on.recomputes
