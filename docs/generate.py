@@ -99,6 +99,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "fig-6": partial(figure, "Fig. 6", "fig-6-norm", "fig-6-decay", "fig-6-order"),
         "fig-7": partial(figure, "Fig. 7", *(f"fig-7-{n}" for n in (1, 2, 4, 8))),
         "fig-8": partial(figure, "Fig. 8", "fig-8"),
+        "looked-into": partial(figure, "Looked into", "looked-into"),
     },
     "docs/settings.md": {
         "sections": sections,

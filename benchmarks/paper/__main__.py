@@ -23,8 +23,9 @@ from typing import Any
 
 from benchmarks.paper import accuracy
 from benchmarks.paper.cells import TIERS
-from benchmarks.paper.experiments import PARTS, PUBLISHED, cells_of
+from benchmarks.paper.experiments import PARTS, cells_of
 from benchmarks.paper.figures import save
+from benchmarks.paper.published import PUBLISHED
 from benchmarks.paper.records import ROOT as RECORDS
 from benchmarks.paper.records import Records, before_and_after, weights
 from benchmarks.paper.runs import run_all

@@ -37,6 +37,9 @@ def charts(records: Records) -> list[Chart]:
     mixed |= {f"ddpo, {name}": cell for name, cell in experiments.DDPO_OF.items()}
     found += [chart(records, f"fig-7-{n}", f"PickScore in {_steps(n)}", mixed, (n,)) for n in STEPS]
     found.append(chart(records, "fig-8", "Sampled as an LCM is", experiments.LCM))
+    early = {"λ = 0.99": BASE, **{f"λ = {name}": cell for name, cell in experiments.EARLY.items()}}
+    early |= {"λ = 0.99, normalised per prompt": experiments.NORMS["per prompt"]}
+    found.append(chart(records, "looked-into", "Weight on the first steps", early))
     return [one for one in found if one is not None]
 
 

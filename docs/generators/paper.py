@@ -48,9 +48,7 @@ def figure(place: str, *charts: str) -> str:
     """Return a figure's curves, and the verdicts on its claims."""
     if not (found := _measured("full")):
         return "*Not measured yet.*"
-    pictures = "\n".join(
-        f"![{place}: {name.partition('-')[2]}](images/paper/full/{name}.svg)" for name in charts
-    )
+    pictures = "\n".join(f"![{place}](images/paper/full/{name}.svg)" for name in charts)
     verdicts = [v for v in found["verdicts"] if v["place"] == place]
     return f"{pictures}\n\n{_claims(verdicts)}"
 
