@@ -111,11 +111,16 @@ def _scores(measured: Mapping[str, Any], reward: str, steps: Sequence[int]) -> s
                 name,
                 "" if name == BEFORE else str(len(scores[0])),
                 *map(_spread, scores),
-                published[name],
+                _published(published[name]),
             )
             for name, scores in rows
         ],
     )
+
+
+def _published(scores: Sequence[float]) -> str:
+    """Return scores with as many digits as the paper prints."""
+    return " ".join(f"{score:.3f}" if score < 10 else f"{score:.2f}" for score in scores)
 
 
 def _claims(verdicts: Sequence[Mapping[str, Any]]) -> str:
