@@ -23,13 +23,14 @@ from typing import Any
 
 from benchmarks.paper import accuracy
 from benchmarks.paper.cells import TIERS
-from benchmarks.paper.experiments import PARTS, cells_of
+from benchmarks.paper.experiments import PARTS, cells_of, table_one
 from benchmarks.paper.figures import save
 from benchmarks.paper.published import TABLE_ONE
 from benchmarks.paper.records import ROOT as RECORDS
-from benchmarks.paper.records import Records, before_and_after, weights
+from benchmarks.paper.records import Records, before_and_after, gained, weights
 from benchmarks.paper.runs import run_all
 from benchmarks.paper.verdicts import judge
+from diffrl.emoji.world import UNSEEN
 from diffrl.folder import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +82,9 @@ def main() -> None:
         "runs": {name: [round(one.seconds) for one in own] for name, own in found.items()},
         "seeds_of_the_tier": tier.seeds,
         "published": TABLE_ONE,
+        "by_prompt": {
+            claim.better.name: gained(found[claim.better.name], UNSEEN) for claim in table_one()
+        },
         "scores": {name: before_and_after(own) for name, own in found.items()},
         "accuracy": table,
         "verdicts": [judge(claim, records).record() for claim in claims],

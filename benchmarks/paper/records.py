@@ -123,6 +123,21 @@ def before_and_after(runs: Sequence[Record]) -> dict[str, dict[str, list[float]]
     }
 
 
+def gained(runs: Sequence[Record], prompts: Sequence[str]) -> dict[str, list[float]]:
+    """Return what each prompt's pictures gained in each run, averaged over numbers of steps.
+
+    Evaluations draw the prompts in turn.
+    """
+    found: dict[str, list[float]] = {prompt: [] for prompt in prompts}
+    for run in runs:
+        before, after = (run.evaluations[at].scores for at in (0, -1))
+        for i, prompt in enumerate(prompts):
+            own = [mean(s[key][i :: len(prompts)]) for s in (before, after) for key in before]
+            half = len(own) // 2
+            found[prompt].append(_kept(mean(own[half:]) - mean(own[:half])))
+    return found
+
+
 def _scores(evaluation: dict[str, Any], cell: Cell) -> dict[str, list[float]]:
     return {
         key: [_kept(value) for value in values]

@@ -44,6 +44,20 @@ def table_one() -> str:
     return "\n\n".join(parts)
 
 
+def by_prompt() -> str:
+    """Return what each unseen prompt gained."""
+    if not (found := _measured("full")):
+        return "*Not measured yet.*"
+    prompts = list(next(iter(found["by_prompt"].values())))
+    rows = [
+        (reward, name, str(len(own[prompts[0]])), *(_spread(own[p], "+") for p in prompts))
+        for reward in found["published"]
+        for name in MODELS
+        if (own := found["by_prompt"][f"{name}-{reward}"])[prompts[0]]
+    ]
+    return table(("reward", "", "seeds", *prompts), rows)
+
+
 def figure(place: str, *charts: str) -> str:
     """Return a figure's curves, and the verdicts on its claims."""
     if not (found := _measured("full")):
@@ -151,8 +165,8 @@ def _steps(n: int) -> str:
     return f"{n} step{'s' if n > 1 else ''}"
 
 
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.2f}"
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    mean = f"{statistics.mean(values):{sign}.2f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 

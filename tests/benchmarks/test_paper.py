@@ -136,6 +136,14 @@ def test_a_curve_is_the_mean_over_finished_seeds_with_a_band(kept):
     assert ends["after"] == pytest.approx([own[-1] for own in means], rel=1e-4)
 
 
+def test_each_prompt_is_told_what_its_pictures_gained():
+    """Evaluations draw prompts in turn; numbers of steps weigh alike."""
+    before = records.Evaluation(0, 0.0, {"1-step": [1.0, 5.0, 3.0, 5.0], "2-step": [0.0, 0.0] * 2})
+    after = records.Evaluation(1, 9.0, {"1-step": [3.0, 5.0, 5.0, 5.0], "2-step": [4.0, 0.0] * 2})
+    run = records.Record("", "", "", [before, after])
+    assert records.gained([run, run], ["a", "b"]) == {"a": [3.0, 3.0], "b": [0.0, 0.0]}
+
+
 def test_figures_are_drawn_of_what_there_is(kept, tmp_path, monkeypatch):
     figures.save(kept, tmp_path / "figures")
     assert list((tmp_path / "figures").iterdir()) == []  # nothing is kept of the paper's cells
