@@ -58,7 +58,9 @@ def counted(run: Published) -> dict[str, float]:
         }
     trained = count(lambda: forward().sum().backward())
     unet.zero_grad()
-    return {name: value / rows for name, value in {**plain, "unet/grad": trained}.items()}
+    again = {"unet/recomputed": plain["unet/no-grad"]}  # forward passes, too
+    every = {**plain, **again, "unet/grad": trained}
+    return {name: value / rows for name, value in every.items()}
 
 
 def count(call: Callable[[], Any]) -> int:

@@ -15,7 +15,8 @@ PHASES = {
     "sampling": ("unet/no-grad", ("unet/no-grad",)),
     "updating": ("unet/grad", ("unet/grad", "backward")),
 }
-"""What the UNet does in them, as it is counted, and the names under which that is timed."""
+"""What the UNet does in them, as it is counted, and the names under which that is timed. Log-probs
+that are recomputed (`unet/recomputed`) are in no rate of the two."""
 
 
 def agreed(repeats: Mapping[str, Epochs], settings: Settings) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from diffrl.folder import create, read_metrics
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.resolve import dump
-from diffrl.trainer import epochs
+from diffrl.trainer import epochs, loop
 from diffrl.trainer.collect import Clock
 from diffrl.trainer.observers import FolderObserver
 from diffrl.trainer.preflight import preflight
@@ -48,6 +48,8 @@ class Ours:
         hook = registry().hook
         tell(session, hook.diffrl_run_started, RunStarted(folder, settings, session.epoch))
         attach(session, watch)
+        self._recompute = loop.recompute
+        loop.recompute = watched_apart(self._recompute, watch)
         if made.device.type == "cuda" and not overlaps(settings, made.device):
             synchronize_laps()
 
@@ -59,6 +61,7 @@ class Ours:
 
     def close(self) -> None:
         """Leave nothing behind in this process."""
+        loop.recompute = self._recompute
         for observer in self._observers:
             registry().unregister(observer)
         self.session.ranks.finish()
@@ -75,6 +78,16 @@ def attach(session: Session, watch: Watch) -> None:
     watch.swap(session.judge, "_decode", "vae")
     for module in {m for reward in session.rewards for m in networks(reward.score)}:
         watch.network(module, "reward")
+
+
+def watched_apart(recompute: Callable[..., None], watch: Watch) -> Callable[..., None]:
+    """Return the recomputing of log-probs, whose calls of the UNet are no training."""
+
+    def watched(*given: Any) -> None:
+        with watch.apart("recomputed"):
+            recompute(*given)
+
+    return watched
 
 
 def networks(score: Any) -> list[nn.Module]:

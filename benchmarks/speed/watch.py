@@ -75,15 +75,26 @@ class Watch:
         Args:
             name: to book it under.
             call: the function.
-            split: whether calls with and without gradient have names of their own.
+            split: whether calls with and without gradient have names of their own, and those
+                within `apart`.
         """
 
         def watched(*inputs: Any, **more: Any) -> Any:
-            own = f"{name}/{'grad' if torch.is_grad_enabled() else 'no-grad'}" if split else name
+            usual = "grad" if torch.is_grad_enabled() else "no-grad"
+            own = f"{name}/{getattr(self._mine, 'kind', None) or usual}" if split else name
             with self.timing(own, len(inputs[0])):
                 return call(*inputs, **more)
 
         return watched
+
+    @contextmanager
+    def apart(self, kind: str) -> Iterator[None]:
+        """Book split calls inside as a kind of their own."""
+        self._mine.kind = kind
+        try:
+            yield
+        finally:
+            self._mine.kind = None
 
     def swap(self, owner: Any, attribute: str, name: str, split: bool = False) -> None:
         """Watch a function that an object holds."""

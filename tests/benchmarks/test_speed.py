@@ -19,6 +19,7 @@ from benchmarks.speed.sizes import settings_of  # noqa: E402
 from benchmarks.speed.watch import Watch  # noqa: E402
 from diffrl.builtin.advantages import returns  # noqa: E402
 from diffrl.kernels import log_density  # noqa: E402
+from diffrl.trainer import loop  # noqa: E402
 from diffrl.types import Memory, Minibatch, gather  # noqa: E402
 
 PARTS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
@@ -180,6 +181,17 @@ def test_an_epoch_in_half_precision_trains_the_adapter_in_fp32(tmp_path):
 def run(*arguments):
     command = [sys.executable, "-m", "benchmarks.speed", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_log_probs_that_are_recomputed_are_no_training(tmp_path):
+    """The published way does not; what both train is compared."""
+    sets = ["train.track=[]", "speed.recompute=on"]
+    watch, plain = Watch(CPU), loop.recompute
+    ours = Ours(settings_of("tiny", tmp_path / "weights", sets), tmp_path / "run", watch)
+    ours.epoch(1)
+    ours.close()
+    assert watch.rows["unet/recomputed"] == watch.rows["unet/grad"] == 16 * 3
+    assert loop.recompute is plain
 
 
 @pytest.mark.slow
