@@ -111,7 +111,7 @@ def save(charts: Sequence[Chart], folder: Path) -> list[str]:
         for one in charts:
             figure = draw(one, INK, FAINT)
             for kind in ("png", "svg"):
-                _write(folder / f"{one.name}.{kind}", figure)
+                write(folder / f"{one.name}.{kind}", figure)
             pages.append(inline(figure))
             figure.clear()
     return pages
@@ -175,7 +175,8 @@ def _plain(text: str, most: int = LONGEST) -> str:
     return short.replace("$", r"\$")
 
 
-def _write(path: Path, figure: Any) -> None:
+def write(path: Path, figure: Any) -> None:
+    """Write a figure as the kind of file that the name ends in; the same one is the same bytes."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "diffrl"}):
