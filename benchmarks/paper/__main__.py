@@ -18,6 +18,7 @@ import json
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,9 @@ def main() -> None:
         },
         "scores": {name: before_and_after(own) for name, own in found.items()},
         "accuracy": table,
+        "first_seed": [
+            judge(c, Records(replace(tier, seeds=1), options.records)).said for c in claims
+        ],
         "verdicts": [judge(claim, records).record() for claim in claims],
     }
     target.write_text(_lines(result), "utf-8")

@@ -192,10 +192,10 @@ EARLY = {
 
 
 def looked_into() -> list[Claim]:
-    """Return claims of ours, that would explain what contradicts the paper's.
+    """Return claims of ours, that would explain what Fig. 6 finds against the paper.
 
-    What weighs a trajectory's first steps more than its last learns faster here: a smaller λ, not
-    its reverse, and normalising returns, which shrink from step to step, all alike.
+    They follow if training is faster where a trajectory's first steps weigh more than its last, as
+    they do with a smaller λ, and the other way round with λ reversed.
     """
     pairs = [
         ("λ = 0.5 above 0.99", EARLY["0.5"], BASE),

@@ -10,7 +10,7 @@ from benchmarks.paper import experiments
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.experiments import BASE, BASELINES, STEPS
 from benchmarks.paper.records import Record, Records, samples
-from diffrl.report.charts import INK, Chart, Line, draw
+from diffrl.report.charts import INK, Chart, Line, draw, write
 
 FAINT = "#c9d0d8"
 
@@ -45,14 +45,11 @@ def charts(records: Records) -> list[Chart]:
 
 def save(records: Records, folder: Path) -> None:
     """Write the charts as SVG files."""
-    import matplotlib
-
     folder.mkdir(parents=True, exist_ok=True)
     for one in charts(records):
         figure = draw(one, INK, FAINT)
         figure.patch.set_facecolor("white")
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "diffrl"}):
-            figure.savefig(folder / f"{one.name}.svg", metadata={"Date": None})
+        write(folder / f"{one.name}.svg", figure)
         figure.clear()
 
 

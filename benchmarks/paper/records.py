@@ -128,14 +128,14 @@ def gained(runs: Sequence[Record], prompts: Sequence[str]) -> dict[str, list[flo
 
     Evaluations draw the prompts in turn.
     """
-    found: dict[str, list[float]] = {prompt: [] for prompt in prompts}
-    for run in runs:
-        before, after = (run.evaluations[at].scores for at in (0, -1))
-        for i, prompt in enumerate(prompts):
-            own = [mean(s[key][i :: len(prompts)]) for s in (before, after) for key in before]
-            half = len(own) // 2
-            found[prompt].append(_kept(mean(own[half:]) - mean(own[:half])))
-    return found
+
+    def own(evaluation: Evaluation, i: int) -> float:
+        return mean(mean(scores[i :: len(prompts)]) for scores in evaluation.scores.values())
+
+    return {
+        prompt: [_kept(own(run.evaluations[-1], i) - own(run.evaluations[0], i)) for run in runs]
+        for i, prompt in enumerate(prompts)
+    }
 
 
 def _scores(evaluation: dict[str, Any], cell: Cell) -> dict[str, list[float]]:

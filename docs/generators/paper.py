@@ -41,7 +41,20 @@ def table_one() -> str:
         of_reward = [v for v in verdicts if v["reward"] == reward]
         steps = list(dict.fromkeys(n for v in of_reward for n in v["steps"]))
         parts += [f"**{reward}**", _scores(found, reward, steps), _claims(of_reward)]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, _decided(found, verdicts)])
+
+
+def _decided(measured: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many claims of Table I are decided, and how many one seed would have decided."""
+    pairs = zip(measured["verdicts"], measured["first_seed"], strict=True)
+    alone = sum(said.startswith("few seeds") for v, said in pairs if v["place"] == "Table I")
+    decided = [v for v in verdicts if v["said"] in ("reproduced", "contradicted")]
+    between = sum("before training" not in v["text"] for v in decided)
+    return (
+        f"Of these {len(verdicts)} claims, the first seed alone would have decided {alone}, its "
+        f"pictures resampled; over all seeds {len(decided)} are decided, and {between} of those "
+        f"compare two algorithms."
+    )
 
 
 def by_prompt() -> str:
