@@ -24,9 +24,9 @@ def summarise(
     if gaps:
         metrics["log_prob_gap/max"] = float(torch.cat(gaps).max())
         metrics["log_prob_gap/p99"] = float(torch.quantile(torch.cat(gaps), 0.99))
-    moved = ranks.everyones([] if tally.moved is None else [tally.moved.float().cpu().flatten()])
-    if moved:
-        metrics["log_prob_gap/sampling"] = float(torch.cat(moved).max())
+    own = [] if tally.moved is None or not tally.moved.numel() else [float(tally.moved.max())]
+    if moved := ranks.everyones(own):
+        metrics["log_prob_gap/sampling"] = max(moved)
     seconds = {k: v for k, v in tally.seconds.items() if k != "observe"}
     metrics.update({f"seconds/{k}": v for k, v in seconds.items()})
     if drops:

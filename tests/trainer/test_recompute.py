@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import diffrl
+from diffrl.policy import UNetPolicy
 from diffrl.rollouts import first_uses
 from diffrl.settings.resolve import resolve
-from diffrl.trainer import checkpoint, checks
+from diffrl.trainer import checkpoint, checks, loop, recompute
 from diffrl.types import Minibatch
 
 ALGORITHMS = ["ddpo", "rebel", "prdp", "sdpo"]
@@ -26,20 +27,19 @@ def trained(tiny_sets, tmp_path):
     return train
 
 
-def same_figures(one, other):
-    """Return whether two runs' metrics are near each other, but for seconds and the gap."""
+def assert_same_figures(one, other):
+    """Two runs' metrics are near each other, but for seconds and the gap."""
     for mine, its in zip(one.metrics[1:], other.metrics[1:], strict=True):
         names = [k for k in mine if not k.startswith(("seconds", "samples_per", "log_prob_gap"))]
         assert [its[k] for k in names] == pytest.approx(
             [mine[k] for k in names], rel=1e-3, abs=1e-5
         )
-    return True
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_in_fp32_nothing_else_is_trained(algo, trained):
     usual, other = trained("usual", algo), trained("other", algo, "speed.recompute=on")
-    assert same_figures(usual, other)
+    assert_same_figures(usual, other)
     assert "log_prob_gap/sampling" not in usual.metrics[-1]
     assert all(line["log_prob_gap/sampling"] < 1e-5 for line in other.metrics[1:])
     one, two = (checkpoint.read(run.checkpoints[-1])["trained"] for run in (usual, other))
@@ -54,8 +54,6 @@ def test_in_fp32_nothing_else_is_trained(algo, trained):
 @pytest.fixture
 def gaps(monkeypatch):
     """Hears of the |log-ratios| of every call of an epoch's first update."""
-    from diffrl.trainer import loop
-
     heard, plain = [], loop.log_prob_gap
 
     def hear(seen, batch):
@@ -89,12 +87,7 @@ def test_far_from_sampling_is_told():
 
 def test_each_step_is_recomputed_once_however_often_it_is_trained_on(trained, monkeypatch):
     """In the calls of the first pass; recomputing has no backward pass."""
-    from diffrl.trainer import loop, recompute
-
-    calls, now = {"recompute": 0, "update": 0}, []
-    from diffrl.policy import UNetPolicy
-
-    plain = UNetPolicy.log_prob
+    calls, now, plain = {"recompute": 0, "update": 0}, [], UNetPolicy.log_prob
 
     def counted(policy, batch, weights="live"):
         calls[now[-1]] += 1
