@@ -72,9 +72,16 @@ def train(action: str, seed: int, folder: Path, jobs: int) -> None:
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": threads}, stdout=subprocess.DEVNULL
     )
-    if done.returncode not in (0, STOPPED):
+    if done.returncode and not (done.returncode == STOPPED and stopped(target)):
         sys.exit(f"{target} failed with {done.returncode}")
     (target / "ended").touch()
+
+
+def stopped(folder: Path) -> bool:
+    """Return whether it was the watchdog that ended a run: others give the same exit code."""
+    notices = read_lines(folder / NOTICES)
+    last = notices[-1] if notices else {}
+    return last.get("source") == "watchdog" and last["action"].startswith("stop")
 
 
 def told(action: str, seed: int, folder: Path) -> dict[str, Any]:
