@@ -100,9 +100,8 @@ def in_training(run: Run, epoch: int) -> Answers:
     content = _read(path)
     try:
         prompts = _prompts(content["prompts"])
-        asked = settings.eval.model_dump(include={"seed", "eta", "images", "prompts"})
-        asked |= {"of": prompts, "size": settings.model.size}
-        asked |= {"batch": settings.train.sample_batch, "guidance": settings.model.guidance}
+        asked = settings.eval.model_dump(include={"seed", "eta"})
+        asked |= {"of": prompts, "size": settings.model.size, "guidance": settings.model.guidance}
         asked["sampler"] = settings.recipe.sampler.for_evaluation(1, settings.eval.eta).name
         values = {name: _column(name, found, prompts) for name, found in content["scores"].items()}
         lower = frozenset(content.get("lower_is_better", ()))

@@ -40,6 +40,31 @@ def test_verdicts_of_single_runs_pair_the_pictures(runs, tmp_path, command):
     assert said == {"eval/pickscore/1-step": "better", "picture/edges/2-step": "lower"}
 
 
+def test_what_does_not_change_an_evaluation_does_not_part_runs(runs, tmp_path, command):
+    other = tmp_path / "other"
+    shutil.copytree(runs / "sdpo/1", other)
+    prompts = tmp_path / "mine.txt"
+    asked = json.loads(sorted((other / "evaluations").iterdir())[-1].read_text())["prompts"]
+    prompts.write_text("\n".join(asked))
+    path, lines = other / "settings.toml", []
+    section = ""
+    for line in path.read_text("utf-8").splitlines():
+        section = line.strip("[]") if line.startswith("[") else section
+        if section == "train" and line.startswith("sample_batch ="):
+            line = "sample_batch = 3"
+        if section == "eval" and line.startswith("prompts ="):
+            continue
+        lines.append(line)
+        if line == "[eval]":
+            lines.append(f"prompts = {json.dumps(str(prompts))}")
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    code, out, err = command("compare", runs / "sdpo/1", other, "--json")
+    assert code == 0, err
+    content = json.loads(out)
+    assert {"train.sample_batch", "eval.prompts"} <= set(content["settings"])
+    assert all(content["verdicts"].values())
+
+
 def answer(values, rewards=None, lower=()):
     name = "eval/cost/1-step"
     own = rewards or {"cost": {"scale": 1}}
