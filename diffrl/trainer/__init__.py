@@ -22,7 +22,7 @@ from diffrl.trainer.epochs import go
 from diffrl.trainer.interrupt import Patience
 from diffrl.trainer.live import LiveView, live_view
 from diffrl.trainer.observers import FolderObserver
-from diffrl.trainer.preflight import preflight
+from diffrl.trainer.preflight import preflight, refuse_another_past
 from diffrl.trainer.ranks import accelerator, agreed
 from diffrl.trainer.run import Run
 from diffrl.trainer.session import Session, build
@@ -63,6 +63,8 @@ def run(
         made = accelerator(settings.model.device, settings.model.precision)
         folder = agreed(resume or output or default_folder(settings), made)
         start = _start(folder, at, made) if resume else None
+        if start is not None:
+            refuse_another_past(settings, folder, start)
         session = build(settings, made, folder, prompts)
     observers = _observers(session, live)
     try:

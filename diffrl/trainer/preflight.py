@@ -68,6 +68,29 @@ def same_model(settings: Settings, folder: Path) -> list[str]:
     ]
 
 
+def refuse_another_past(settings: Settings, folder: Path, start: Path) -> None:
+    """Refuse what a run that goes on from a checkpoint has decided already.
+
+    Raises:
+        SettingsError: if it is to end before the checkpoint, or to have begun from another seed.
+    """
+    before, asked = load(folder / SETTINGS).train, settings.train
+    done, found = int(start.name), []
+    if asked.epochs < done:
+        found.append(
+            f"train.epochs = {asked.epochs}: {folder} has {done} epochs already; name the total, "
+            f"{done + asked.epochs} for {asked.epochs} more, or go back with --resume "
+            f"{folder}@EPOCH"
+        )
+    if asked.seed != before.seed:
+        found.append(
+            f"train.seed = {asked.seed}: the run in {folder} began with {before.seed} and goes on "
+            f"with its own noise; leave it out, or begin again with --resume {folder}@0"
+        )
+    if found:
+        raise SettingsError(found)
+
+
 @contextlib.contextmanager
 def _collecting(found: list[str]) -> Iterator[None]:
     try:

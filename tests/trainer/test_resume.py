@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,33 @@ def test_resuming_a_finished_run_takes_nothing_away(tiny_run, tmp_path):
     diffrl.resume(folder, live=False)
     after = sorted(p.relative_to(folder) for p in folder.rglob("*"))
     assert set(before) <= set(after)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (("train.epochs", 1), "has 4 epochs already; name the total, 5 for 1 more, or go back"),
+        (("train.seed", 7), "leave it out, or begin again with --resume"),
+    ],
+)
+def test_a_resumed_run_takes_no_other_past(flag, said, tiny_run, tmp_path):
+    folder, (name, value) = tmp_path / "run", flag
+    shutil.copytree(tiny_run.folder, folder)
+    before = (folder / "settings.toml").read_text()
+    asked = load(folder / "settings.toml", flags={name: (value, f"--set {name}={value}")})
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        run(asked, resume=folder)
+    assert (folder / "settings.toml").read_text() == before
+    assert newest(folder).name == "4"
+
+
+def test_a_run_that_begins_again_takes_another_seed(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, folder)
+    flags = {"train.seed": (7, "--set"), "train.epochs": (1, "--epochs 1")}
+    asked = load(folder / "settings.toml", flags=flags)
+    again = run(asked, resume=folder, at=0)
+    assert again.settings.train.seed == 7 and [m["epoch"] for m in again.metrics] == [0, 1]
 
 
 def test_a_half_written_checkpoint_is_not_taken(tiny_run, tmp_path):
