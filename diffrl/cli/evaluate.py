@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from diffrl.evidence.protocol import Protocol
     from diffrl.evidence.subjects import Subject
     from diffrl.settings import Settings
-    from diffrl.stages import Reward
 
 NONE = "none"
 
@@ -53,7 +52,7 @@ def evaluate(asked: Asked) -> None:
     Raises:
         DiffrlError: naming what is wrong; of the command line, before weights load.
     """
-    from diffrl.evidence import evaluation, files, judges, subjects
+    from diffrl.evidence import evaluation, files, judges, sharing, subjects
     from diffrl.trainer.session import quiet
 
     preset = asked.preset or _preset(asked.subjects)
@@ -69,12 +68,16 @@ def evaluate(asked: Asked) -> None:
     output = asked.output or Path("evaluations") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
     _refuse_unwritable(output)
     quiet()
+    own, alike = sharing.shared_rewards(judged)
     rewards, left_out = judges.open_rewards(
-        asked.rewards, preset, asked.sets, _own(runs), question.prompts, device
+        asked.rewards, preset, asked.sets, own, question.prompts, device
     )
     embed, why = judges.embedder(preset, device)
     for line in [*left_out, *why]:
         typer.echo(f"left out: {line}", err=True)
+    given = {"sampler": asked.sampler, "precision": asked.precision}
+    for line in [*alike, *sharing.drawn_otherwise(judged, asdict(question), given)]:
+        typer.echo(f"judged alike: {line}", err=True)
     looking = judges.Judges(
         rewards, embed and embed.image_embedding, lambda line: typer.echo(line, err=True)
     )
@@ -145,26 +148,21 @@ def _base(given: str | None, judged: Sequence[Subject], model: str) -> Subject |
     return Subject("base", models[0], models[0]) if models else None
 
 
-def _own(runs: Sequence[Settings]) -> list[Reward]:
-    """Return the rewards of the first judged run, as that run set them."""
-    return [*(w.reward for w in runs[0].rewards), *runs[0].watched] if runs else []
-
-
 def _protocol(
     asked: Asked, runs: Sequence[Settings], model: Mapping[str, Any], precision: str
 ) -> Protocol:
     from diffrl.evidence.protocol import PROMPTS, Protocol, sampler_called
+    from diffrl.evidence.sharing import usual
+    from diffrl.settings.checks import most_steps
     from diffrl.trainer.preflight import open_prompts
 
-    first = runs[0] if runs else None
-    usual = first.recipe.sampler.for_evaluation(1, asked.eta).name if first else "ddim"
-    sampler = asked.sampler or usual
-    sampler_called(sampler)
-    size = first.model.size if first else model.get("size")
-    guidance = first.model.guidance if first else model.get("guidance", 1.0)
+    first = usual(runs[0], asked.eta) if runs else {"sampler": "ddim", "guidance": 1.0, **model}
+    sampler = asked.sampler or first["sampler"]
+    steps = _steps(asked.steps, sampler, most_steps(sampler_called(sampler)))
+    size, guidance = first.get("size"), first["guidance"]
     return Protocol(
         prompts={ref: open_prompts(ref) for ref in (asked.prompts or PROMPTS)},
-        steps=_steps(asked.steps),
+        steps=steps,
         seeds=asked.seeds,
         seed=asked.seed,
         sampler=sampler,
@@ -175,17 +173,20 @@ def _protocol(
     )
 
 
-def _steps(text: str) -> tuple[int, ...]:
+def _steps(text: str, sampler: str, most: int) -> tuple[int, ...]:
     """Return numbers of steps written with commas.
 
     Raises:
-        SettingsError: if one is no whole number from 1 to 1000.
+        SettingsError: if one is no whole number from 1 to the most that the sampler takes.
     """
     parts = [part.strip() for part in text.split(",")]
-    wrong = [p for p in parts if not (p.isdigit() and 1 <= int(p) <= 1000)]
+    wrong = [p for p in parts if not (p.isdecimal() and 1 <= int(p) <= most)]
     if wrong:
         raise SettingsError(
-            [f"--steps {text}: {wrong[0]!r} is no number of steps from 1 to 1000; write 1,2,4"]
+            [
+                f"--steps {text}: {wrong[0]!r} is no number of steps from 1 to {most}, the most "
+                f"of the sampler {sampler!r}; write 1,2,4"
+            ]
         )
     return tuple(dict.fromkeys(map(int, parts)))
 

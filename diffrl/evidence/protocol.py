@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from diffrl.errors import SettingsError
 from diffrl.registry import registry
 from diffrl.stages import Sampler
@@ -55,5 +57,8 @@ def sampler_called(name: str) -> Sampler:
     """
     try:
         return registry().get("sampler", name).value()
-    except ValueError as error:
-        raise SettingsError([f"--sampler {name}: cannot draw by itself ({error})"]) from None
+    except ValidationError as error:
+        needed = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+        raise SettingsError(
+            [f"--sampler {name}: cannot draw by itself, since it must be told {needed}"]
+        ) from None

@@ -30,7 +30,7 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
             found.append(targets["train"].problem("trajectories", expected))
     if built.get("eval") is not None and (asked := max(built["eval"].steps, default=0)):
         most, why = SCHEDULE, "the length of the noise schedule"
-        if sampler is not None and (own := _most_steps(sampler)) < most:
+        if sampler is not None and (own := most_steps(sampler)) < most:
             most, why = own, f"the most steps of the sampler {sampler.name!r}"
         if asked > most:
             found.append(targets["eval"].problem("steps", f"input should be at most {most}, {why}"))
@@ -43,7 +43,7 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
     return found
 
 
-def _most_steps(sampler: Any) -> int:
+def most_steps(sampler: Any) -> int:
     """Return the most steps that a sampler's own setting takes."""
     field = type(sampler).model_fields.get("steps")
     bounds = [b for one in (field.metadata if field else ()) if (b := getattr(one, "le", None))]

@@ -209,3 +209,29 @@ def test_a_run_without_a_checkpoint_says_how_to_get_one(runs, command, tmp_path)
     shutil.rmtree(unfinished / "checkpoints")
     code, _, told = command("eval", unfinished)
     assert code == 2 and f"no checkpoint there yet; continue it with --resume {unfinished}" in told
+
+
+def test_more_steps_than_the_sampler_takes_are_refused_before_weights_load(model, command):
+    code, _, err = command("eval", model, "--sampler", "lcm", "--steps", "1,64", "--seeds", "1")
+    assert code == 2
+    assert "64' is no number of steps from 1 to 50, the most of the sampler 'lcm'" in err
+
+
+def test_a_sampler_that_reads_data_is_refused_by_what_it_lacks(model, command):
+    code, _, err = command("eval", model, "--sampler", "stored")
+    assert code == 2
+    assert "--sampler stored: cannot draw by itself, since it must be told file\n" in err
+
+
+def test_runs_that_were_set_otherwise_are_judged_alike_and_it_is_said(runs, tmp_path, command):
+    other = tmp_path / "other"
+    shutil.copytree(runs / "sdpo/1", other)
+    path = other / "settings.toml"
+    text = path.read_text("utf-8").replace("guidance = 1.0", "guidance = 3.0")
+    path.write_text(text.replace("quality = 95", "quality = 7"), "utf-8")
+    words = [runs / "sdpo/1", other, *QUICK, "--base", "none", "-o", tmp_path / "all.json"]
+    code, _, err = command("eval", *words)
+    assert code == 0, err
+    assert "judged alike: guidance 1.0 for all; the run of other has 3.0" in err
+    assert "reward 'jpeg-compressibility' is set as in 1; other has other quality" in err
+    assert "the run of 1 " not in err

@@ -1,0 +1,64 @@
+"""What models that are judged together share, though their runs were set otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffrl.evidence.subjects import Subject
+from diffrl.settings import Settings
+from diffrl.stages import Reward
+
+
+def shared_rewards(judged: Sequence[Subject]) -> tuple[list[Reward], list[str]]:
+    """Return the rewards of all runs, each as the first run has it, and where another differs."""
+    found: dict[str, tuple[str, Reward]] = {}
+    told = []
+    for one in judged:
+        for reward in _rewards(one.run) if one.run else ():
+            whose, first = found.setdefault(reward.name, (one.name, reward))
+            if fields := _unlike(first, reward):
+                told.append(
+                    f"reward {reward.name!r} is set as in {whose}; {one.name} has other "
+                    f"{', '.join(fields)}"
+                )
+    return [reward for _, reward in found.values()], told
+
+
+def _rewards(run: Settings) -> list[Reward]:
+    return [*(w.reward for w in run.rewards), *run.watched]
+
+
+def _unlike(one: Reward, other: Reward) -> list[str]:
+    """Return the fields in which two rewards of one name differ."""
+    a, b = one.model_dump(mode="json"), other.model_dump(mode="json")
+    return [key for key in {**a, **b} if a.get(key) != b.get(key)]
+
+
+def usual(run: Settings, eta: float) -> dict[str, Any]:
+    """Return how a run's own evaluations draw."""
+    return {
+        "sampler": run.recipe.sampler.for_evaluation(1, eta).name,
+        "size": run.model.size,
+        "guidance": run.model.guidance,
+        "precision": run.model.precision,
+    }
+
+
+def drawn_otherwise(
+    judged: Sequence[Subject], chosen: Mapping[str, Any], given: Mapping[str, Any]
+) -> list[str]:
+    """Return where models are drawn otherwise than their runs draw, if nobody asked for it.
+
+    Args:
+        judged: models.
+        chosen: `sampler`, `eta`, `size`, `guidance` and `precision` of all.
+        given: those of them that the command line names; None: not named.
+    """
+    return [
+        f"{name} {chosen[name]} for all; the run of {one.name} has {own}"
+        for one in judged
+        if one.run is not None
+        for name, own in usual(one.run, chosen["eta"]).items()
+        if own != chosen[name] and given.get(name) is None
+    ]
