@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diffrl.errors import RunExists, shown
+from diffrl.errors import DiffrlError, RunExists, shown
 from diffrl.settings import Settings
 
 SETTINGS, METRICS, ENVIRONMENT = "settings.toml", "metrics.jsonl", "environment.json"
@@ -57,9 +57,30 @@ def _check_free(folder: Path) -> None:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunExists(f"{folder} exists and is not empty; choose another --output")
-    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise RunExists(f"cannot write {folder}: {parent} is no folder that can be written to")
+    if why := _unwritable(folder):
+        raise RunExists(f"cannot write {folder}: {why}")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before there is anything to write.
+
+    Raises:
+        DiffrlError: saying why.
+    """
+    try:
+        why = "it is a folder" if path.is_dir() else _unwritable(path.parent)
+    except (OSError, ValueError) as error:  # a name that is too long, a null byte
+        why = str(error)
+    if why:
+        raise DiffrlError(f"cannot write {shown(str(path))}: {why}")
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Return why a folder cannot be made or written to, if so."""
+    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if nearest.is_dir() and os.access(nearest, os.W_OK):
+        return None
+    return f"{nearest} is no folder that can be written to"
 
 
 def create(folder: Path, settings_text: str, sources: Mapping[str, str]) -> None:

@@ -26,6 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         _stop(str(error), error.exit_code)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except OSError as error:
+        if "--debug" in args:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _stop(f"{place}{error.strerror or error} (--debug shows where)", 3)
     except Exception as error:
         if type(error).__name__ == "Abort":  # how older typers pass on a KeyboardInterrupt
             code = INTERRUPTED

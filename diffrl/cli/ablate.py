@@ -4,73 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha1
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
 from diffrl.cli.children import as_interrupts, begin, end
-from diffrl.errors import DiffrlError, RunExists, SettingsError
-from diffrl.settings import Settings
-from diffrl.settings.resolve import resolve
+from diffrl.cli.grid import Cell, Plan, grid
+from diffrl.errors import DiffrlError, RunExists
+from diffrl.folder import check_free, read_object, write
 
 PLAN, SETTINGS = "ablation.json", "settings.toml"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is varied, and what is common to all runs; `algo` may be varied too."""
-
-    algo: str | None
-    rewards: list[str]
-    preset: str
-    config: str | None
-    sets: list[str]
-    vary: list[str]
-    seeds: int
-    epochs: int | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the grid."""
-
-    sets: tuple[str, ...]
-    algo: str
-    seed: int
-    folder: Path
-    epochs: int
-
-    @property
-    def name(self) -> str:
-        """What is special about it, without the seed."""
-        return " ".join(self.sets) or "as it is"
-
-    @property
-    def settings(self) -> list[str]:
-        """What it varies but for the algorithm."""
-        return split(self.sets)[1]
-
-    def finished(self) -> bool:
-        """Whether its last epoch is written."""
-        from diffrl.folder import read_metrics
-
-        lines = read_metrics(self.folder)
-        return bool(lines) and lines[-1]["epoch"] >= self.epochs
-
-
-def usual_folder(plan: Plan) -> Path:
-    """Return the folder of a plan, the same one for the same plan, so that it is continued."""
-    rewards = "+".join(re.sub(r"[^A-Za-z0-9.-]+", "-", r).strip("-") for r in plan.rewards)
-    code = sha1(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()[:8]
-    return Path("ablations") / f"{plan.algo or 'algorithms'}-{rewards or 'data'}-{code}"
 
 
 def ablate(plan: Plan, folder: Path, jobs: int) -> None:
@@ -96,68 +44,6 @@ def ablate(plan: Plan, folder: Path, jobs: int) -> None:
         raise DiffrlError("\n".join([advice, *failed]))
 
 
-def grid(plan: Plan, folder: Path) -> Iterator[Cell]:
-    """Yield every combination of values with every seed, all of them resolved first."""
-    axes = [varied(text) for text in plan.vary]
-    if (plan.algo is None) != any(axis[0].startswith("algo=") for axis in axes):
-        raise SettingsError(["name algorithms either with --algo or with --vary algo=ONE,OTHER"])
-    problems: list[str] = []
-    found: list[Cell] = []
-    for combination in product(*axes):
-        try:
-            settings = resolved(plan, combination)
-        except SettingsError as error:
-            problems += [f"{' '.join(combination)}: {line}" for line in error.problems]
-            continue
-        for number in range(plan.seeds):
-            seed = settings.train.seed + number
-            place = folder / "runs" / slug(combination) / f"seed-{seed}"
-            algo = settings.recipe.name
-            found.append(Cell(combination, algo, seed, place, settings.train.epochs))
-    if problems:
-        raise SettingsError(problems)
-    return iter(found)
-
-
-def varied(text: str) -> list[str]:
-    """Return `key=value` for each value of `key=value,value`; commas in brackets do not split.
-
-    Raises:
-        SettingsError: if it is something else.
-    """
-    key, equals, values = text.partition("=")
-    parts = [v.strip() for v in re.split(r",(?![^\[]*\])", values)]
-    if not (key.strip() and equals and all(parts)):
-        raise SettingsError([f"--vary {text}: expected KEY=VALUE,VALUE, such as gamma=0.99,0.9"])
-    return [f"{key.strip()}={value}" for value in parts]
-
-
-def split(combination: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Return the algorithm that a combination names, if it names one, and its settings."""
-    named = [one.removeprefix("algo=") for one in combination if one.startswith("algo=")]
-    return (named[-1] if named else None), [o for o in combination if not o.startswith("algo=")]
-
-
-def resolved(plan: Plan, combination: Sequence[str]) -> Settings:
-    """Return a cell's settings, but for the seed.
-
-    Raises:
-        SettingsError: naming everything that is wrong.
-    """
-    algo, own = split(combination)
-    flags = (
-        {} if plan.epochs is None else {"train.epochs": (plan.epochs, f"--epochs {plan.epochs}")}
-    )
-    config = None if plan.config is None else Path(plan.config)
-    sets = [*plan.sets, *own]
-    return resolve(algo or plan.algo or "", plan.rewards, plan.preset, config, sets, flags)
-
-
-def slug(combination: Sequence[str]) -> str:
-    """Return a folder name."""
-    return re.sub(r"[^A-Za-z0-9=.+-]+", "_", ",".join(combination)) or "as-it-is"
-
-
 def claim(plan: Plan, folder: Path) -> None:
     """Write the plan into the folder, or find the same plan there.
 
@@ -166,13 +52,16 @@ def claim(plan: Plan, folder: Path) -> None:
     """
     path = folder / PLAN
     if path.exists():
-        if json.loads(path.read_text("utf-8")) != asdict(plan):
+        try:
+            found = read_object(path)
+        except ValueError as error:
+            raise RunExists(f"cannot read {path}: {error}; choose another --output") from None
+        if found != asdict(plan):
             raise RunExists(f"{folder} holds another ablation; choose another --output")
         return
-    if folder.exists() and any(folder.iterdir()):
-        raise RunExists(f"{folder} exists and is not empty; choose another --output")
+    check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(plan), indent=1) + "\n", "utf-8")
+    write(path, json.dumps(asdict(plan), indent=1) + "\n")
 
 
 @as_interrupts()
@@ -193,7 +82,9 @@ def run_all(plan: Plan, cells: Sequence[Cell], jobs: int) -> list[str]:
                 said = f"{time.monotonic() - began:.0f} s" if not process.returncode else "failed"
                 typer.echo(f"{place}  {cell.name}  seed {cell.seed}: {said}")
                 if process.returncode:
-                    failed.append(f"  {cell.name} seed {cell.seed}: {last_line(cell)}")
+                    failed.append(
+                        f"  {cell.name} seed {cell.seed}: {last_line(cell)}, {log_path(cell)}"
+                    )
     finally:
         end(process for _, process, _ in running)
     return failed

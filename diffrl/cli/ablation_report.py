@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from diffrl.folder import read_metrics, write
 
 if TYPE_CHECKING:
-    from diffrl.cli.ablate import Cell
+    from diffrl.cli.grid import Cell
 
 Lines = list[dict[str, Any]]
 

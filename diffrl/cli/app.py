@@ -82,7 +82,9 @@ def train(
             metavar="RUN[@EPOCH]", help="Folder of a run to continue; from its newest checkpoint."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings and stop, before files and devices.")
+    ] = False,
     open_: Annotated[bool, typer.Option("--open", help="Show the report at the end.")] = False,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Begin even if memory will not do; see `diffrl plan`.")
@@ -178,19 +180,21 @@ def ablate(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Train every combination of values and seeds; write a table and plots."""
-    from diffrl.cli import ablate as command
+    from diffrl.cli.ablate import ablate as run
+    from diffrl.cli.grid import Plan, digest, usual_folder
 
-    plan = command.Plan(
+    plan = Plan(
         algo=algo,
         rewards=reward or [],
         preset=preset or "emoji",
         config=str(config) if config else None,
+        config_digest=digest(config),
         sets=set_ or [],
         vary=vary or [],
         seeds=seeds,
         epochs=epochs,
     )
-    command.ablate(plan, output or command.usual_folder(plan), jobs)
+    run(plan, output or usual_folder(plan), jobs)
 
 
 @app.command("serve-reward")

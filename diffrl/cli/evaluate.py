@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -14,7 +13,7 @@ import typer
 from diffrl import presets
 from diffrl.cli.columns import columns
 from diffrl.errors import SettingsError
-from diffrl.folder import EVALUATION
+from diffrl.folder import EVALUATION, check_file
 
 if TYPE_CHECKING:
     from diffrl.evidence.evaluation import Cell
@@ -66,7 +65,7 @@ def evaluate(asked: Asked) -> None:
     device, precision = _device(asked, runs, content["model"])
     question = _protocol(asked, runs, content["model"], precision)
     output = asked.output or Path("evaluations") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
-    _refuse_unwritable(output)
+    check_file(output)
     quiet()
     own, alike = sharing.shared_rewards(judged)
     rewards, left_out = judges.open_rewards(
@@ -102,20 +101,6 @@ def _keep(one: Subject, save: Callable[[Path], None]) -> None:
         save(one.folder / EVALUATION)
     except OSError as error:
         typer.echo(f"not kept in {one.folder}: {error.strerror or error}", err=True)
-
-
-def _refuse_unwritable(path: Path) -> None:
-    """Refuse an output that cannot be written, before hours of work.
-
-    Raises:
-        SettingsError: saying why.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError([f"--output {path}: {error.strerror or error}"]) from None
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise SettingsError([f"--output {path}: is a folder, or lies where nothing can be written"])
 
 
 def _preset(texts: Sequence[str]) -> str:

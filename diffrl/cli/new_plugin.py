@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from importlib.resources import files
 from keyword import iskeyword
 from pathlib import Path
 from string import Template
 
 from diffrl.errors import PluginError, did_you_mean
+from diffrl.folder import check_free
 
 USES = {
     "loss": "diffrl train --algo {name} --reward pickscore",
@@ -38,14 +40,17 @@ def new_plugin(name: str, kind: str, parent: Path) -> Path:
         known = ", ".join(USES)
         hint = did_you_mean(kind, list(USES))
         raise PluginError(f"--kind {kind}: expected one of {known}.{hint}")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or iskeyword(name):
+    own = name.removeprefix("diffrl-")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", own) or iskeyword(own):
         raise PluginError(f"{name!r} cannot name a plugin: expected kebab-case, such as my-loss")
-    words = values(name.removeprefix("diffrl-"), kind)
+    words = values(own, kind)
     refuse_taken(words)
     folder = parent / words["distribution"]
     if folder.exists():
         raise PluginError(f"{folder} exists already; choose another name or --output")
+    check_free(folder)
     partial = parent / f".{folder.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a call that was interrupted
     partial.mkdir(parents=True)
     contents = {
         "pyproject.toml": "pyproject",

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from diffrl.errors import DiffrlError, one_line
-from diffrl.folder import REPORT, SETTINGS
+from diffrl.folder import REPORT, SETTINGS, check_file
 from diffrl.paths import there
 
 
@@ -27,6 +27,7 @@ def report(runs: Sequence[Path], output: Path | None, show: bool) -> None:
         if alone and not (found and found.is_dir()):
             named = one_line(str(runs[0]))
             raise DiffrlError(f"no run in {named}: expected a folder with {SETTINGS}")
+    check_file(output)
     try:
         left_out = write_report(runs, output)
     except OSError as error:

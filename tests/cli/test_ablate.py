@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from diffrl.cli import main
-from diffrl.cli.ablate import Plan, grid, usual_folder, varied
 from diffrl.cli.ablation_report import table
+from diffrl.cli.grid import Plan, digest, grid, usual_folder, varied
 from diffrl.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +72,41 @@ def test_all_wrong_cells_are_named_before_the_first_run(ablated, tmp_path):
     assert code == 2 and not folder.exists()
     for expected in ("anchor=fixed gamma=2: ", "anchor=rnd gamma=2: ", "'rnd': input should be"):
         assert expected in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("--vary", "train.prompts=animals,nofile.txt"), "train.prompts=nofile.txt: no prompts"),
+        (("--vary", "gamma=0.9,0.9"), "gamma=0.9: another cell, gamma=0.9, has the same folder"),
+        (("--set", 'train.track=["nosuch"]'), "no tracker is called 'nosuch'"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused_before_the_first_run(argv, expected, ablated, tmp_path):
+    folder = tmp_path / "grid"
+    code, said = ablated(*argv, "--output", str(folder))
+    assert code == 2 and expected in said and not folder.exists()
+
+
+def test_an_output_that_cannot_be_used_is_refused(ablated, tmp_path):
+    file, damaged = tmp_path / "file", tmp_path / "damaged"
+    file.write_text("")
+    damaged.mkdir()
+    (damaged / "ablation.json").write_text("{")
+    for place, expected in ((file, "choose another --output"), (damaged, "cannot read")):
+        code, said = ablated("--vary", "gamma=1", "--output", str(place))
+        assert code == 2 and expected in said and "Traceback" not in said
+
+
+def test_a_config_that_was_edited_is_another_ablation(tmp_path):
+    config = tmp_path / "a.toml"
+    config.write_text("[train]\nseed = 1\n")
+    plans = []
+    for seed in (1, 2):
+        config.write_text(f"[train]\nseed = {seed}\n")
+        plans.append(Plan("sdpo", [], "emoji", str(config), [], [], 1, 1, digest(config)))
+    assert usual_folder(plans[0]) != usual_folder(plans[1])
+    assert digest(tmp_path / "none.toml") is None
 
 
 def test_values_are_split_at_commas_outside_brackets():

@@ -248,3 +248,17 @@ def test_a_failure_that_is_not_the_users_keeps_its_traceback(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffrl.trainer", SimpleNamespace(run=fails))
     with pytest.raises(ZeroDivisionError, match="ours"):
         main(TRAIN)
+
+
+def test_what_the_system_refuses_is_told_in_a_line(monkeypatch, capsys):
+    def full(*args):
+        raise OSError(28, "No space left on device", "somewhere/file")
+
+    monkeypatch.setattr("diffrl.cli.tables.preset_lines", full)
+    with pytest.raises(SystemExit) as stopped:
+        main(["presets"])
+    assert stopped.value.code == 3
+    told = capsys.readouterr().err
+    assert told == "error: somewhere/file: No space left on device (--debug shows where)\n"
+    with pytest.raises(OSError, match="No space left"):
+        main(["presets", "--debug"])

@@ -56,6 +56,7 @@ def test_what_is_written_passes_the_linter(written, tmp_path, kind):
     ("argv", "expected"),
     [
         (("MyLoss",), "'MyLoss' cannot name a plugin: expected kebab-case, such as my-loss"),
+        (("diffrl-3d",), "'diffrl-3d' cannot name a plugin: expected kebab-case"),
         (("mine", "--kind", "los"), "--kind los: expected one of loss, reward"),
         (("loss",), "'loss' is diffrl's own word"),
         (("sdpo",), "'sdpo' is taken by sdpo (diffrl"),
@@ -72,3 +73,17 @@ def test_a_folder_that_exists_is_left_alone(written, tmp_path):
     (tmp_path / "diffrl-mine").mkdir()
     assert "exists already" in written("mine")[1]
     assert not any((tmp_path / "diffrl-mine").iterdir())
+
+
+def test_what_an_interrupted_call_left_is_written_anew(written, tmp_path):
+    (tmp_path / ".diffrl-mine.partial").mkdir()
+    assert written("mine")[0] == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["diffrl-mine"]
+
+
+def test_a_place_that_is_no_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        main(["new-plugin", "mine", "--output", str(tmp_path / "file")])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "is no folder that can be written to" in said

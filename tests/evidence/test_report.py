@@ -191,3 +191,10 @@ def test_the_page_works_in_a_browser(page, width):
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         browser.close()
     assert said == [] and asked == []
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_its_plots(runs, tmp_path, command):
+    (tmp_path / "page").mkdir()
+    code, _, err = command("report", runs / "sdpo/1", "-o", tmp_path / "page")
+    assert code == 2 and "page': it is a folder" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["page"]
