@@ -80,7 +80,8 @@ class Exchange:
             self._add(flat, "gradients")
             parts = flat.split([p.numel() for p in bucket])
             for parameter, summed in zip(bucket, parts, strict=True):
-                parameter.grad = summed.view_as(parameter).to(parameter.dtype)
+                gradient = torch.empty_like(parameter)  # laid out as the weight: kernels ask for it
+                parameter.grad = gradient.copy_(summed.view_as(parameter))
         return int(flags)
 
     def flags(self, own: Sequence[float]) -> list[float]:

@@ -42,6 +42,12 @@ def test_split_weights_train_as_whole_ones_do(algo, alone, split):
     assert sum(parts) == one["held"] and max(parts) < 0.6 * one["held"]
 
 
+def test_whole_weights_keep_their_layout_in_two_processes(alone, full, tmp_path):
+    """A fused optimizer goes through weight and gradient side by side in memory."""
+    sets = [*full, "speed.channels_last=true", "optimizer.fused=on"]
+    assert_alike("ddpo", alone, (tmp_path, trained(tmp_path, ["ddpo"], sets, processes=2)))
+
+
 def test_a_process_with_less_to_do_keeps_pace(split):
     assert sorted(own["idle"] > 0 for own in split[1]["prdp"]) == [False, True]
 
