@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from diffrl.errors import RewardError, RewardUnreachable
+from diffrl.speed.fitting import memory_ended
 from diffrl.stages import Reward, Scorer
 from diffrl.tensors import Float, Int, Tensor
 
@@ -119,9 +120,9 @@ def _scores(
         score = reward.score(images, text)
     except RewardUnreachable as error:
         raise RewardUnreachable(f"reward {reward.name!r}: {error}") from error
-    except torch.cuda.OutOfMemoryError:
-        raise  # the caller tries again with fewer pictures
     except Exception as error:
+        if memory_ended(error):
+            raise  # the caller tries again with fewer pictures
         own = "" if isinstance(error, RewardError) else f"{type(error).__name__}: "
         more = f" and {len(text) - 1} more" if len(text) > 1 else ""
         raise RewardFailed(

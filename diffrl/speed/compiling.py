@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -20,6 +22,8 @@ from diffrl.tensors import Tensor
 
 GRAPHS = {"reduce-overhead", "max-autotune"}
 """Modes with CUDA graphs, whose outputs the next call writes over."""
+
+AS_IN_UPDATES = ContextVar("AS_IN_UPDATES", default=False)
 
 VARIANTS = 64
 """How many versions of one network may be compiled: shapes, with and without gradient, sets of
@@ -83,6 +87,16 @@ def keep_kernels() -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def sized_as_in_updates() -> Iterator[None]:
+    """Fill batches up as calls with gradient do, so that a call without one is rounded as they."""
+    before = AS_IN_UPDATES.set(True)
+    try:
+        yield
+    finally:
+        AS_IN_UPDATES.reset(before)
+
+
 class Sizes:
     """The sizes of batches that a network was called with, with and without gradient."""
 
@@ -101,7 +115,8 @@ class Sizes:
 
     def of(self, rows: int, gradient: bool) -> int:
         """Return the size that a batch is filled up to."""
-        return min((s for s in self._known[gradient] if rows <= s <= 2 * rows), default=rows)
+        known = tuple(self._known[gradient])  # which another thread may forget meanwhile
+        return min((s for s in known if rows <= s <= 2 * rows), default=rows)
 
 
 def steady(compiled: Callable[..., Any], mode: str, name: str) -> Callable[..., Any]:
@@ -116,19 +131,26 @@ def steady(compiled: Callable[..., Any], mode: str, name: str) -> Callable[..., 
 
     def forward(self: Any, x: Tensor, *args: Any, **options: Any) -> Any:
         rows, gradient = len(x), torch.is_grad_enabled()
-        size = sizes.of(rows, gradient)
+        size = sizes.of(rows, gradient or AS_IN_UPDATES.get())
         given = [_filled(one, rows, size) for one in (x, *args)]
         options = {key: _filled(one, rows, size) for key, one in options.items()}
-        if mode in GRAPHS and not gradient:
-            torch.compiler.cudagraph_mark_step_begin()
+        if mode in GRAPHS and gradient:
+            own_gradients(weight for weight in self.parameters() if weight.requires_grad)
         try:
             out = compiled(self, *given, **options)
         except TorchDynamoException as error:
             raise CompileFailed(_advice(mode, name, error)) from error
-        sizes.keep(size, gradient)
+        sizes.keep(size, gradient or AS_IN_UPDATES.get())
         return _cut(out, rows, mode in GRAPHS)
 
     return forward
+
+
+def own_gradients(weights: Iterable[Tensor]) -> None:
+    """Give weights memory of their own for gradients, or autograd would keep a recording's."""
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
 
 
 def seconds_compiling() -> float:

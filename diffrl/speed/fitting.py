@@ -21,6 +21,9 @@ HOLDERS: WeakSet[Any] = WeakSet()
 UNBOUNDED = sys.maxsize
 """More than there is of anything."""
 
+SIGNS = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""What CUDA and its libraries say where their own memory ends."""
+
 ON_CPU = {"train.sample_batch": 16, "train.micro_batch": 8, "train.decode_batch": 16}
 """Sizes where a device does not say that its memory has ended, as a CPU never does."""
 
@@ -73,7 +76,9 @@ class Fitting:
             size = max(least, min(self.size, most))
             try:
                 return attempt(size)
-            except torch.cuda.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not memory_ended(error):
+                    raise
                 if size <= least or self.fixed:
                     raise OutOfMemory(self._advice(size, error)) from None
             # Only here the error, and with it the frames that hold tensors, is gone.
@@ -140,6 +145,17 @@ class Pieces:
         for one in self.each:
             if one.setting in found and 1 <= found[one.setting] < one.size:
                 one.size, one.cuts = int(found[one.setting]), one.cuts + 1
+
+
+def memory_ended(error: BaseException) -> bool:
+    """Return whether an error says that a GPU's memory has ended.
+
+    What CUDA's libraries take beside torch's own memory, torch tells as other errors.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    told = str(error)
+    return isinstance(error, RuntimeError) and any(sign in told for sign in SIGNS)
 
 
 def give_back() -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
-from diffrl.speed.compiling import steady
+from diffrl.speed.compiling import own_gradients, steady
 from diffrl.speed.fitting import HOLDERS, give_back
 from diffrl.tensors import Tensor
 
@@ -88,11 +88,13 @@ class Graphed:
         if not usual or None in key or key in self._waiting:
             return self._plain(network, *given, **options)
         if gradient:
-            _own_gradients(weight for _, _, weight in self._own)
-        if key not in self._known:
-            self._known[key] = self._recorded(network, self._plain, gradient, inputs, names)
+            own_gradients(weight for _, _, weight in self._own)
+        call = self._known.get(key)
+        if call is None:
+            call = self._recorded(network, self._plain, gradient, inputs, names)
+            self._known[key] = call
             give_back()  # what was tried before the recording is not needed any more
-        out = self._known[key](*inputs).clone()
+        out = call(*inputs).clone()
         if gradient:
             self._waiting.add(key)
             out.register_hook(lambda _: self._waiting.discard(key))
@@ -187,10 +189,3 @@ def _expect_other_streams() -> None:
     """Keep torch from warning that gradients are recorded beside the stream that adds them up."""
     if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
-
-
-def _own_gradients(weights: Iterable[Tensor]) -> None:
-    """Give weights memory of their own for gradients, or autograd would keep the recording's."""
-    for weight in weights:
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)

@@ -145,6 +145,8 @@ def _exchanged(unet: Any, weights: Mapping[str, Any]) -> Iterator[None]:
         regather(unet)
         for name, part in own.items():
             part.copy_(kept[name])
+        if torch.cuda.is_available():  # or the next backward pass may gather before they are back
+            torch.cuda.current_stream().synchronize()
 
 
 def _gathered(unet: Any) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -13,7 +14,7 @@ from diffrl.measures import diversity, pixel_distances
 from diffrl.policy import UNetPolicy
 from diffrl.scoring import ScoredBy, checked, finite_or_nan
 from diffrl.settings import EvalSettings
-from diffrl.speed.fitting import Fitting
+from diffrl.speed.fitting import Pieces
 from diffrl.stages import Sampler
 from diffrl.streams import Streams
 from diffrl.tensors import Float, Tensor
@@ -54,7 +55,7 @@ def evaluate(
     rewards: Sequence[ScoredBy],
     prompts: Sequence[str],
     settings: EvalSettings,
-    pieces: Fitting,
+    pieces: Pieces,
     drop: bool = False,
     meet: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Evaluation:
@@ -74,16 +75,20 @@ def evaluate(
             rng = Streams(range(settings.seed, settings.seed + settings.images))
             drawing = sampler.for_evaluation(steps, settings.eta)
             look = Look(rewards, text, finite_or_nan if drop else checked)
-            pictures, moved = [], None
-            start = 0
-            for rollout in sampled(drawing, policy, text, rng, pieces):
-                images = decode(clean(rollout))
-                moved = moved if start else kl_to_base(policy, rollout, settings.shown)
+            pictures: list[Tensor] = []
+            moved = None
+
+            def seen(at: slice, latents: Tensor, look: Look = look) -> Tensor:
+                images = decode(latents[at])
+                look.add(images)
+                return images[: settings.shown].float().cpu()
+
+            for rollout in sampled(drawing, policy, text, rng, pieces.sample):
+                moved = moved if pictures else kl_to_base(policy, rollout, settings.shown)
+                attempt = partial(seen, latents=clean(rollout))
                 with meet():
-                    look.add(images)
-                pictures.append(images[: max(0, settings.shown - start)].float().cpu())
-                start += len(rollout)
-            shown.append(torch.cat(pictures))
+                    pictures += pieces.decode.over(len(rollout), attempt)
+            shown.append(torch.cat(pictures)[: settings.shown])
             with meet():
                 every = named(look)
             for name, found in every.items():

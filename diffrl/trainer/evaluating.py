@@ -73,7 +73,7 @@ def draw(session: Session, rewards: Sequence[ScoredBy]) -> Evaluation:
         rewards,
         session.eval_prompts,
         settings.eval,
-        session.pieces.sample,
+        session.pieces,
         settings.train.bad_scores == "drop",
         meet,
     )

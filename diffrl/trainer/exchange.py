@@ -13,6 +13,7 @@ import torch
 from torch import distributed, nn
 
 from diffrl.errors import ProcessLost, one_line
+from diffrl.speed.fitting import memory_ended
 from diffrl.tensors import Float, Tensor
 
 if TYPE_CHECKING:
@@ -121,9 +122,9 @@ def hearing() -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if memory_ended(error):
+            raise
         cause = re.sub(r"^\[[^]]*\] ", "", one_line(str(error))).partition(". ")[0][:200]
         raise ProcessLost(f"another process of this run does not answer: {cause}") from error
 

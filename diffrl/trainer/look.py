@@ -46,17 +46,21 @@ class Look:
 
     @torch.no_grad()
     def add(self, images: Float[Tensor, "b 3 h w"]) -> None:
-        """Look at the next pictures, in [0, 1]."""
+        """Look at the next pictures, in [0, 1]; where that fails, they are still the next ones."""
         text = self.text[self._count : self._count + len(images)]
+        found = {
+            r.name: self._check(r, images, text) * r.scale for r in self._rewards if not r.groupwise
+        }
+        found |= {name: measure(images) for name, measure in PICTURE.items()}
+        kept = [images.cpu()] if any(r.groupwise for r in self._rewards) else []
+        small = functional.adaptive_avg_pool2d(images.float(), THUMBNAIL).cpu()
+        embedded = [] if self._embed is None else [self._embed(images).float().cpu()]
+        for name, value in found.items():
+            self._columns.setdefault(name, []).append(value.float().cpu())
+        self._kept += kept
+        self._small.append(small)
+        self._embedded += embedded
         self._count, self._device = self._count + len(images), images.device
-        for reward in (r for r in self._rewards if not r.groupwise):
-            self._add(reward.name, self._check(reward, images, text) * reward.scale)
-        for name, measure in PICTURE.items():
-            self._add(name, measure(images))
-        self._kept += [images.cpu()] if any(r.groupwise for r in self._rewards) else []
-        self._small.append(functional.adaptive_avg_pool2d(images.float(), THUMBNAIL).cpu())
-        if self._embed is not None:
-            self._embedded.append(self._embed(images).float().cpu())
 
     def scores(self) -> dict[str, Float[Tensor, "n"]]:
         """Return every picture's scores by reward, in their units."""
@@ -78,9 +82,6 @@ class Look:
     def embedded(self) -> Float[Tensor, "n d"] | None:
         """Embeddings of all pictures, if there is something that embeds."""
         return torch.cat(self._embedded) if self._embedded else None
-
-    def _add(self, name: str, value: Tensor) -> None:
-        self._columns.setdefault(name, []).append(value.float().cpu())
 
     def _compared(self, reward: ScoredBy) -> Float[Tensor, "n"]:
         """Return the scores of a reward that sees all pictures of a prompt at once."""

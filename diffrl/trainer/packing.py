@@ -64,7 +64,7 @@ def as_os_error(error: SafetensorError, path: Path) -> OSError:
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
     if torch.is_tensor(value):
-        tensors[name := str(len(tensors))] = value.detach().clone()  # storage of its own
+        tensors[name := str(len(tensors))] = value.detach().to("cpu", copy=True)  # of its own
         return {TENSOR: name}
     if isinstance(value, tuple):
         return {TUPLE: [_packed(v, tensors) for v in value]}

@@ -11,6 +11,7 @@ from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.rollouts import first_uses
 from diffrl.settings import Settings
+from diffrl.speed.compiling import sized_as_in_updates
 from diffrl.speed.fitting import Fitting
 from diffrl.speed.memory import moved
 from diffrl.tensors import Bool, Generator, Tensor
@@ -72,7 +73,7 @@ def recompute(
 
     def computed(piece: Minibatch) -> Tensor:
         batch = moved(gather(rollout, own, piece), policy.device)
-        with within():
+        with within(), sized_as_in_updates():
             return policy.log_prob(batch).detach().to(fresh)
 
     def replace_some(whole: Minibatch, new: Bool[Tensor, "m k s"], at: slice) -> None:

@@ -8,7 +8,13 @@ import torch
 import diffrl
 from diffrl.errors import CompileFailed, SettingsError
 from diffrl.speed import compiling
-from diffrl.speed.compiling import compile_problems, keep_kernels, seconds_compiling, steady
+from diffrl.speed.compiling import (
+    compile_problems,
+    keep_kernels,
+    seconds_compiling,
+    sized_as_in_updates,
+    steady,
+)
 
 CLIP = 1e-4
 
@@ -43,6 +49,31 @@ def test_uneven_batches_are_filled_up_to_a_known_size_and_cut_again():
             assert torch.equal(out, called(rows, Rows.forward, Rows())[1]), rows
         forward(module, torch.ones(2, 2), torch.tensor(3.0))
         assert module.sizes[-1] == (3, None, None)
+
+
+def test_a_call_before_updates_is_as_large_as_theirs():
+    module, forward = Rows(), steady(Rows.forward, "default", "network")
+    with torch.no_grad():
+        called(8, forward, module)  # as sampling does
+        with sized_as_in_updates():
+            called(5, forward, module)
+            called(4, forward, module)
+        called(4, forward, module)
+    called(4, forward, module)
+    assert [size for size, _, _ in module.sizes] == [8, 5, 5, 8, 5]
+
+
+def test_gradients_have_memory_of_their_own_where_graphs_write_over_them():
+    network = torch.nn.Linear(2, 2)
+    network.bias.requires_grad_(False)
+
+    def graph(self, x, t):
+        return (self.weight @ x.T,)
+
+    for mode, own in (("default", False), ("reduce-overhead", True)):
+        network.weight.grad = None
+        steady(graph, mode, "network")(network, torch.ones(2, 2), torch.zeros(2))
+        assert (network.weight.grad is not None) is own and network.bias.grad is None
 
 
 def test_rows_that_fill_up_have_no_gradient():

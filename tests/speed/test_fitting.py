@@ -8,8 +8,10 @@ from diffrl.builtin.samplers import Ddim
 from diffrl.errors import OutOfMemory
 from diffrl.judge import WeighedJudge
 from diffrl.scoring import ScoredBy
+from diffrl.settings import EvalSettings
 from diffrl.speed.fitting import UNBOUNDED, Fitting, Pieces
 from diffrl.streams import Streams
+from diffrl.trainer.evaluate import evaluate
 from diffrl.trainer.fitted import learnt, part, sampled
 from diffrl.types import Minibatch
 
@@ -199,3 +201,57 @@ def test_a_run_goes_on_with_what_fits_and_says_so(tiny_model, tiny_clip, tmp_pat
     for key in ("loss/value", "grad_norm", "reward/pickscore/mean"):
         for epoch in (1, 2):
             assert resumed.metrics[epoch][key] == wanted.metrics[epoch][key]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_memory_that_ends_in_cudas_libraries_is_memory_that_ends(error):
+    def attempt(size):
+        if size > 1:
+            raise error
+        return size
+
+    assert Fitting("train.micro_batch", 4).run(attempt, 4) == 1
+
+
+def test_another_error_is_no_end_of_memory():
+    def attempt(size):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        Fitting("train.micro_batch", 4).run(attempt, 4)
+
+
+def test_evaluations_are_decoded_in_pieces_that_fit(plain):
+    settings = EvalSettings(images=6, steps=(1, 2), shown=3, watch=())
+    ended, limit = [], 6
+
+    def decode(x0):
+        return x0[:, :3].sigmoid()
+
+    def bright(images, text):
+        if len(images) > limit:
+            ended.append(len(images))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return images.mean((1, 2, 3))
+
+    def found(decoded):
+        pieces = Pieces.of(6, 1, decoded, "cuda")
+        rewards, text = [ScoredBy("bright", bright)], ["a fox", "an owl"]
+        return evaluate(plain.policy, Ddim(steps=2), decode, rewards, text, settings, pieces)
+
+    wanted = found(6)
+    assert not ended
+    limit = 2
+    cut = found(0)
+    assert ended == [6, 3]
+    assert torch.equal(cut.images, wanted.images) and cut.images.shape[:2] == (2, 3)
+    for name, values in wanted.each.items():
+        torch.testing.assert_close(cut.each[name], values, rtol=0, atol=0)
