@@ -87,6 +87,9 @@ def _halvings(plan: Plan) -> int:
 def _changes(settings: Settings, processes: int) -> Iterator[Change]:
     """Yield ways to need less memory, the mildest first."""
     yield Change((), "", lambda s: s)
+    speed = settings.speed
+    if speed.cache_text and not (speed.low_memory or speed.graphs):
+        yield Change(("speed.low_memory=true",), "slower, with the same results", _save_memory)
     full = settings.adapter.kind == "full"
     if full and processes > 1 and settings.speed.shard != "weights":
         note = "processes split the weights, and send them to each other"
@@ -123,6 +126,10 @@ def _coarser_rewards(settings: Settings) -> Settings:
 
 def _half(settings: Settings) -> Settings:
     return replace(settings, model=settings.model.model_copy(update={"precision": "bf16"}))
+
+
+def _save_memory(settings: Settings) -> Settings:
+    return replace(settings, speed=settings.speed.model_copy(update={"low_memory": True}))
 
 
 def _lora(settings: Settings) -> Settings:

@@ -19,6 +19,7 @@ from diffrl.planning.stand_ins import FORWARD
 from diffrl.planning.timing import Pace, Work
 from diffrl.settings import Settings
 from diffrl.speed.fitting import ON_CPU
+from diffrl.speed.memory import MOST_PROMPTS
 
 
 def sized(settings: Settings) -> Settings:
@@ -99,7 +100,7 @@ class Estimate:
             device=self.device.name,
             memory=self.device.memory // (self.processes if self.device.kind == "cpu" else 1),
             processes=self.processes,
-            held=held(self.settings, self.counted, self.processes, self.measured),
+            held=held(self.settings, self.counted, self.processes, self.measured, self._away),
             phases=phases,
             speed=pace.source,
             seconds=seconds,
@@ -121,14 +122,16 @@ class Estimate:
         """Return the phases of an epoch: memory of its largest calls, time of the mean length."""
         costs, epochs, shape = self.counted, self.epochs, self.shape
         trained = own_bytes(self.settings, costs, self.processes)
-        rollout = Part("rollout", max(e.held for e in epochs))
+        elsewhere = self.device.kind != "cpu" and self.settings.speed.low_memory
+        rollout = Part("rollout", 0 if elsewhere else max(e.held for e in epochs))
         gradients = Part("gradients", trained)
         graded = any(e.graded for e in epochs)
         asked = any(e.decoding for e in epochs)
         judging = (costs.graded if graded else costs.score)(shape.decoded).peak if asked else 0
         looked = max((rows for e in epochs for k, rows in e.updating if k == FORWARD), default=0)
         learning = max(costs.train(shape.trained).peak, costs.forward(looked).peak)
-        drawn = max(costs.forward(self.drawn).peak, costs.evaluate(self.drawn).peak)
+        seen = min(self.drawn, self.settings.train.decode_batch)
+        drawn = max(costs.forward(self.drawn).peak, costs.evaluate(seen).peak)
         drawing = costs.forward(shape.sampled).peak if any(e.sampling for e in epochs) else 0
         drew, judged, learned = (
             each(costs, epochs) for each in (timing.sampling, timing.scoring, timing.updating)
@@ -154,6 +157,12 @@ class Estimate:
         seconds = Pace(self.device, self.counted, self.measured).seconds(work)
         needed = int(self._slack * working)
         return Phase(name, parts, needed, tflop, seconds, calls)
+
+    @property
+    def _away(self) -> bool:
+        """Whether the text encoder leaves the device once prompts are encoded."""
+        few = len(set(self.prompts)) <= MOST_PROMPTS
+        return self.device.kind != "cpu" and self.settings.speed.low_memory and few
 
     @cached_property
     def _slack(self) -> float:

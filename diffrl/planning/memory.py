@@ -11,7 +11,7 @@ from diffrl.settings import Settings
 from diffrl.speed.sharding import BLOCKS
 
 CONTEXT = GIB // 2
-"""Bytes of a CUDA context with its libraries, where there is none to measure. An assumption."""
+"""Bytes of a CUDA context with its libraries, which torch does not count. An assumption."""
 
 LIBRARIES = int(0.85 * GIB)
 """Bytes of Python with all libraries of a run on a CPU, where they are not measured."""
@@ -46,17 +46,22 @@ def gathered_bytes(settings: Settings, costs: Costs, processes: int) -> int:
 
 
 def held(
-    settings: Settings, costs: Costs, processes: int, measured: Probe | None
+    settings: Settings,
+    costs: Costs,
+    processes: int,
+    measured: Probe | None,
+    away: bool = False,
 ) -> tuple[Part, ...]:
-    """Return what one process holds all the time."""
+    """Return what one process holds all the time; `away`: but for a text encoder put elsewhere."""
     made, cpu = costs.made, costs.place == "cpu"
     trained = own_bytes(settings, costs, processes)
     gathered = gathered_bytes(settings, costs, processes)
-    started = measured.started if measured else LIBRARIES if cpu else CONTEXT
+    started = (measured.started if measured else LIBRARIES) if cpu else CONTEXT
+    encoder = 0 if away else bytes_of(made.text_encoder)
     parts = [
         Part("libraries" if cpu else "CUDA context", started),
         Part("UNet, frozen weights", bytes_of(made.unet) - trained_bytes(costs)),
-        Part("VAE and text encoder", bytes_of(made.vae) + bytes_of(made.text_encoder)),
+        Part("VAE" if away else "VAE and text encoder", bytes_of(made.vae) + encoder),
         Part("rewards", reward_bytes(settings, made)),
         Part("trained weights", trained),
         Part("old and base weights", 2 * trained),

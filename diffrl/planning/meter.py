@@ -133,13 +133,20 @@ def cost(work: Callable[[], object], device: AsOnDevice) -> Cost:
     return Cost(float(counted.get_total_flops()), bytes_.peak)
 
 
+def _run_backward(value: Tensor) -> None:
+    """Run a backward pass in which function modes stay on: torch's own entry puts them off."""
+    torch.autograd.graph._engine_run_backward(  # pyright: ignore[reportPrivateUsage]
+        (value,), (torch.ones_like(value),), False, False, (),
+        allow_unreachable=True, accumulate_grad=True,
+    )  # fmt: skip
+
+
 def cost_of_training(work: Callable[[], Tensor], device: AsOnDevice) -> Cost:
     """Return what work and its backward pass cost; gradients that are there already do not."""
     counted = FlopCounterMode(display=False)
-    with counted, LiveBytes() as bytes_:
-        with device:
-            out = work()
-            value = out.square().mean()
+    with counted, device, LiveBytes() as bytes_:  # a backward pass may repeat a forward pass
+        out = work()
+        value = out.square().mean()
         kept = bytes_.live - out.numel() * out.element_size()
-        value.backward()
+        _run_backward(value)
     return Cost(float(counted.get_total_flops()), bytes_.peak, kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from diffrl.pipeline import decoder
 from diffrl.planning.configs import PipelineConfig
 from diffrl.planning.scorers import Scoring, scoring_networks
 from diffrl.settings import Settings
+from diffrl.speed.memory import save_memory
 from diffrl.tensors import Float, Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -111,6 +113,8 @@ def networks(settings: Settings, config: PipelineConfig, device: str, place: str
             attach_lora(unet, settings.adapter.rank, settings.adapter.alpha, settings.train.seed)
         else:
             train_all(unet)
+        if settings.speed.low_memory:
+            save_memory(SimpleNamespace(unet=unet, vae=vae))
         rewards = tuple(scoring_networks([w.reward for w in settings.rewards], device))
         watched = tuple(scoring_networks(settings.watched, device, rewards))
     fused = is_fused(settings, place)

@@ -16,6 +16,7 @@ from diffrl.planning.configs import PipelineConfig
 from diffrl.planning.costs import Costs
 from diffrl.planning.networks import Networks, networks
 from diffrl.settings import Settings
+from diffrl.speed.formats import channels_last, half_norms, multiply_in_tf32
 
 SECONDS = 2.5
 """How long each kind of call is repeated, at least twice."""
@@ -90,6 +91,11 @@ def probe(settings: Settings, config: PipelineConfig, shape: Shape, device: str)
         reuse_freed_memory()
     started = in_use(device)
     made = networks(settings, config, device, place)
+    if settings.speed.channels_last:
+        channels_last(made)
+    if made.half_norms:
+        half_norms(made.unet)
+    multiply_in_tf32(settings.speed.tf32, place)
     optimizer = torch.optim.AdamW(made.trained, lr=0.0, fused=True)
     cast = torch.autocast(place, made.dtype) if made.half else nullcontext()
 

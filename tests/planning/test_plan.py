@@ -10,6 +10,7 @@ from diffrl.errors import CheckpointMissing, SettingsError
 from diffrl.planning.advice import suggestions
 from diffrl.planning.devices import GIB, GPUS, Device, byte_count, device_of
 from diffrl.planning.plan import Plan
+from diffrl.planning.probe import Probe
 from diffrl.registry import registry
 from diffrl.settings.resolve import resolve
 
@@ -162,3 +163,28 @@ def test_a_model_of_unknown_size_is_named(estimated):
     assert settings.model.ref == "nobody/nothing-at-all"
     with pytest.raises(CheckpointMissing, match="cannot plan the model 'nobody/nothing-at-all'"):
         estimated("ddpo", "emoji", sets=("model.ref=nobody/nothing-at-all",)).plan()
+
+
+def test_what_saves_memory_is_planned(estimated):
+    usual, saving = (
+        estimated("sdpo", "sd-turbo", sets=sets).plan()
+        for sets in ((), ("speed.low_memory=true",))
+    )
+    assert saving.bytes < 0.7 * usual.bytes
+    less, more = ({p.name: p for p in plan.phases} for plan in (saving, usual))
+    for name in ("sampling", "scoring", "updating"):
+        assert less[name].working <= more[name].working
+        rollouts = [{p.name: p.bytes for p in one[name].held}["rollout"] for one in (more, less)]
+        assert rollouts[0] > rollouts[1] == 0
+    assert less["updating"].working < 0.7 * more["updating"].working
+    # One of three parts of a training pass is done again, where its activations were not kept.
+    assert 1.1 * more["updating"].tflop < less["updating"].tflop < 4 / 3 * more["updating"].tflop
+    assert [p.name for p in saving.held if "text encoder" in p.name] == []
+
+
+def test_a_probed_gpu_has_its_context_too(estimated):
+    estimate = estimated("sdpo", "sd-turbo")
+    probe = Probe(estimate.shape, 0.1, 0.1, 0.1, 0.1, started=0, grown=8 * GIB)
+    unprobed = estimate.plan().held[0]
+    estimate.measured = probe
+    assert estimate.plan().held[0] == unprobed
