@@ -24,7 +24,7 @@ from diffrl.trainer.ranks import Ranks
 from diffrl.types import Memory
 
 STATE, FORMAT = "trainer_state", 3
-ASKED = ("betas", "eps", "weight_decay")
+ASKED = ("betas", "eps", "weight_decay", "fused")
 """Of the optimizer, what settings decide and a checkpoint does not: they may have changed."""
 
 BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError)
@@ -99,23 +99,22 @@ def restore_trained(state: Mapping[str, Any], policy: UNetPolicy, ranks: Ranks) 
             parameter.copy_(alike(state["trained"][name], parameter))
     policy.regather()
     policy.set_old(state["old"])
-    asked = [{k: group[k] for k in ASKED} for group in ranks.optimizer.param_groups]
     ranks.optimizer.load_state_dict(_placed(state["optimizer"], ranks))
-    for group, own in zip(ranks.optimizer.param_groups, asked, strict=True):
-        group.update(own)
     if state["scaler"] is not None and ranks.accelerator.scaler is not None:
         ranks.accelerator.scaler.load_state_dict(state["scaler"])
 
 
 def _placed(state: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """Return an optimizer's state where each tensor is as the weight that it belongs to."""
+    """Return an optimizer's state with what is asked for, each tensor as the weight it is of."""
     weights = [p for group in ranks.optimizer.param_groups for p in group["params"]]
     own = {
         number: {n: alike(v, weights[number]) if torch.is_tensor(v) and v.dim() else v
                  for n, v in held.items()}
         for number, held in state["state"].items()
     }  # fmt: skip
-    return {**state, "state": own}
+    asked = [{k: group[k] for k in ASKED} for group in ranks.optimizer.param_groups]
+    groups = [{**a, **b} for a, b in zip(state["param_groups"], asked, strict=True)]
+    return {**state, "state": own, "param_groups": groups}
 
 
 def told(at: Position) -> dict[str, Any]:

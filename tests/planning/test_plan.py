@@ -167,8 +167,7 @@ def test_a_model_of_unknown_size_is_named(estimated):
 
 def test_what_saves_memory_is_planned(estimated):
     usual, saving = (
-        estimated("sdpo", "sd-turbo", sets=sets).plan()
-        for sets in ((), ("speed.low_memory=true",))
+        estimated("sdpo", "sd-turbo", sets=sets).plan() for sets in ((), ("speed.low_memory=true",))
     )
     assert saving.bytes < 0.7 * usual.bytes
     less, more = ({p.name: p for p in plan.phases} for plan in (saving, usual))

@@ -111,6 +111,20 @@ def test_a_resumed_run_takes_the_optimizer_settings_that_are_asked_for(cut_run, 
     assert second.norm() < 0.95 * first.norm()
 
 
+def test_a_resumed_run_takes_the_optimizer_kernels_that_are_asked_for(cut_run, tmp_path):
+    found = []
+    for fused in ("off", "on"):
+        folder = tmp_path / fused
+        shutil.copytree(cut_run, folder)
+        flags = {"train.epochs": (5, "--epochs 5"), "optimizer.fused": (fused, "--set")}
+        run(load(folder / "settings.toml", flags=flags), resume=folder)
+        found.append(checkpoint.read(folder / "checkpoints/5"))
+    for state, fused in zip(found, (False, True), strict=True):
+        assert [group["fused"] for group in state["optimizer"]["param_groups"]] == [fused]
+    for name, weight in found[0]["trained"].items():
+        torch.testing.assert_close(found[1]["trained"][name], weight, rtol=1e-5, atol=1e-7)
+
+
 def test_a_checkpoint_is_no_run_and_says_how_to_go_on_from_it(tiny_run):
     one = tiny_run.folder / "checkpoints" / "2"
     with pytest.raises(ResumeError) as refused:
