@@ -182,8 +182,8 @@ def best_of(folder: Path, metric: str, epochs: Sequence[int]) -> set[int]:
     return {max(values, key=lambda epoch: values[epoch])} if values else set()
 
 
-def settings_of(folder: Path) -> Path:
-    """Return a run's settings file.
+def settings_of(folder: Path, verb: str = "resume") -> Path:
+    """Return a run's settings file; `verb`: what is wanted of it, in messages.
 
     Raises:
         ResumeError: if there is none or it is cut off, naming a copy if a checkpoint keeps one.
@@ -194,8 +194,9 @@ def settings_of(folder: Path) -> Path:
         hint = "expected a run's folder"
         if whole.name.isdecimal() and whole.parent.name == CHECKPOINTS:
             run = one_line(str(whole.parent.parent))
-            hint = f"to go on from it: diffrl train --resume {run}@{whole.name}"
-        raise ResumeError(f"cannot resume {one_line(str(folder))}: it is a checkpoint; {hint}")
+            command = "train --resume" if verb == "resume" else "doctor"
+            hint = f"name the run: diffrl {command} {run}@{whole.name}"
+        raise ResumeError(f"cannot {verb} {one_line(str(folder))}: it is a checkpoint; {hint}")
     found = there(path) is not None and path.is_file()
     if found and END.encode() in path.read_bytes()[-len(END) - 4 :]:
         return path
@@ -205,4 +206,4 @@ def settings_of(folder: Path) -> Path:
     hint = "no checkpoint keeps a copy; begin it again" if found else "expected a run's folder"
     if copies:
         hint = f"a copy of it is {copies[0]}"
-    raise ResumeError(f"cannot resume {one_line(str(folder))}: {what}; {hint}")
+    raise ResumeError(f"cannot {verb} {one_line(str(folder))}: {what}; {hint}")

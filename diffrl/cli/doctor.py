@@ -68,7 +68,7 @@ def _of_run(request: Request, run: Path) -> Settings:
         ResumeError: if the folder holds no run, or another one is asked for.
         SettingsError: if an option is given that only a new run can have.
     """
-    settings_of(run)
+    settings_of(run, "examine")
     if request.config is not None or request.watch:
         option = "--watch" if request.config is None else "--config"
         raise SettingsError([f"{option} cannot be given with the run {run}; try --set"])

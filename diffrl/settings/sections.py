@@ -38,7 +38,7 @@ class ModelSettings(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Of the frozen weights and the forward pass; adapters stay in fp32."
     )
-    device: str = Field("auto", description="auto, cpu, cuda or mps.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:<number> or mps.")
 
 
 class AdapterSettings(Section):

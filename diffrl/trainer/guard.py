@@ -84,9 +84,13 @@ def _told(epoch: int, one: Sighting, action: str, back: int | None) -> Noticed:
 
 
 def _stopping(found: Sequence[Sighting], back: int | None) -> Diverged:
-    where = "" if back is None else f"; the run is back at epoch {back}, its last good one"
+    where = (
+        "no evaluation before was good, so there is nothing to go back to"
+        if back is None
+        else f"the run is back at epoch {back}, its last good one"
+    )
     return Diverged(
-        f"the watchdog stopped the run: {found[0].message}{where}; to go on all the same, add "
+        f"the watchdog stopped the run: {found[0].message}; {where}; to go on all the same, add "
         f"--set watchdog.action=warn"
     )
 

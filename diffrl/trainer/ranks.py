@@ -202,7 +202,7 @@ def check_device(device: str, precision: str) -> list[str]:
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _mps()}
     kind = device.split(":")[0]
     if kind != "auto" and kind not in have:
-        return [f"model.device = {device!r}: expected auto, cpu, cuda or mps"]
+        return [f"model.device = {device!r}: expected auto, cpu, cuda, cuda:<number> or mps"]
     index = device.partition(":")[2]
     if (kind != "auto" and not have[kind]) or (index and int(index) >= torch.cuda.device_count()):
         offers = ", ".join(k for k, there in have.items() if there)

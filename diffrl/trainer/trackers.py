@@ -46,7 +46,7 @@ class TrackerObserver:
                 made.init_trackers(project, init_kwargs={name: options(name, event)})
             except Exception as error:
                 made.trackers = opened
-                raise SettingsError([_unstarted(name, error)]) from error
+                raise SettingsError([_unstarted(name, error, event)]) from error
             opened += made.trackers
         made.log_with, made.trackers = list(track), opened
         for tracker in (t for t in made.trackers if t.name != "tensorboard"):
@@ -120,5 +120,7 @@ def _knows_wandb() -> bool:
         return True
 
 
-def _unstarted(name: str, error: Exception) -> str:
-    return f"train.track: {name!r} did not start: {one_line(str(error))[:200]}"
+def _unstarted(name: str, error: Exception, event: RunStarted) -> str:
+    told = one_line(str(error))[:200]
+    again = f"diffrl train --resume {event.folder}"
+    return f"train.track: {name!r} did not start: {told}; once it can, go on with: {again}"
