@@ -61,8 +61,8 @@ def results_table(measured: Mapping[str, Any]) -> str:
     seeds = ", ".join(str(r["seed"]) for r in runs)
     return (
         f"{table(head, rows)}\n\nMean ± standard deviation over seeds {seeds}, *least* that of the "
-        f"worst of them; real renders score {real:.1f}. The slowest run took {minutes:.1f} minutes and {memory:.1f} GiB on "
-        f"{measured['machine']}."
+        f"worst of them; real renders score {real:.1f}. The slowest run took {minutes:.1f} minutes "
+        f"and {memory:.1f} GiB on {measured['machine']}."
     )
 
 
