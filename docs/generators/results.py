@@ -89,6 +89,8 @@ def terminal() -> str:
     if not (TERMINAL.exists() and ZOO.exists()):
         return "*Not measured yet.*"
     dense, plain, last = (json.loads(p.read_text("utf-8")) for p in (ZOO, TERMINAL, LAST_STEP))
+    if any(other["real"] != dense["real"] for other in (plain, last)):
+        raise SystemExit("dense and terminal rewards: of different models; measure them anew")
     reward, real = dense["reward"], dense["real"][dense["reward"]]
     rows = [
         ("dense, three queries", *_gains(dense["algorithms"]["sdpo"], reward, real)),
