@@ -167,9 +167,9 @@ def test_a_model_of_unknown_size_is_named(estimated):
 
 def test_what_saves_memory_is_planned(estimated):
     usual, saving = (
-        estimated("sdpo", "sd-turbo", sets=sets).plan() for sets in ((), ("speed.low_memory=true",))
+        estimated("sdpo", "emoji", sets=sets).plan() for sets in ((), ("speed.low_memory=true",))
     )
-    assert saving.bytes < 0.7 * usual.bytes
+    assert saving.bytes < 0.9 * usual.bytes
     less, more = ({p.name: p for p in plan.phases} for plan in (saving, usual))
     for name in ("sampling", "scoring", "updating"):
         assert less[name].working <= more[name].working
@@ -182,7 +182,7 @@ def test_what_saves_memory_is_planned(estimated):
 
 
 def test_a_probed_gpu_has_its_context_too(estimated):
-    estimate = estimated("sdpo", "sd-turbo")
+    estimate = estimated("sdpo", "emoji")
     probe = Probe(estimate.shape, 0.1, 0.1, 0.1, 0.1, started=0, grown=8 * GIB)
     unprobed = estimate.plan().held[0]
     estimate.measured = probe
