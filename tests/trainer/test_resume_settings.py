@@ -1,0 +1,65 @@
+"""What a resumed run may change, and what it has decided already."""
+
+import re
+import shutil
+
+import pytest
+import torch
+
+from diffrl.errors import SettingsError
+from diffrl.settings.resolve import load
+from diffrl.shelf import newest
+from diffrl.trainer import checkpoint, run
+
+
+def test_a_resumed_run_takes_the_optimizer_settings_that_are_asked_for(tiny_run, tmp_path):
+    weights = []
+    for decay in (0.0, 100.0):
+        folder = tmp_path / str(decay)
+        shutil.copytree(tiny_run.folder, folder)
+        flags = {"train.epochs": (5, "--epochs 5"), "optimizer.weight_decay": (decay, "--set")}
+        run(load(folder / "settings.toml", flags=flags), resume=folder)
+        weights.append(checkpoint.read(folder / "checkpoints/5")["trained"])
+    first, second = (torch.cat([w.flatten() for w in one.values()]) for one in weights)
+    assert second.norm() < 0.95 * first.norm()
+
+
+def test_a_resumed_run_takes_the_optimizer_kernels_that_are_asked_for(tiny_run, tmp_path):
+    found = []
+    for fused in ("off", "on"):
+        folder = tmp_path / fused
+        shutil.copytree(tiny_run.folder, folder)
+        flags = {"train.epochs": (5, "--epochs 5"), "optimizer.fused": (fused, "--set")}
+        run(load(folder / "settings.toml", flags=flags), resume=folder)
+        found.append(checkpoint.read(folder / "checkpoints/5"))
+    for state, fused in zip(found, (False, True), strict=True):
+        assert [group["fused"] for group in state["optimizer"]["param_groups"]] == [fused]
+    for name, weight in found[0]["trained"].items():
+        torch.testing.assert_close(found[1]["trained"][name], weight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (("train.epochs", 1), "has 4 epochs already; name the total, 5 for 1 more, or go back"),
+        (("train.seed", 7), "leave it out, or begin again with --resume"),
+    ],
+)
+def test_a_resumed_run_takes_no_other_past(flag, said, tiny_run, tmp_path):
+    folder, (name, value) = tmp_path / "run", flag
+    shutil.copytree(tiny_run.folder, folder)
+    before = (folder / "settings.toml").read_text()
+    asked = load(folder / "settings.toml", flags={name: (value, f"--set {name}={value}")})
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        run(asked, resume=folder)
+    assert (folder / "settings.toml").read_text() == before
+    assert newest(folder).name == "4"
+
+
+def test_a_run_that_begins_again_takes_another_seed(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, folder)
+    flags = {"train.seed": (7, "--set"), "train.epochs": (1, "--epochs 1")}
+    asked = load(folder / "settings.toml", flags=flags)
+    again = run(asked, resume=folder, at=0)
+    assert again.settings.train.seed == 7 and [m["epoch"] for m in again.metrics] == [0, 1]
