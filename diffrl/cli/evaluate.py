@@ -67,7 +67,8 @@ def evaluate(asked: Asked) -> None:
     output = asked.output or Path("evaluations") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
     check_file(output)
     quiet()
-    own, alike = sharing.shared_rewards(judged)
+    shared = sharing.shared_rewards(judged)
+    own = [reward for _, reward in shared.values()]
     rewards, left_out = judges.open_rewards(
         asked.rewards, preset, asked.sets, own, question.prompts, device
     )
@@ -75,6 +76,7 @@ def evaluate(asked: Asked) -> None:
     for line in [*left_out, *why]:
         typer.echo(f"left out: {line}", err=True)
     given = {"sampler": asked.sampler, "precision": asked.precision}
+    alike = sharing.set_otherwise(judged, shared, {r.scorer.name for r in rewards})
     for line in [*alike, *sharing.drawn_otherwise(judged, asdict(question), given)]:
         typer.echo(f"judged alike: {line}", err=True)
     looking = judges.Judges(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from diffrl.evidence.subjects import Subject
@@ -10,19 +10,28 @@ from diffrl.settings import Settings
 from diffrl.stages import Reward
 
 
-def shared_rewards(judged: Sequence[Subject]) -> tuple[list[Reward], list[str]]:
-    """Return the rewards of all runs, each as the first run has it, and where another differs."""
+def shared_rewards(judged: Sequence[Subject]) -> dict[str, tuple[str, Reward]]:
+    """Return the rewards of all runs by name, each as the first run has it, with whose it is."""
     found: dict[str, tuple[str, Reward]] = {}
-    told = []
     for one in judged:
         for reward in _rewards(one.run) if one.run else ():
-            whose, first = found.setdefault(reward.name, (one.name, reward))
-            if fields := _unlike(first, reward):
-                told.append(
-                    f"reward {reward.name!r} is set as in {whose}; {one.name} has other "
-                    f"{', '.join(fields)}"
-                )
-    return [reward for _, reward in found.values()], told
+            found.setdefault(reward.name, (one.name, reward))
+    return found
+
+
+def set_otherwise(
+    judged: Sequence[Subject], shared: Mapping[str, tuple[str, Reward]], used: Collection[str]
+) -> list[str]:
+    """Return where runs have other settings of the shared rewards that are used."""
+    return [
+        f"reward {reward.name!r} is set as in {whose}; {one.name} has other {', '.join(fields)}"
+        for one in judged
+        if one.run is not None
+        for reward in _rewards(one.run)
+        if reward.name in used
+        for whose, first in [shared[reward.name]]
+        if (fields := _unlike(first, reward))
+    ]
 
 
 def _rewards(run: Settings) -> list[Reward]:

@@ -235,3 +235,6 @@ def test_runs_that_were_set_otherwise_are_judged_alike_and_it_is_said(runs, tmp_
     assert "judged alike: guidance 1.0 for all; the run of other has 3.0" in err
     assert "reward 'jpeg-compressibility' is set as in 1; other has other quality" in err
     assert "the run of 1 " not in err
+    words[words.index("jpeg-compressibility")] = "jpeg-incompressibility"
+    _, _, err = command("eval", *words)
+    assert "judged alike: guidance" in err and "is set as in" not in err
