@@ -122,8 +122,7 @@ class Estimate:
         """Return the phases of an epoch: memory of its largest calls, time of the mean length."""
         costs, epochs, shape = self.counted, self.epochs, self.shape
         trained = own_bytes(self.settings, costs, self.processes)
-        elsewhere = self.device.kind != "cpu" and self.settings.speed.low_memory
-        rollout = Part("rollout", 0 if elsewhere else max(e.held for e in epochs))
+        rollout = Part("rollout", 0 if self._spares else max(e.held for e in epochs))
         gradients = Part("gradients", trained)
         graded = any(e.graded for e in epochs)
         asked = any(e.decoding for e in epochs)
@@ -139,7 +138,7 @@ class Estimate:
         nothing: Work = {}
         copied = Part("copies of the rollout", rollout.bytes)
         followed = Part("copies of the weights", 2 * trained)
-        evaluated = timing.evaluating(self.settings, costs, self.drawn)
+        evaluated = timing.evaluating(self.settings, costs, self.drawn, seen)
         return (
             self._phase("sampling", (rollout,), drawing, drew, f"{shape.sampled} rows"),
             self._phase("scoring", (rollout,), judging, judged, f"{shape.decoded} pictures"),
@@ -159,10 +158,14 @@ class Estimate:
         return Phase(name, parts, needed, tflop, seconds, calls)
 
     @property
+    def _spares(self) -> bool:
+        """Whether the memory of a GPU is spared by keeping things in the CPU's."""
+        return self.device.kind != "cpu" and self.settings.speed.low_memory
+
+    @property
     def _away(self) -> bool:
         """Whether the text encoder leaves the device once prompts are encoded."""
-        few = len(set(self.prompts)) <= MOST_PROMPTS
-        return self.device.kind != "cpu" and self.settings.speed.low_memory and few
+        return self._spares and len(set(self.prompts)) <= MOST_PROMPTS
 
     @cached_property
     def _slack(self) -> float:

@@ -85,15 +85,22 @@ def updating(costs: Costs, epochs: Sequence[Epoch]) -> Work:
     return work
 
 
-def evaluating(settings: Settings, costs: Costs, rows: int) -> Work:
-    """Return the work of one evaluation, with its KL to the base model."""
+def evaluating(settings: Settings, costs: Costs, rows: int, seen: int) -> Work:
+    """Return the work of one evaluation, with its KL to the base model.
+
+    Args:
+        settings: of the run.
+        costs: of its calls.
+        rows: that are drawn at once.
+        seen: pictures that are decoded and scored at once.
+    """
     chosen = settings.eval
     shown = 2 * min(chosen.shown, chosen.images)
     drawn = sum(chosen.steps) * (chosen.images + shown) / rows
-    judged = len(chosen.steps) * chosen.images / rows
+    judged = len(chosen.steps) * chosen.images / seen
     return {
         "forward": drawn * costs.forward(rows).flops,
-        "score": judged * costs.evaluate(rows).flops,
+        "score": judged * costs.evaluate(seen).flops,
     }
 
 
