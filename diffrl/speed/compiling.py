@@ -24,6 +24,7 @@ GRAPHS = {"reduce-overhead", "max-autotune"}
 """Modes with CUDA graphs, whose outputs the next call writes over."""
 
 AS_IN_UPDATES = ContextVar("AS_IN_UPDATES", default=False)
+"""Whether a call without gradient is filled up as those with gradient are."""
 
 VARIANTS = 64
 """How many versions of one network may be compiled: shapes, with and without gradient, sets of

@@ -145,7 +145,8 @@ def _exchanged(unet: Any, weights: Mapping[str, Any]) -> Iterator[None]:
         regather(unet)
         for name, part in own.items():
             part.copy_(kept[name])
-        if torch.cuda.is_available():  # or the next backward pass may gather before they are back
+        # Or the streams of the next backward pass may gather before they are back.
+        if any(part.is_cuda for part in own.values()):
             torch.cuda.current_stream().synchronize()
 
 
