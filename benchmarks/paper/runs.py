@@ -26,6 +26,8 @@ def run_all(
 ) -> tuple[int, list[str]]:
     """Run what no record tells of, all cells of one seed before the next; stop after a while.
 
+    Ctrl-C stops it, too: runs that have begun save, and the same call continues them.
+
     Args:
         cells: to run.
         records: of the tier, to which finished runs are added.
@@ -56,9 +58,11 @@ def run_all(
                 said = f"{folder}: {'done' if done else f'failed, see {log(folder)}'}"
                 print(f"{len(waiting) + len(running)} to go  {said}", flush=True)
                 failed += [] if done else [said]
+    except KeyboardInterrupt:
+        print("stopped: what has begun saves and can be continued", flush=True)
     finally:
         end(process for _, _, process in running)
-    return len(waiting), failed
+    return len(waiting) + len(running), failed
 
 
 def missing(cells: Sequence[Cell], records: Records, root: Path) -> Iterator[tuple[Cell, int]]:

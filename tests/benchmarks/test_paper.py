@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from benchmarks.paper import (  # noqa: E402
     runs,
     verdicts,
 )
+from diffrl.cli.children import begin  # noqa: E402
 
 TIER = cells.Tier("test", 3, (), 16)
 CELLS = {"good": cells.Cell("good", "sdpo"), "bad": cells.Cell("bad", "ddpo")}
@@ -117,6 +119,25 @@ def test_a_finished_folder_is_taken_over_and_the_rest_is_still_to_be_made(kept, 
     assert list(runs.missing([good, bad], kept, tmp_path))[:2] == [(bad, 42), (good, 43)]
     assert kept.seeds([good]) == [42]
     assert kept.seeds([good, bad]) == []
+
+
+def test_stopping_ends_what_has_begun_and_counts_it_as_still_to_be_made(
+    kept, tmp_path, monkeypatch, capsys
+):
+    def begun(cell, tier, seed, folder, jobs):
+        started.append(begin(["sleep", "60"], runs.log(folder)))
+        return started[-1]
+
+    def stop(seconds):
+        raise KeyboardInterrupt
+
+    started = []
+    monkeypatch.setattr(runs, "start", begun)
+    monkeypatch.setattr(runs.time, "sleep", stop)
+    left, failed = runs.run_all([CELLS["good"]], kept, tmp_path, 2, time.monotonic() + 60)
+    assert (left, failed) == (3, [])
+    assert len(started) == 2 and all(one.poll() is not None for one in started)
+    assert capsys.readouterr().out.startswith("stopped")
 
 
 def test_a_curve_is_the_mean_over_finished_seeds_with_a_band(kept):
