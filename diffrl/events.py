@@ -46,8 +46,9 @@ class Evaluated:
     """Pictures drawn on fixed seeds: one block per number of steps, and scores.
 
     `images[s]` belongs to `steps[s]` and shows `prompts`, the first of `text`. `scores` are means,
-    keyed `eval/<reward>/<steps>-step` and `picture/<measure>/<steps>-step`; `each` has the same of
-    every picture, whose prompts are `text`. `lower_is_better` names rewards of which less is more.
+    keyed `eval/<reward>/<steps>-step`, `picture/<measure>/<steps>-step` and `kl/<steps>-step`;
+    `each` has those that single pictures have (neither KL nor diversity), in the order of `text`.
+    `lower_is_better` names rewards of which less is more.
     """
 
     epoch: int

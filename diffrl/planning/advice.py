@@ -94,20 +94,24 @@ def _changes(settings: Settings, processes: int) -> Iterator[Change]:
     if full and processes > 1 and settings.speed.shard != "weights":
         note = "processes split the weights, and send them to each other"
         yield Change(("speed.shard=weights",), note, lambda s: _shard(s, "weights"))
-    low = "bf16" if settings.model.precision == "fp32" else settings.model.precision
+    low = _low(settings)
     rewards = [w.reward.name for w in settings.rewards if _precise(w.reward)]
+    sets = tuple(f"rewards.{name}.precision={low}" for name in rewards)
     if rewards:
-        sets = tuple(f"rewards.{name}.precision=bf16" for name in rewards)
         yield Change(sets, "scores are rounded", _coarser_rewards)
     if low != settings.model.precision:
         yield Change((f"model.precision={low}",), "the network computes in half precision", _half)
     if full:
-        sets = ("adapter.kind=lora", *(["speed.shard=off"] * (settings.speed.shard != "off")))
-        yield Change(sets, "adapters are trained in place of all weights", _lora)
+        lora = ("adapter.kind=lora", *(["speed.shard=off"] * (settings.speed.shard != "off")))
+        yield Change(lora, "adapters are trained in place of all weights", _lora)
     if rewards and low != settings.model.precision:
-        sets = tuple(f"rewards.{name}.precision=bf16" for name in rewards)
         note = "network and rewards compute in half precision"
         yield Change((f"model.precision={low}", *sets), note, lambda s: _half(_coarser_rewards(s)))
+
+
+def _low(settings: Settings) -> str:
+    """Return the half precision that a run is in, or might be in."""
+    return "bf16" if settings.model.precision == "fp32" else settings.model.precision
 
 
 def _precise(reward: Any) -> bool:
@@ -116,7 +120,7 @@ def _precise(reward: Any) -> bool:
 
 def _coarser_rewards(settings: Settings) -> Settings:
     rewards = tuple(
-        replace(w, reward=w.reward.model_copy(update={"precision": "bf16"}))
+        replace(w, reward=w.reward.model_copy(update={"precision": _low(settings)}))
         if _precise(w.reward)
         else w
         for w in settings.rewards

@@ -8,8 +8,10 @@ their `median` in seconds and `of_torch`, its ratio to that of a bare `import to
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from generators.markdown import table
+from generators.markdown import commit, table
 from generators.results import FOLDER
 
 STARTUP, GAP = FOLDER / "startup.json", FOLDER / "speed_gap.json"
@@ -31,13 +33,21 @@ def startup() -> str:
             found = [measured[when][how][name] for when in times]
             cells = (f"{one['median']:.2f} s (× {one['of_torch']:.2f})" for one in found)
             rows.append((shown, how, *cells))
-    last = measured[times[-1]]
-    count, few = (len(last[how]["help"]["seconds"]) for how in ("warm", "cold"))
     head = ("start", "files in memory", *times)
     return (
-        f"{table(head, rows)}\n\nMedians of {count} starts with files in memory (warm) and {few} "
-        f"without (cold), on {last['machine']}; in brackets the ratio to `import torch` "
-        f"of the same minutes. By `benchmarks/startup.py`."
+        f"{table(head, rows)}\n\nMedians of starts with files in memory (warm) and without (cold); "
+        f"in brackets the ratio to `import torch` of the same minutes, which is what compares. "
+        f"{' '.join(_starts(when, measured[when]) for when in times)} "
+        f"By `benchmarks/startup.py`."
+    )
+
+
+def _starts(when: str, found: Mapping[str, Any]) -> str:
+    warm, cold = (len(found[how]["help"]["seconds"]) for how in ("warm", "cold"))
+    packages = found["environment"]["packages"]
+    return (
+        f"*{when.capitalize()}*: commit {commit(found)}, torch {packages['torch']}, {warm} warm "
+        f"and {cold} cold starts on {found['machine']}."
     )
 
 

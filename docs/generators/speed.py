@@ -140,7 +140,7 @@ def _ablation(name: str) -> Iterator[str]:
         yield table(head, _means(found))
     else:
         yield table(
-            ("", "trajectories a second", "peak memory, GiB", "log-prob gap"),
+            ("", "trajectories a second", *head[-4:]),
             _configurations(found),
         )
     base = " ".join(f"`{one}`" for one in found["base"])
@@ -169,6 +169,8 @@ def _configurations(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             f"{told['trajectories_per_second']:.1f}",
             f"{told['memory'] / 2**30:.1f}",
             f"{told['log_prob_gap']:.1e}",
+            f"{told['gap_limit']:.1e}",
+            "yes" if told["passes"] else "**no**",
         )
 
 
