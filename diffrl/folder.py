@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,16 +26,40 @@ PACKAGES = (
 ).split()
 
 
-def default_folder(settings: Settings, root: Path = Path("runs")) -> Path:
-    """Return `runs/<algo>-<reward>-<date>`, counted up if that is taken."""
+def claimed(settings: Settings, root: Path = Path("runs")) -> Path:
+    """Make `runs/<algo>-<reward>-<date>`, counted up if that is taken, and return it.
+
+    Of runs that begin in the same second, each gets a folder of its own.
+
+    Raises:
+        RunExists: if none can be made.
+    """
     rewards = "+".join(r.reward.name for r in settings.rewards) or "data"
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    folder = root / f"{settings.recipe.name}-{rewards}-{stamp}"
-    number = 2
-    while folder.exists():
-        folder = folder.with_name(f"{folder.name.split('~')[0]}~{number}")
-        number += 1
-    return folder
+    name = f"{settings.recipe.name}-{rewards}-{stamp}"
+    folder, number = root / name, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = root / f"{name}~{number}"
+        except OSError as error:
+            raise RunExists(f"cannot write {shown(str(folder))}: {error}") from None
+
+
+@contextlib.contextmanager
+def given_back(folder: Path | None) -> Iterator[None]:
+    """Remove a folder that was claimed, if what should fill it fails before it does."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            with contextlib.suppress(OSError):  # something is in there
+                folder.rmdir()
+                folder.parent.rmdir()
+        raise
 
 
 def check_free(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from diffrl import moments, shelf
 from diffrl.errors import ProcessLost
-from diffrl.folder import METRICS, SETTINGS, create, default_folder, write
+from diffrl.folder import METRICS, SETTINGS, check_free, claimed, create, given_back, write
 from diffrl.planning.refusal import refuse_what_cannot_fit
 from diffrl.registry import registry
 from diffrl.settings import Settings
@@ -56,20 +56,13 @@ def run(
             stopped, and how to continue it.
     """
     with moments.loading():
-        settings = settled(settings, os.environ)
-        prompts = preflight(settings, None if resume else output, resume)
-        if not anyway:
-            refuse_what_cannot_fit(settings, prompts[0])
-        made = accelerator(settings.model.device, settings.model.precision)
-        folder = agreed(resume or output or default_folder(settings), made)
-        start = _start(folder, at, made) if resume else None
-        if start is not None:
-            refuse_another_past(settings, folder, start)
-        session = build(settings, made, folder, prompts)
-    observers = _observers(session, live)
+        session, start = _loaded(settings, output, resume, at, anyway)
+    folder, observers = session.folder, _observers(session, live)
     try:
         with Patience() as patience, telling_of_disks(folder):
             session.ranks.asked = lambda: patience.asked
+            if resume is None and session.ranks.is_main:
+                check_free(folder)  # while weights were loaded, another run may have taken it
             _begin(session, start)
             session.ranks.wait()
             go(session)
@@ -86,6 +79,25 @@ def run(
         with contextlib.suppress(OSError):  # of a full disk, which is told already
             session.ranks.finish()
     return Run(folder)
+
+
+def _loaded(
+    settings: Settings, output: Path | None, resume: Path | None, at: int | None, anyway: bool
+) -> tuple[Session, Path | None]:
+    """Return what runs, and the checkpoint that it goes on from, if any."""
+    settings = settled(settings, os.environ)
+    prompts = preflight(settings, None if resume else output, resume)
+    if not anyway:
+        refuse_what_cannot_fit(settings, prompts[0])
+    made = accelerator(settings.model.device, settings.model.precision)
+    given = resume or output
+    own = claimed(settings) if made.is_main_process and given is None else None
+    folder = agreed(given or own or Path(), made)
+    with given_back(own):
+        start = _start(folder, at, made) if resume else None
+        if start is not None:
+            refuse_another_past(settings, folder, start)
+        return build(settings, made, folder, prompts), start
 
 
 def _start(folder: Path, at: int | None, made: Accelerator) -> Path | None:

@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 
 import diffrl
+from diffrl import trainer
 from diffrl.adapters import LORA_FILE
-from diffrl.errors import DiffrlError
+from diffrl.errors import DiffrlError, RunExists
 from diffrl.folder import METRICS, read_metrics
 from diffrl.trainer import Run, checkpoint
 
@@ -134,3 +135,30 @@ def test_evaluations_do_not_depend_on_how_many_pictures_are_drawn_at_a_time(tiny
     assert found[0].keys() == found[1].keys() and found[0]
     for key, values in found[0].items():  # a score sees pictures of 8 bits, of which one may jump
         assert values == pytest.approx(found[1][key], rel=1e-3), key
+
+
+def test_a_folder_that_another_run_takes_while_weights_load_is_left_to_it(
+    tiny_sets, tmp_path, monkeypatch
+):
+    def slow(settings, made, folder, prompts):
+        folder.mkdir()
+        (folder / "settings.toml").write_text("another run's")
+        return build(settings, made, folder, prompts)
+
+    build = trainer.build
+    monkeypatch.setattr(trainer, "build", slow)
+    with pytest.raises(RunExists, match="already holds a run"):
+        diffrl.train("sdpo", "pickscore", sets=tiny_sets, output=tmp_path / "r", live=False)
+    assert [p.name for p in (tmp_path / "r").iterdir()] == ["settings.toml"]
+    assert (tmp_path / "r" / "settings.toml").read_text() == "another run's"
+
+
+def test_a_run_that_cannot_load_leaves_no_folder(tiny_sets, tmp_path, monkeypatch):
+    def fail(*_):
+        raise DiffrlError("no weights")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainer, "build", fail)
+    with pytest.raises(DiffrlError, match="no weights"):
+        diffrl.train("sdpo", "pickscore", sets=tiny_sets, live=False)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,30 @@
+"""Folders of runs: each its own, and none left behind."""
+
+import pytest
+
+from diffrl.errors import RunExists
+from diffrl.folder import claimed, given_back
+from diffrl.settings.resolve import resolve
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path):
+    settings = resolve("sdpo", ["pickscore"])
+    folders = [claimed(settings, tmp_path / "runs") for _ in range(3)]
+    assert len(set(folders)) == 3
+    assert sorted((tmp_path / "runs").iterdir()) == sorted(folders)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(RunExists, match="cannot write"):
+        claimed(resolve("sdpo", ["pickscore"]), tmp_path / "runs")
+
+
+def test_what_fails_gives_its_folder_back_unless_something_is_in_it(tmp_path):
+    settings = resolve("sdpo", ["pickscore"])
+    full, empty = claimed(settings, tmp_path / "runs"), claimed(settings, tmp_path / "runs")
+    (full / "settings.toml").write_text("")
+    for folder in (full, empty):
+        with pytest.raises(KeyboardInterrupt), given_back(folder):
+            raise KeyboardInterrupt
+    assert full.exists() and not empty.exists()
