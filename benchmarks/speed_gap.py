@@ -23,7 +23,8 @@ from diffrl.builtin.samplers import Ddim
 from diffrl.folder import environment
 from diffrl.policy import UNetPolicy
 from diffrl.settings import SpeedSettings
-from diffrl.trainer.session import DTYPES, open_pipeline, policy_of, quiet
+from diffrl.speed.formats import DTYPES
+from diffrl.trainer.session import open_pipeline, policy_of, quiet
 from diffrl.trainer.speed import ready
 from diffrl.types import Advantages, Minibatch, Rollout, gather
 

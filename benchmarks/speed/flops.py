@@ -19,7 +19,7 @@ SIDES = {"cpu": 1024, "cuda": 8192}
 
 def matmul_rate(device: torch.device, precision: str) -> float:
     """Return operations per second of a large square matrix product, the best of many."""
-    from diffrl.trainer.session import DTYPES
+    from diffrl.speed.formats import DTYPES
 
     side, best = SIDES[device.type], 0.0
     a, b = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))

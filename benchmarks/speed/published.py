@@ -31,8 +31,8 @@ from benchmarks.speed.watch import Watch
 from diffrl.pipeline import ddim_schedule
 from diffrl.registry import registry
 from diffrl.settings import Settings
+from diffrl.speed.formats import DTYPES
 from diffrl.tensors import Tensor
-from diffrl.trainer.session import DTYPES
 
 PROMPTS_AT_ONCE, WORKERS = 8, 2
 """Pairs that are sampled together, and threads that score, in all published configurations."""

@@ -15,8 +15,9 @@ from diffrl.doctor.finding import Finding, found, skipped
 from diffrl.doctor.rehearsal import Rehearsal, apart, inputs, predictions
 from diffrl.doctor.weights import ROUNDING, perturb
 from diffrl.pipeline import decoder
+from diffrl.speed.formats import DTYPES
 from diffrl.tensors import Float, Tensor
-from diffrl.trainer.session import DTYPES, Session, open_pipeline, policy_of
+from diffrl.trainer.session import Session, open_pipeline, policy_of
 
 LEVELS = {"fp32": 2.0, "bf16": 6.0, "fp16": 6.0}
 """Mean difference of two pictures that rounding explains, in levels of 255."""

@@ -12,9 +12,10 @@ from diffrl.evidence.protocol import Protocol, sampler_called
 from diffrl.evidence.subjects import Subject
 from diffrl.pipeline import decoder, fit_attention
 from diffrl.policy import UNetPolicy
+from diffrl.speed.formats import DTYPES
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.evaluate import clean
-from diffrl.trainer.session import DTYPES, policy_of, quiet
+from diffrl.trainer.session import policy_of, quiet
 
 PIECE = 32
 """Pictures drawn in one call. Another number would be other noise."""

@@ -15,10 +15,9 @@ from diffrl.pipeline import decoder
 from diffrl.planning.configs import PipelineConfig
 from diffrl.planning.scorers import Scoring, scoring_networks
 from diffrl.settings import Settings
+from diffrl.speed.formats import DTYPES
 from diffrl.speed.memory import save_memory
 from diffrl.tensors import Float, Tensor
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from diffrl.builtin.rewards.pixels import Preprocess
 from diffrl.checksums import split
 from diffrl.errors import CheckpointMissing
 from diffrl.planning.configs import find_config
+from diffrl.speed.formats import DTYPES
 from diffrl.stages import Reward
 from diffrl.tensors import Float, Tensor
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

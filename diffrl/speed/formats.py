@@ -10,6 +10,9 @@ from torch import nn
 
 from diffrl.tensors import Tensor
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precisions by the names that settings give them."""
+
 
 def channels_last(pipeline: Any) -> None:
     """Lay out the weights of UNet and VAE channel after channel, and what they are given.

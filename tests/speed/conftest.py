@@ -5,7 +5,8 @@ import torch
 
 from diffrl.adapters import attach_lora
 from diffrl.builtin.samplers import Ddim
-from diffrl.trainer.session import DTYPES, open_pipeline, policy_of
+from diffrl.speed.formats import DTYPES
+from diffrl.trainer.session import open_pipeline, policy_of
 from diffrl.types import Advantages, Minibatch, gather
 
 

@@ -11,10 +11,11 @@ from diffrl.errors import Diverged, OutOfMemory
 from diffrl.hookspecs import hookimpl
 from diffrl.registry import registry
 from diffrl.shelf import damage
+from diffrl.speed.formats import DTYPES
 from diffrl.trainer import checkpoint
 from diffrl.trainer.packing import read_packed, write_packed
 from diffrl.trainer.ranks import Ranks, accelerator
-from diffrl.trainer.session import DTYPES, open_pipeline, policy_of
+from diffrl.trainer.session import open_pipeline, policy_of
 from diffrl.types import Advantages, Minibatch, gather
 
 

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 from diffrl.builtin.references import find
-from diffrl.builtin.rewards.clip import DTYPES, REMEMBERED
+from diffrl.builtin.rewards.clip import REMEMBERED
 from diffrl.builtin.rewards.heads import fill, linear_layers, read_weights
 from diffrl.builtin.rewards.pixels import Preprocess
 from diffrl.errors import CheckpointMissing
+from diffrl.speed.formats import DTYPES
 from diffrl.tensors import Float, Tensor
 
 FILE = "ImageReward.pt"

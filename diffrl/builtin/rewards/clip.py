@@ -11,9 +11,8 @@ from torch import nn
 
 from diffrl.builtin.references import find
 from diffrl.builtin.rewards.pixels import Preprocess
+from diffrl.speed.formats import DTYPES
 from diffrl.tensors import Float, Tensor
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 REMEMBERED = 10_000
 """Prompts whose embeddings are kept."""

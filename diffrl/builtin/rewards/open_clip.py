@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from diffrl.builtin.references import Source, find
-from diffrl.builtin.rewards.clip import DTYPES, REMEMBERED
+from diffrl.builtin.rewards.clip import REMEMBERED
 from diffrl.builtin.rewards.heads import fill, read_weights
 from diffrl.builtin.rewards.pixels import Preprocess
+from diffrl.speed.formats import DTYPES
 from diffrl.tensors import Float, Int, Tensor
 
 ARCHITECTURE = "ViT-H-14"
