@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -57,8 +58,14 @@ class WeighedJudge:
         self._decode, self._rewards = decode, tuple(rewards)
         sized = isinstance(batch, Fitting)
         self._pieces = batch if sized else Fitting("train.decode_batch", batch)
-        self._check = finite_or_nan if drop else checked
+        self._failures: dict[str, RewardError] = {}
+        self._check = partial(finite_or_nan, failures=self._failures) if drop else checked
         self._ledger = Ledger()
+
+    @property
+    def why(self) -> str:
+        """Why a picture had no score, as the reward said that failed last; empty: none has."""
+        return str(next(reversed(self._failures.values()), ""))
 
     def __call__(
         self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
@@ -71,7 +78,8 @@ class WeighedJudge:
     ) -> Float[Tensor, "b r"]:
         """Return the weighed score of each reward; their sum is what a call returns."""
         self._ledger.steps.append(step.detach().cpu())
-        scores = x0.new_zeros(len(x0), len(self._rewards))
+        precise = torch.promote_types(x0.dtype, torch.float32)
+        scores = x0.new_zeros(len(x0), len(self._rewards), dtype=precise)
         kept: list[Tensor] = []
         comparing = any(reward.groupwise for reward in self._rewards)
 
@@ -133,7 +141,8 @@ class WeighedJudge:
             weighed = [r.factor * s for r, s in zip(self._rewards, scores, strict=True)]
             total = torch.stack(weighed).sum(0)
             grad = torch.autograd.grad(total.sum(), leaf)[0]
-            return [s.detach() for s in scores], total.detach().to(x0), grad
+            precise = torch.promote_types(x0.dtype, torch.float32)
+            return [s.detach() for s in scores], total.detach().to(x0.device, precise), grad
 
         values, grads = [], []
         for scores, value, grad in self._pieces.over(len(x0), differentiate):

@@ -85,25 +85,33 @@ def finite_or_nan(
     images: Float[Tensor, "b 3 h w"],
     text: Sequence[str],
     step: Int[Tensor, "b"] | None = None,
+    failures: dict[str, RewardError] | None = None,
 ) -> Float[Tensor, "b"]:
     """Return the scores of a batch of pictures, nan where the reward has none to give.
 
     Where it fails as a whole, pictures are tried one by one; a reward that compares pictures then
     has no score for any of them.
 
+    Args:
+        reward: that scores.
+        images: in [0, 1].
+        text: their prompts.
+        step: the denoising steps that predicted them, for messages.
+        failures: takes, by the reward's name, why it failed last.
+
     Raises:
-        RewardError: if it fails for every one of several pictures, or breaks its promise otherwise.
+        RewardError: if it breaks its promise otherwise than by failing.
     """
     try:
         score = _scores(reward, images, text, step)
-    except RewardFailed:
+    except RewardFailed as error:
         if len(images) == 1 or reward.groupwise:
+            if failures is not None:
+                failures[reward.name] = error
             return images.new_full((len(images),), torch.nan)
         at = [slice(i, i + 1) for i in range(len(images))]
-        pieces = [finite_or_nan(reward, images[i], text[i], _some(step, i)) for i in at]
+        pieces = [finite_or_nan(reward, images[i], text[i], _some(step, i), failures) for i in at]
         score = torch.cat(pieces)
-        if score.isnan().all():
-            raise
     return torch.where(score.isfinite(), score, torch.nan)
 
 
@@ -135,7 +143,7 @@ def _scores(
             f"reward {reward.name!r} gave {got} for {len(images)} pictures, first "
             f"{_place(text, step, 0)}; expected one score each"
         )
-    return score
+    return score.to(images.device)
 
 
 def _refuse_out_of_range(

@@ -20,7 +20,7 @@ from diffrl.measures import (
     pixel_distance,
     pixel_distances,
 )
-from diffrl.scoring import ScoredBy, finite_or_nan
+from diffrl.scoring import ScoredBy
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.look import Look
 
@@ -71,7 +71,7 @@ def evaluate(
             for steps in protocol.steps:
                 judges.tell(f"{one.name}: {name}, {steps} step{'s' if steps > 1 else ''}")
                 rewards = judges.of(name)
-                look = Look(rewards, protocol.text(name), finite_or_nan, judges.embed)
+                look = Look(rewards, protocol.text(name), True, judges.embed)
                 for images in artist.pictures(look.text, steps):
                     look.add(images)
                 reference = first.get((name, steps))

@@ -9,6 +9,33 @@ from diffrl.tensors import Float, Tensor
 from diffrl.types import Rollout
 
 
+class Moved:
+    """The KL divergence of the first rows that are drawn, in whatever pieces they come.
+
+    Args:
+        policy: whose weights are compared.
+        rows: how many are, at most.
+    """
+
+    def __init__(self, policy: Policy, rows: int) -> None:
+        self._policy, self._left = policy, rows
+        self._found: list[tuple[float, int]] = []
+
+    def add(self, rollout: Rollout) -> None:
+        """Compare what is left to compare of a piece."""
+        count = min(self._left, len(rollout))
+        if count and (kl := kl_to_base(self._policy, rollout, count)) is not None:
+            self._found.append((float(kl), count))
+        self._left -= count
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over rows, in nats per latent element; None where there is none."""
+        if not self._found:
+            return None
+        return sum(kl * count for kl, count in self._found) / sum(n for _, n in self._found)
+
+
 def kl_to_base(policy: Policy, rollout: Rollout, rows: int) -> Float[Tensor, ""] | None:
     """Return the mean over rows and steps of KL(live ‖ base), in nats per latent element.
 

@@ -12,13 +12,13 @@ import torch
 from diffrl.judge import Decode
 from diffrl.measures import diversity, pixel_distances
 from diffrl.policy import UNetPolicy
-from diffrl.scoring import ScoredBy, checked, finite_or_nan
+from diffrl.scoring import ScoredBy
 from diffrl.settings import EvalSettings
 from diffrl.speed.fitting import Pieces
 from diffrl.stages import Sampler
 from diffrl.streams import Streams
 from diffrl.tensors import Float, Tensor
-from diffrl.trainer.divergence import kl_to_base
+from diffrl.trainer.divergence import Moved
 from diffrl.trainer.fitted import sampled
 from diffrl.trainer.look import Look
 from diffrl.types import Rollout
@@ -74,9 +74,9 @@ def evaluate(
         for steps in settings.steps:
             rng = Streams(range(settings.seed, settings.seed + settings.images))
             drawing = sampler.for_evaluation(steps, settings.eta)
-            look = Look(rewards, text, finite_or_nan if drop else checked)
+            look = Look(rewards, text, drop)
             pictures: list[Tensor] = []
-            moved = None
+            moved = Moved(policy, settings.shown)
 
             def seen(at: slice, latents: Tensor, look: Look = look) -> Tensor:
                 images = decode(latents[at])
@@ -84,7 +84,7 @@ def evaluate(
                 return images[: settings.shown].float().cpu()
 
             for rollout in sampled(drawing, policy, text, rng, pieces.sample):
-                moved = moved if pictures else kl_to_base(policy, rollout, settings.shown)
+                moved.add(rollout)
                 attempt = partial(seen, latents=clean(rollout))
                 with meet():
                     pictures += pieces.decode.over(len(rollout), attempt)
@@ -95,8 +95,8 @@ def evaluate(
                 each[f"{name}/{steps}-step"] = found
                 if bool((mean := found.nanmean()).isfinite()):
                     scores[f"{name}/{steps}-step"] = float(mean)
-            if moved is not None:
-                scores[f"kl/{steps}-step"] = float(moved)
+            if (kl := moved.mean) is not None:
+                scores[f"kl/{steps}-step"] = kl
             if apart := diversity(look.small, text, pixel_distances):
                 mean = sum(apart.values()) / len(apart)
                 scores[f"picture/diversity/{steps}-step"] = mean

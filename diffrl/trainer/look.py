@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch.nn import functional
 
+from diffrl.errors import RewardError
 from diffrl.measures import PICTURE
-from diffrl.scoring import ScoredBy
+from diffrl.scoring import ScoredBy, checked, finite_or_nan
 from diffrl.tensors import Float, Tensor
 
 THUMBNAIL = 64
 """Side at which pictures are compared with each other, in pixels."""
-
-Check = Callable[..., Tensor]
-"""`diffrl.scoring.checked` or `finite_or_nan`."""
 
 
 class Look:
@@ -24,7 +23,7 @@ class Look:
     Args:
         rewards: to score with.
         text: the prompt of every picture that will come.
-        check: how a reward is called.
+        drop: whether a picture without a finite score has nan, instead of ending it all.
         embed: pictures to unit embeddings, or None.
     """
 
@@ -32,11 +31,13 @@ class Look:
         self,
         rewards: Sequence[ScoredBy],
         text: Sequence[str],
-        check: Check,
+        drop: bool,
         embed: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.text = tuple(text)
-        self._rewards, self._check, self._embed = rewards, check, embed
+        self._rewards, self._embed = rewards, embed
+        self._failures: dict[str, RewardError] = {}
+        self._check = partial(finite_or_nan, failures=self._failures) if drop else checked
         self._columns: dict[str, list[Tensor]] = {}
         self._kept: list[Tensor] = []
         self._small: list[Tensor] = []
@@ -63,11 +64,19 @@ class Look:
         self._count, self._device = self._count + len(images), images.device
 
     def scores(self) -> dict[str, Float[Tensor, "n"]]:
-        """Return every picture's scores by reward, in their units."""
-        return {
+        """Return every picture's scores by reward, in their units.
+
+        Raises:
+            RewardError: of a reward that failed for every picture.
+        """
+        found = {
             r.name: self._compared(r) if r.groupwise else torch.cat(self._columns[r.name])
             for r in self._rewards
         }
+        for name, error in self._failures.items():
+            if bool(found[name].isnan().all()):
+                raise error
+        return found
 
     def measures(self) -> dict[str, Float[Tensor, "n"]]:
         """Return every picture's measures, by name."""

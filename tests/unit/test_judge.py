@@ -74,3 +74,28 @@ def test_a_reward_without_gradient_is_refused():
     judge = WeighedJudge(lambda x: x, [ScoredBy("blind", brightness)])
     with pytest.raises(RewardError, match="blind: not differentiable"):
         judge.grad(torch.rand(1, 3, 2, 2), prompts(1), torch.zeros(1, dtype=torch.long))
+
+
+def test_scores_are_not_rounded_to_what_latents_are_kept_in():
+    judge = WeighedJudge(lambda x: x.float(), [ScoredBy("fine", fine, differentiable=True)], 8)
+    x0, step = torch.rand(2, 3, 2, 2).bfloat16(), torch.zeros(2, dtype=torch.int64)
+    for scores in (judge(x0, prompts(2), step), judge.grad(x0, prompts(2), step)[0]):
+        assert torch.equal(scores, torch.tensor([0.2, 0.2001]))
+
+
+def fine(images, text):
+    return torch.tensor([0.2, 0.2001]) + 0 * images.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_pictures_without_scores_are_left_out_whatever_comes_with_them(batch):
+    def squeamish(images, text):
+        if "a" in text or "b" in text:
+            raise ValueError("not that")
+        return brightness(images, text)
+
+    judge = WeighedJudge(lambda x: x, [ScoredBy("s", squeamish)], batch, drop=True)
+    assert judge.why == ""
+    scores = judge(torch.rand(4, 3, 2, 2), prompts(4), torch.arange(4))
+    assert scores.isnan().tolist() == [True, True, False, False]
+    assert "reward 's' failed for prompt 'b'" in judge.why and "not that" in judge.why
