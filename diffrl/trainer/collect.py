@@ -17,6 +17,7 @@ from diffrl.recipe import Recipe
 from diffrl.rollouts import concat, concat_rewards, only, rows_of, take
 from diffrl.speed.fitting import Pieces
 from diffrl.speed.memory import moved
+from diffrl.trainer.expected import one_for_each_step
 from diffrl.trainer.fitted import sampled
 from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.shares import Share
@@ -73,6 +74,7 @@ class Scoring:
     recipe: Recipe
     judge: WeighedJudge
     overlap: bool
+    drop: bool = False
     rewards: list[Future[Rewards]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -105,7 +107,8 @@ class Scoring:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _score(self, rollout: Rollout) -> Rewards:
-        return self.recipe.reward_predictor(rollout, self.judge)
+        predictor = self.recipe.reward_predictor
+        return one_for_each_step(predictor, predictor(rollout, self.judge), rollout, self.drop)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def collect(
             and weights are split.
         Interrupted: in every process, if one was asked to stop.
     """
-    scoring = Scoring(recipe, judge, batches.overlap)
+    scoring = Scoring(recipe, judge, batches.overlap, batches.drop)
     rollouts, rewards = [], []
     groups = share.filled if ranks.in_step else share.own
     text, rng = [share.text[g] for g in groups], share.streams(groups)
@@ -167,7 +170,7 @@ def collect(
         clock.lap("score")
     rollout, own = concat(rollouts), moved(concat_rewards(rewards), policy.device)
     found = Collected(share, rollout, own, ranks.together(own, share))
-    found = without_bad(found) if batches.drop else found
+    found = without_bad(found, judge.why) if batches.drop else found
     if ranks.in_step and not all(found.share.owned):
         raise RewardError(
             "no trajectory of one of the processes got a finite score; with speed.shard each needs "
@@ -212,8 +215,12 @@ def first_rows(drawn: Iterable[Rollout], count: int) -> Iterator[Rollout]:
         count -= left
 
 
-def without_bad(found: Collected) -> Collected:
+def without_bad(found: Collected, why: str = "") -> Collected:
     """Return the groups that were scored as a whole; the others are left out in all processes.
+
+    Args:
+        found: all of them.
+        why: one had no score, if that is known.
 
     Raises:
         RewardError: if none is left.
@@ -223,7 +230,8 @@ def without_bad(found: Collected) -> Collected:
     if bool(good.all()):
         return found
     if not bool(good.any()):
-        raise RewardError("no trajectory of this epoch got a finite score")
+        cause = f"; the last failure: {why}" if why else ""
+        raise RewardError(f"no trajectory of this epoch got a finite score{cause}")
     kept = good.repeat_interleave(share.rows)
     return Collected(
         share.without((~good).nonzero()[:, 0].tolist()),

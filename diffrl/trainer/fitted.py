@@ -13,6 +13,7 @@ from diffrl.speed.memory import moved
 from diffrl.stages import Sampler
 from diffrl.streams import some
 from diffrl.tensors import Generator, Tensor
+from diffrl.trainer.expected import rows_side_by_side
 from diffrl.types import Minibatch, Rollout
 
 Losses = tuple[float, dict[str, Tensor]]
@@ -39,7 +40,9 @@ def sampled(
         def draw(rows: int, start: int = start) -> tuple[Rollout, int]:
             at = slice(start, start + max(1, rows // group))
             with torch.no_grad(), policy.sampling():
-                return sampler(policy, text[at], some(rng, at)), len(text[at])
+                rollout = sampler(policy, text[at], some(rng, at))
+            rows_side_by_side(sampler, rollout, text[at], group)
+            return rollout, len(text[at])
 
         def undo(before: Tensor = before) -> None:
             rng.set_state(before)
@@ -90,13 +93,21 @@ def learnt(
     """
     weights, done, start = list(trained), [], 0
     while start < len(whole.rows):
+        back: list[Callable[[], None]] = []
 
-        def attempt(tuples: int, start: int = start) -> tuple[int, Losses]:
+        def attempt(
+            tuples: int, start: int = start, back: list[Callable[[], None]] = back
+        ) -> tuple[int, Losses]:
             one = part(whole, start, tuples)
+            if tuples > 1 and not pieces.fixed:  # else nothing is done again
+                back[:] = [_way_back(weights)]
             return len(one.rows), learn(one, start)
 
-        weights_back = (lambda: None) if pieces.fixed else _way_back(weights)
-        count, found = pieces.run(attempt, len(whole.rows) - start, undo=weights_back)
+        def undo(back: list[Callable[[], None]] = back) -> None:
+            for one in back:
+                one()
+
+        count, found = pieces.run(attempt, len(whole.rows) - start, undo=undo)
         done.append(found)
         start += count
     return done
@@ -108,6 +119,6 @@ def _way_back(weights: Sequence[Tensor]) -> Callable[[], None]:
 
     def back() -> None:
         for weight, gradient in zip(weights, kept, strict=True):
-            weight.grad = None if gradient is None else gradient.clone()
+            weight.grad = gradient
 
     return back

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from diffrl.speed.memory import moved
 from diffrl.streams import Streams
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.collect import Batches, Clock, collect
+from diffrl.trainer.expected import as_rewards_are
 from diffrl.trainer.fitted import Losses, idle, learnt, part
 from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.recompute import ahead_of, recompute
@@ -54,7 +56,9 @@ def train_epoch(
     clock, before = Clock(), seconds_compiling()
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(epoch))
     found = collect(recipe, policy, judge, ranks, share, batches, clock)
-    everyone, memory = recipe.advantage_estimator(found.everyone, found.share.prompts, memory)
+    estimator = recipe.advantage_estimator
+    everyone, memory = estimator(found.everyone, found.share.prompts, memory)
+    everyone = as_rewards_are(estimator, everyone, found.everyone)
     tally = Tally(found, everyone, judge.drain(), clock.laps)
     batches.observe(epoch, found.rollout, found.rewards)
     clock.lap("observe")
@@ -112,7 +116,7 @@ def update(
             fresh = tally.gap is None and not tally.grad_norms  # weights are as they sampled
             if fresh and "log_prob" in recipe.sampler.gives:
                 tally.gap = log_prob_gap(policy.seen, batch)
-            return piece.weight, {"value": out.value.detach(), **out.metrics}
+            return piece.weight, as_figures({"value": out.value, **out.metrics}, policy.device)
 
         with alone_where_memory_ends(ranks):
             tally.losses += learnt(mine, pieces.micro, learn, policy.trained.values())
@@ -122,6 +126,11 @@ def update(
         if whole.commit:
             tally.grad_norms.append(ranks.commit())
             batches.stop()
+
+
+def as_figures(told: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Return what a loss says of itself as tensors on a device, without gradient."""
+    return {name: torch.as_tensor(said, device=device).detach() for name, said in told.items()}
 
 
 def keep_pace(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from diffrl.scoring import ScoredBy
-from diffrl.tensors import Tensor
 from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.tally import Tally
 
@@ -64,17 +61,14 @@ def reward_metrics(tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...]) ->
 def loss_metrics(tally: Tally, ranks: Ranks) -> dict[str, float]:
     """Return the weighted mean of what each loss call reported, and the gradient norm.
 
-    Steps whose gradient is not finite are skipped, and counted apart, as are losses.
+    Steps whose gradient is not finite are skipped, and counted apart; figures of losses that are
+    not finite are left out.
     """
-    sums, weight, worst = dict[str, float](), 0.0, dict[str, float]()
-    for own, its_weight, its_worst in ranks.everyones([_sums(tally)]):
-        weight += its_weight
-        for name, value in own.items():
-            sums[name] = sums.get(name, 0.0) + value
-            worst[name] = max(worst.get(name, its_worst[name]), its_worst[name])
-    out = {
-        f"loss/{n}": worst[n] if n.endswith("_max") else value / weight for n, value in sums.items()
-    }
+    every = ranks.everyones([_sums(tally)])
+    out: dict[str, float] = {}
+    for name in dict.fromkeys(n for own in every for n in own):
+        total, weight, largest = zip(*(own[name] for own in every if name in own), strict=True)
+        out[f"loss/{name}"] = max(largest) if name.endswith("_max") else sum(total) / sum(weight)
     if tally.grad_norms:
         norms = torch.stack(tally.grad_norms).float().cpu()
         made = norms[norms.isfinite()]
@@ -86,24 +80,18 @@ def loss_metrics(tally: Tally, ranks: Ranks) -> dict[str, float]:
     return out
 
 
-def _sums(tally: Tally) -> tuple[dict[str, float], float, dict[str, float]]:
-    """Return by name the weighted sums of this process's losses, their weight, and the largest."""
-    if not tally.losses:
-        return {}, 0.0, {}
-    names = list(tally.losses[0][1])
-    weights = torch.tensor([w for w, _ in tally.losses])
-    rows = torch.stack([_stack(m, names) for _, m in tally.losses]).float().cpu()
-    good = rows.isfinite().all(1)
-    rows, weights = rows[good], weights[good]
-    if not len(rows):
-        return {}, 0.0, {}
-    total, largest = (rows * weights[:, None]).sum(0).tolist(), rows.amax(0).tolist()
-    return (
-        dict(zip(names, total, strict=True)),
-        float(weights.sum()),
-        dict(zip(names, largest, strict=True)),
-    )
+def _sums(tally: Tally) -> dict[str, tuple[float, float, float]]:
+    """Return by name this process's weighted sum of what its losses said, its weight, the largest.
 
-
-def _stack(metrics: Mapping[str, Tensor], names: list[str]) -> Tensor:
-    return torch.stack([metrics[n].detach() for n in names])
+    Of the pieces that said it, and where it is finite: a loss need not say the same each time.
+    """
+    found = {}
+    for name in dict.fromkeys(n for _, said in tally.losses for n in said):
+        pairs = [(weight, said[name]) for weight, said in tally.losses if name in said]
+        values = torch.stack([value for _, value in pairs]).float().cpu()
+        weights, good = torch.tensor([weight for weight, _ in pairs]), values.isfinite()
+        if bool(good.any()):
+            values, weights = values[good], weights[good]
+            total = float((values * weights).sum())
+            found[name] = total, float(weights.sum()), float(values.max())
+    return found

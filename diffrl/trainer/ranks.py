@@ -130,10 +130,13 @@ class Ranks:
         if self.count == 1:
             return rewards
         counts, order = [len(own) * share.rows for own in share.owned], share.order
-        value = self.exchange.rows(rewards.value, counts)
-        each = None if rewards.each is None else self.exchange.rows(rewards.each, counts)
-        back = order.argsort().to(value.device)
-        return Rewards(value[back], None, None if each is None else each[back])
+        back = order.argsort().to(rewards.value.device)
+
+        def every(own: Tensor | None) -> Tensor | None:
+            return None if own is None else self.exchange.rows(own, counts)[back]
+
+        value = self.exchange.rows(rewards.value, counts)[back]
+        return Rewards(value, every(rewards.grad), every(rewards.each))
 
     def finish(self) -> None:
         """Close the trackers; the processes stay connected for another run."""

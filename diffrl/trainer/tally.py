@@ -43,5 +43,6 @@ class Tally:
         if len(share.owned) == 1:
             return every
         rows = share.own_rows.to(every.value.device)
+        grad = None if every.grad is None else every.grad[rows]
         each = None if every.each is None else every.each[rows]
-        return Advantages(every.value[rows], self.found.rewards.grad, each)
+        return Advantages(every.value[rows], grad, each)

@@ -9,6 +9,7 @@ from diffrl.judge import Ledger
 from diffrl.scoring import ScoredBy
 from diffrl.trainer.collect import Collected
 from diffrl.trainer.exchange import Exchange
+from diffrl.trainer.loop import as_figures
 from diffrl.trainer.metrics import loss_metrics, reward_metrics
 from diffrl.trainer.ranks import Ranks, accelerator
 from diffrl.trainer.shares import Share
@@ -85,3 +86,40 @@ def test_optimizer_steps_that_overflowed_are_not_counted(bad):
     }
     none = replace(some, grad_norms=[torch.tensor(bad)])
     assert loss_metrics(none, ranks()) == {"loss/value": 2, "updates": 0, "skipped": 1}
+
+
+def test_a_loss_need_not_say_the_same_of_every_piece():
+    """What is not finite is left out of its own mean alone, and what some pieces lack, too."""
+    nan, number = torch.tensor(torch.nan), torch.tensor
+    losses = [
+        (0.25, {"value": number(2.0), "once": number(7.0), "seen_max": number(1.0)}),
+        (0.75, {"value": number(6.0), "seen_max": number(3)}),
+        (1.0, {"value": nan, "seen_max": nan, "never": nan}),
+    ]
+    wanted = {"loss/value": 5, "loss/once": 7, "loss/seen_max": 3}
+    for count in (1, 2):
+        some = replace(tally(Ledger()), losses=losses)
+        assert loss_metrics(some, ranks(count)) == wanted
+
+
+def test_what_a_loss_says_of_itself_may_be_a_plain_number():
+    told = {"value": torch.tensor(2.0, requires_grad=True) * 1, "rows": 3, "share": 0.5}
+    found = as_figures(told, torch.device("cpu"))
+    assert {name: float(value) for name, value in found.items()} == {
+        "value": 2,
+        "rows": 3,
+        "share": 0.5,
+    }
+    assert not found["value"].requires_grad
+
+
+def test_an_estimators_gradient_counts_in_several_processes_too(monkeypatch):
+    one = tally(Ledger())
+    rewards = Rewards(torch.zeros(2, 3), torch.ones(2, 1))
+    share = Share(("a", "b"), (1, 2), 1, ((0,), (1,)), rank=1)
+    every = Advantages(torch.zeros(2, 3), torch.tensor([[0.25], [0.5]]))
+    own = replace(one, found=Collected(share, one.found.rollout, rewards, rewards), everyone=every)
+    assert own.advantages.grad is not None and own.advantages.grad.tolist() == [[0.5]]
+    monkeypatch.setattr(Ranks, "count", 2)
+    together = ranks(2).together(Rewards(torch.zeros(1, 3), torch.ones(1, 1)), share)
+    assert together.grad is not None and together.grad.shape == (2, 1)

@@ -1,0 +1,73 @@
+"""What stages return is looked at before it is believed."""
+
+import re
+
+import pytest
+import torch
+
+from diffrl.builtin.advantages import Returns
+from diffrl.builtin.reward_predictors import Terminal
+from diffrl.builtin.samplers import Ode
+from diffrl.errors import PluginError, RewardError
+from diffrl.trainer.expected import as_rewards_are, one_for_each_step, rows_side_by_side
+from diffrl.types import Advantages, Prompts, Rewards, Rollout
+
+
+def rollout(*text, steps=3):
+    prompts = Prompts(text, torch.arange(len(text)), torch.zeros(len(text), 1))
+    return Rollout(prompts, torch.arange(steps).float(), torch.zeros(len(text), 1))
+
+
+def test_what_is_right_is_left_as_it_is():
+    drawn, rewards = rollout("a", "a", "b", "b"), Rewards(torch.rand(4, 3))
+    rows_side_by_side(Ode(), drawn, ["a", "b"], 2)
+    assert one_for_each_step(Terminal(), rewards, drawn, drop=False) is rewards
+    advantages = Advantages(torch.rand(4, 3))
+    assert as_rewards_are(Returns(), advantages, rewards) is advantages
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("abab", "gave 'b' in row 1; expected 'a': each prompt 2 time(s), side by side"),
+        ("aab", "gave 3 row(s) for 2 prompt(s); expected each 2 time(s)"),
+    ],
+)
+def test_rows_of_other_prompts_are_refused(text, said):
+    with pytest.raises(PluginError, match=re.escape(said)):
+        rows_side_by_side(Ode(), rollout(*text), ["a", "b"], 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.rand(2, 1), "torch.float32 of shape (2, 1); expected"),
+        (torch.tensor([[0, 0, 0], [0, torch.inf, 0]]), "inf for prompt 'b' at denoising step 1"),
+    ],
+)
+def test_rewards_that_are_not_one_for_each_step_are_refused(value, said):
+    with pytest.raises(RewardError, match=re.escape(said)):
+        one_for_each_step(Terminal(), Rewards(value), rollout("a", "b"), drop=False)
+
+
+def test_rewards_that_will_be_dropped_may_be_nan():
+    rewards = Rewards(torch.full((2, 3), torch.nan))
+    assert one_for_each_step(Terminal(), rewards, rollout("a", "b"), drop=True) is rewards
+
+
+def test_rewards_keep_no_graph():
+    rewards = Rewards(torch.rand(2, 3, requires_grad=True) * 2)
+    found = one_for_each_step(Terminal(), rewards, rollout("a", "b"), drop=False)
+    assert not found.value.requires_grad and torch.equal(found.value, rewards.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.rand(2, 1), "gave shape (2, 1) for rewards of shape (2, 3)"),
+        (torch.full((2, 3), torch.nan), "gave 6 advantage(s) that are not finite"),
+    ],
+)
+def test_advantages_that_are_not_one_for_each_reward_are_refused(value, said):
+    with pytest.raises(PluginError, match=re.escape(said)):
+        as_rewards_are(Returns(), Advantages(value), Rewards(torch.rand(2, 3)))
