@@ -2,7 +2,7 @@
 
 Names form a closed set: every plugin's list is collected, and a name registered twice is refused.
 Model and prompt references are an open set of strings: the first plugin that knows a reference
-opens it. Observers are all called, and cannot change the run.
+opens it. Observers are all called, and cannot change the run: of one that fails, that is noticed.
 
 A plugin says which version of this interface it was written for, `diffrl_api = 1`. One that was
 written for another is not used. One that says nothing is taken at its word.

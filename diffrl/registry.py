@@ -94,6 +94,13 @@ class Registry:
         """The hooks themselves: `open_model`, `open_prompts` and the observers."""
         return self._plugins.hook
 
+    def observers(self, hook: str) -> Iterator[tuple[object, Callable[..., object]]]:
+        """Yield who watches a hook, and that hook for it alone; who came last comes first."""
+        every = [impl.plugin for impl in getattr(self.hook, hook).get_hookimpls()]
+        for one in reversed(every):
+            others = [plugin for plugin in every if plugin is not one]
+            yield one, self._plugins.subset_hook_caller(hook, others)
+
     @property
     def kinds(self) -> Mapping[str, Kind]:
         """Every kind of component, algorithms first."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from diffrl.errors import Diverged, Interrupted, OutOfMemory, RewardError, UnreadableData
 from diffrl.events import EpochDone, RolloutDone, RunDone, RunStarted
-from diffrl.registry import registry
 from diffrl.speed.compiling import seconds_compiling
 from diffrl.trainer import checks, guard
 from diffrl.trainer.collect import Batches
@@ -35,9 +34,8 @@ def go(session: Session) -> None:
         Interrupted: if the process was asked to stop.
         Diverged: if gradients are not finite any more, or the watchdog stops the run.
     """
-    settings, hook = session.settings, registry().hook
-    total = settings.train.epochs
-    tell(session, hook.diffrl_run_started, RunStarted(session.folder, settings, session.epoch))
+    settings, total = session.settings, session.settings.train.epochs
+    tell(session, "diffrl_run_started", RunStarted(session.folder, settings, session.epoch))
     if session.epoch == 0:
         begin_work(session)
         _close(session, {})
@@ -47,7 +45,7 @@ def go(session: Session) -> None:
             save(session)
     while session.epoch < total:
         _one_epoch(session)
-    tell(session, hook.diffrl_run_done, RunDone(session.folder, session.epoch))
+    tell(session, "diffrl_run_done", RunDone(session.folder, session.epoch))
 
 
 def _one_epoch(session: Session) -> None:
@@ -117,7 +115,7 @@ def _close(session: Session, metrics: Mapping[str, float]) -> list[Sighting]:
     line |= {**(done.scores if done else {}), **guard.figures(session, found)}
     line |= first_seconds(session, line, seconds_compiling() - compiled)
     event = EpochDone(session.epoch, session.settings.train.epochs, line)
-    tell(session, registry().hook.diffrl_update_done, event)
+    tell(session, "diffrl_update_done", event)
     notice(session, checks.of_epoch(session.settings, session.epoch, line))
     notice(session, smaller_pieces(session))
     return found
@@ -168,6 +166,6 @@ def draw(session: Session) -> Share:
 def _observe(session: Session) -> Any:
     def observe(epoch: int, rollout: Rollout, rewards: Rewards) -> None:
         event = RolloutDone(epoch, rollout, rewards)
-        tell(session, registry().hook.diffrl_rollout_done, event)
+        tell(session, "diffrl_rollout_done", event)
 
     return observe

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 from diffrl.errors import Interrupted
 from diffrl.events import Evaluated
-from diffrl.registry import registry
 from diffrl.scoring import ScoredBy
 from diffrl.trainer.collect import refusing
 from diffrl.trainer.evaluate import Evaluation, evaluate
 from diffrl.trainer.ranks import Ranks
+from diffrl.trainer.saving import tell
 from diffrl.trainer.session import Session
 
 
@@ -58,7 +58,7 @@ def draw_and_score(session: Session) -> Evaluation:
         dict(done.each),
         done.lower_is_better,
     )
-    registry().hook.diffrl_evaluated(event=event)
+    tell(session, "diffrl_evaluated", event)
     return done
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -70,6 +72,9 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 class FolderObserver:
     """Writes into the run's folder. One line of `metrics.jsonl` per epoch, flushed at once."""
 
+    essential: ClassVar[bool] = True
+    """Whether its errors are the run's."""
+
     def __init__(self) -> None:
         self._folder = Path()
         self._told = -1
@@ -93,7 +98,8 @@ class FolderObserver:
             kept = [m for m in read_metrics(self._folder) if m["epoch"] < event.epoch]
             write(self._folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
         self._told = event.epoch
-        line = {**event.metrics, "epoch": event.epoch, "samples": int(event.metrics["samples"])}
+        known = {name: value for name, value in event.metrics.items() if math.isfinite(value)}
+        line = {**known, "epoch": event.epoch, "samples": int(event.metrics["samples"])}
         append_line(self._folder / METRICS, line)
 
     @hookimpl

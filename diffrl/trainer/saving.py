@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from diffrl import shelf
 from diffrl.errors import DiffrlError, Interrupted
@@ -14,18 +13,39 @@ from diffrl.trainer.session import Session
 from diffrl.trainer.watchdog import GOOD
 
 
-def tell(session: Session, hook: Any, event: object) -> None:
-    """Tell observers, who live in the first process."""
-    if session.ranks.is_main:
-        hook(event=event)
+def tell(session: Session, hook: str, event: object) -> None:
+    """Tell observers, who live in the first process; one that fails is noticed, and left out there.
+
+    What writes the run's own folder, or does not even start, must not fail: its errors are the
+    run's.
+    """
+    if not session.ranks.is_main:
+        return
+    failed = []
+    for observer, told in registry().observers(hook):
+        try:
+            told(event=event)
+        except Exception as error:
+            if getattr(observer, "essential", False):
+                raise
+            failed.append(_failed(observer, hook, session.epoch, error))
+    notice(session, failed)
+
+
+def _failed(observer: object, hook: str, epoch: int, error: Exception) -> Noticed:
+    name = getattr(observer, "__name__", type(observer).__name__)
+    cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    said = f"observer {name!r} failed in {hook} ({cause}); the run goes on without that"
+    return Noticed(epoch, "observer", f"observer:{name}", said)
 
 
 def notice(session: Session, found: Sequence[Noticed]) -> None:
-    """Tell observers what was noticed; of a check that fails again and again, once."""
+    """Tell observers what was noticed; of a check or observer that fails again and again, once."""
     for one in found:
-        if one.rule not in session.told:
-            tell(session, registry().hook.diffrl_noticed, one)
-        session.told |= {one.rule} if one.source == "check" else set()
+        known = one.rule in session.told
+        session.told |= {one.rule} if one.source in ("check", "observer") else set()
+        if not known:
+            tell(session, "diffrl_noticed", one)
 
 
 def save(session: Session) -> None:

@@ -31,6 +31,7 @@ class TrackerObserver:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
+        self.essential = True  # until it has started: who asked for a tracker is told at once
 
     @hookimpl
     def diffrl_run_started(self, event: RunStarted) -> None:
@@ -51,6 +52,7 @@ class TrackerObserver:
         made.log_with, made.trackers = list(track), opened
         for tracker in (t for t in made.trackers if t.name != "tensorboard"):
             tracker.store_init_configuration(flat(event.settings))
+        self.essential = False
 
     @hookimpl
     def diffrl_update_done(self, event: EpochDone) -> None:

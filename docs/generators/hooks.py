@@ -20,7 +20,11 @@ def hooks() -> str:
             f"{ast.get_docstring(function)}{note}"
         )
     events = [f"### {name}\n\n{text}" for name, text in dataclasses("diffrl/events.py")]
-    intro = "## Events\n\nWhat observers receive, from `diffrl.events`."
+    intro = (
+        "## Events\n\nWhat observers receive, from `diffrl.events`. One that fails is noticed, "
+        "once, in `notices.jsonl`, and the run\ngoes on; only what writes the run's own folder may "
+        "end it."
+    )
     return "\n\n".join([*parts, intro, *events])
 
 
