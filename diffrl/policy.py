@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffrl.kernels import Ddim, Lcm, log_density
+from diffrl.kernels import Ddim, Lcm, log_density, refuse_noiseless
+from diffrl.speed.memory import MOST_PROMPTS
 from diffrl.speed.merging import merged
 from diffrl.speed.sharding import alike, called_with, regather
 from diffrl.stages import Weights
@@ -86,7 +87,11 @@ class UNetPolicy:
         known = self._cond if self._cache_text else {}
         for new in dict.fromkeys(t for t in text if t not in known):
             known[new] = self._encode([new])[0]
-        return torch.stack([known[t].to(self.device) for t in text])
+        found = torch.stack([known[t].to(self.device) for t in text])
+        named = [t for t in known if t]  # the empty one goes with every call that is guided
+        for old in named[: max(0, len(named) - MOST_PROMPTS)]:
+            del known[old]
+        return found
 
     def sampling(self) -> AbstractContextManager[None]:
         """Return a context for sampling, in which adapters are merged where that is wanted."""
@@ -111,6 +116,10 @@ class UNetPolicy:
     def ddim(self, steps: int, eta: float) -> Ddim:
         """Return the DDIM kernel of this model's noise schedule for a number of steps."""
         config = self._scheduler.config
+        if eta > 0:
+            self._scheduler.set_timesteps(steps)
+            last, spacing = self._scheduler.timesteps[-1], config.timestep_spacing
+            refuse_noiseless(steps, int(last), spacing)
         clip = float(config.clip_sample_range) if config.clip_sample else None
         return Ddim(self._table, steps, eta, config.prediction_type, clip)
 

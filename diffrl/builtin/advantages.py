@@ -90,7 +90,8 @@ class Returns(AdvantageEstimator):
         epsilon = self.epsilon
         if epsilon is None:
             epsilon = {"batch": 1e-8, "group": 1e-4}.get(self.per, 1e-6)
-        mean = usual.mean(over, keepdim=True)
+        least, most = usual.amin(over, keepdim=True), usual.amax(over, keepdim=True)
+        mean = usual.mean(over, keepdim=True).where(least < most, least)  # of equals, not rounded
         return (value - mean) / (usual.std(over, correction=0, keepdim=True) + epsilon)
 
     def _tracked(

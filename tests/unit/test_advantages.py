@@ -117,3 +117,12 @@ def test_a_minimum_above_the_buffer_is_a_problem():
 
 def z(value, usual):
     return (value - usual.mean(0)) / (usual.std(0, correction=0) + 1e-6)
+
+
+@pytest.mark.parametrize("per", ["prompt-step", "prompt", "group", "step", "batch"])
+@pytest.mark.parametrize("value", [121.3, 5.24, 0.1])
+def test_rewards_that_are_all_alike_have_no_advantage(per, value):
+    """Their mean may be a rounding error off, which a deviation of zero would make large."""
+    reward = torch.full((48, 1), value)
+    got, _ = run(Returns(per=per, gamma=1.0), reward, "a" * 24 + "b" * 24)
+    assert torch.equal(got, torch.zeros(48, 1))

@@ -79,3 +79,13 @@ def test_timesteps_descend_and_stay_in_the_table():
             assert len(times) == steps and times == sorted(set(times), reverse=True)
             assert 0 <= times[-1] and times[0] <= 999
     assert trailing(4) == [999, 749, 499, 249]
+
+
+def test_a_model_that_begins_with_noise_alone_has_finite_steps():
+    """Where bar-alpha is zero, rounding leaves less than nothing for the predicted noise."""
+    alphas = torch.linspace(0.9999, 0.0, 1000)
+    for steps in range(2, 60):
+        kernel = Ddim(alphas, steps, 1.0, "v_prediction")
+        x = torch.randn(2, 4, 8, 8)
+        step = kernel.transition(torch.randn(2, 4, 8, 8), torch.tensor([999, 999]), x)
+        assert bool(step.mean.isfinite().all()), steps

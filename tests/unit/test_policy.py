@@ -3,6 +3,7 @@ import torch
 from peak import Peak
 from torch.autograd.graph import saved_tensors_hooks
 
+from diffrl.errors import SettingsError
 from diffrl.kernels import Ddim, log_density, trailing
 from diffrl.policy import UNetPolicy, embedded_scale
 from diffrl.types import Batch, at_step
@@ -194,3 +195,28 @@ def test_full_finetuning_trains_every_weight(pipeline_folder):
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 8, 12, 50, 1000])
 def test_timesteps_are_the_published_trailing_ones(policy, steps):
     assert policy.timesteps(steps).tolist() == trailing(steps)
+
+
+def test_conditions_of_many_prompts_are_not_kept_for_ever(policy, monkeypatch):
+    encoded = []
+    monkeypatch.setattr("diffrl.policy.MOST_PROMPTS", 3)
+    encode = policy._encode
+    monkeypatch.setattr(policy, "_encode", lambda text: encoded.append(*text) or encode(text))
+    first = policy.prompts(["", "a", "b"]).cond
+    many = policy.prompts(["a", "c", "d", "e"]).cond  # more than are kept, and all there
+    assert len(many) == 4 and torch.equal(many[0], first[1])
+    assert list(policy._cond) == ["", "c", "d", "e"]
+    policy.prompts(["", "d", "e"])
+    assert encoded == ["", "a", "b", "c", "d", "e"]
+    assert torch.equal(policy.prompts(["a"]).cond[0], first[1])
+    assert encoded[-1] == "a"
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "trailing"])
+def test_steps_that_end_without_noise_are_refused(policy, spacing):
+    config = {**policy._scheduler.config, "timestep_spacing": spacing}
+    policy._scheduler = type(policy._scheduler).from_config(config)
+    steps = {"linspace": 4, "trailing": 1000}[spacing]
+    with pytest.raises(SettingsError, match=f"steps = {steps}: .* timestep 0, .* {spacing}"):
+        policy.ddim(steps, 1.0)
+    assert policy.ddim(steps, 0.0).steps == steps
