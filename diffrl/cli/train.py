@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def resumed(request: Request, folder: Path, output: Path | None) -> Settings:
                     f"that use --set rewards.{one.name}.{field}={now.default}"
                 )
     for one in asked:
-        if one.weight is not None and one.weight != f"{weights[one.name]:g}":
+        if one.weight is not None and not _is(one.weight, weights[one.name]):
             raise ResumeError(
                 f"--reward {one.name}:{one.weight}: {folder} weighs {one.name} with "
                 f"{weights[one.name]:g}; to change that use "
@@ -165,3 +166,9 @@ def resumed(request: Request, folder: Path, output: Path | None) -> Settings:
         if value is not None:
             raise ResumeError(f"{option} {value}: cannot be given with --resume {folder}")
     return settings
+
+
+def _is(text: str, number: float) -> bool:
+    with contextlib.suppress(ValueError):
+        return float(text) == number
+    return False

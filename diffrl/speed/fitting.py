@@ -37,18 +37,20 @@ class Fitting:
         size: of now; halved for good wherever memory ends.
         cuts: how often it was.
         fixed: whether it must stay, since other processes count on it.
+        given: what the setting says; 0: what fits.
     """
 
     setting: str
     size: int
     cuts: int = 0
     fixed: bool = False
+    given: int = 0
 
     @classmethod
     def of(cls, setting: str, given: int, device: str, fixed: bool = False) -> Fitting:
         """Return the size that a setting gives, where 0 is what fits into a device's memory."""
         size = given or (ON_CPU[setting] if fixed or device == "cpu" else UNBOUNDED)
-        return cls(setting, size, fixed=fixed)
+        return cls(setting, size, fixed=fixed, given=given)
 
     def pieces(self, count: int) -> int:
         """Return how many pieces of the size of now there are in `count`."""
@@ -137,13 +139,16 @@ class Pieces:
         return self.sample, self.micro, self.decode
 
     def found(self) -> dict[str, float]:
-        """Return the sizes that were cut, by setting, for a checkpoint."""
-        return {one.setting: float(one.size) for one in self.each if one.cuts}
+        """Return the sizes that were cut, by setting, for a checkpoint, and what was given."""
+        cut = [one for one in self.each if one.cuts]
+        sizes = {one.setting: float(one.size) for one in cut}
+        return sizes | {f"{one.setting} given": float(one.given) for one in cut}
 
     def go_on(self, found: Mapping[str, float]) -> None:
-        """Take over what `found` returned before, where it is less."""
+        """Take over what `found` returned before, where it is less and the setting is the same."""
         for one in self.each:
-            if one.setting in found and 1 <= found[one.setting] < one.size:
+            same = found.get(f"{one.setting} given", one.given) == one.given
+            if same and 1 <= found.get(one.setting, 0) < one.size:
                 one.size, one.cuts = int(found[one.setting]), one.cuts + 1
 
 

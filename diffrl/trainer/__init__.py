@@ -96,7 +96,7 @@ def _loaded(
     with given_back(own):
         start = _start(folder, at, made) if resume else None
         if start is not None:
-            refuse_another_past(settings, folder, start)
+            refuse_another_past(settings, folder, start, prompts[1])
         return build(settings, made, folder, prompts), start
 
 

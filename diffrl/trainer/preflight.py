@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diffrl.builtin.models import check_model
 from diffrl.errors import DiffrlError, PromptsError, SettingsError, shown
-from diffrl.folder import SETTINGS, check_free
+from diffrl.folder import EVALUATIONS, SETTINGS, check_free, read_object
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.saved import load
@@ -68,13 +68,17 @@ def same_model(settings: Settings, folder: Path) -> list[str]:
     ]
 
 
-def refuse_another_past(settings: Settings, folder: Path, start: Path) -> None:
+def refuse_another_past(
+    settings: Settings, folder: Path, start: Path, eval_prompts: Sequence[str]
+) -> None:
     """Refuse what a run that goes on from a checkpoint has decided already.
 
     Raises:
-        SettingsError: if it is to end before the checkpoint, or to have begun from another seed.
+        SettingsError: if it is to end before the checkpoint, to have begun from another seed, or
+            to be evaluated otherwise than before it.
     """
-    before, asked = load(folder / SETTINGS).train, settings.train
+    past = load(folder / SETTINGS)
+    before, asked = past.train, settings.train
     done, found = int(start.name), []
     if asked.epochs < done:
         found.append(
@@ -87,8 +91,30 @@ def refuse_another_past(settings: Settings, folder: Path, start: Path) -> None:
             f"train.seed = {asked.seed}: the run in {folder} began with {before.seed} and goes on "
             f"with its own noise; leave it out, or begin again with --resume {folder}@0"
         )
+    found += _another_curve(settings, past, folder, eval_prompts)
     if found:
         raise SettingsError(found)
+
+
+def _another_curve(
+    settings: Settings, past: Settings, folder: Path, prompts: Sequence[str]
+) -> Iterator[str]:
+    """Yield what would compare a run's evaluations with others of itself that are not alike."""
+    advice = "leave it as it is, and judge otherwise with diffrl eval"
+    for name in ("seed", "eta"):
+        if (now := getattr(settings.eval, name)) != (then := getattr(past.eval, name)):
+            yield f"eval.{name} = {now}: {folder} was evaluated with {then}; {advice}"
+    try:
+        then = tuple(read_object(folder / EVALUATIONS / "00000.json")["prompts"])
+    except (ValueError, KeyError, TypeError):
+        return  # nothing is known of them
+    for number in range(min(settings.eval.images, len(then))):
+        if (now := prompts[number % len(prompts)]) != then[number]:
+            yield (
+                f"eval.prompts: picture {number + 1} would be {now!r}; {folder} was evaluated with "
+                f"{then[number]!r}; {advice}"
+            )
+            return
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from diffrl.registry import registry
 from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
 from diffrl.speed.fitting import Pieces
+from diffrl.speed.formats import DTYPES
 from diffrl.speed.memory import put_text_encoder_away
 from diffrl.speed.sharding import split
 from diffrl.tensors import Float, Generator, Tensor
@@ -35,8 +36,6 @@ from diffrl.types import Memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 PENDING = "pending/"
@@ -180,14 +179,18 @@ def policy_of(
 ) -> UNetPolicy:
     """Return the policy of a pipeline; `call` is its UNet as the forward pass uses it."""
     unet = pipeline.unet
-    side = size or unet.config.sample_size * pipeline.vae_scale_factor
+    factor = pipeline.vae_scale_factor
+    side = size or unet.config.sample_size * factor
+    if side % factor:
+        near = max(1, round(side / factor)) * factor
+        raise SettingsError([f"model.size = {side}: expected a multiple of {factor}, as {near} is"])
     return UNetPolicy(
         unet=unet,
         call=call,
         encode=encoder(pipeline),
         to_latent=latent_encoder(pipeline.vae, side),
         scheduler=ddim_schedule(pipeline.scheduler.config),
-        size=side // pipeline.vae_scale_factor,
+        size=side // factor,
         guidance=guidance,
         seed=seed,
         cache_text=cache_text,

@@ -152,7 +152,8 @@ def test_a_dry_run_prints_settings_and_trains_nothing(diffrl, trainer):
 
 
 def test_a_run_is_resumed_with_its_own_settings(diffrl, trainer, saved):
-    code, *_ = diffrl("train", "--resume", str(saved), "--epochs", "9", "--algo", "sdpo")
+    again = ("--epochs", "9", "--algo", "sdpo", "--reward", "pickscore:1.0")
+    code, *_ = diffrl("train", "--resume", str(saved), *again)
     (call,) = trainer
     assert code == 0
     assert (call.resume, call.output) == (saved, None)
@@ -175,6 +176,11 @@ def saved(tmp_path):
         (("--algo", "ddpo"), "--algo ddpo: {} was run with 'sdpo'; leave it out"),
         (("--reward", "aesthetic"), "--reward aesthetic: {} was run with pickscore; leave it out"),
         (("--preset", "sd-turbo"), "--preset sd-turbo: {} was run with 'emoji'; leave it out"),
+        (
+            ("--reward", "pickscore:some"),
+            "--reward pickscore:some: {} weighs pickscore with 1; to change that use "
+            "--set rewards.pickscore.weight=some",
+        ),
         (("--config", "x.toml"), "--config x.toml: cannot be given with --resume {}"),
         (("--output", "there"), "--output there: cannot be given with --resume {}"),
     ],

@@ -255,3 +255,17 @@ def test_evaluations_are_decoded_in_pieces_that_fit(plain):
     assert torch.equal(cut.images, wanted.images) and cut.images.shape[:2] == (2, 3)
     for name, values in wanted.each.items():
         torch.testing.assert_close(cut.each[name], values, rtol=0, atol=0)
+
+
+def test_a_size_that_was_cut_counts_while_the_setting_is_the_same():
+    cut = Pieces.of(0, 8, 16, "cuda")
+    cut.sample.size, cut.sample.cuts = 4, 1
+    cut.micro.size, cut.micro.cuts = 2, 1
+    same, other = Pieces.of(0, 8, 16, "cuda"), Pieces.of(0, 6, 16, "cuda")
+    same.go_on(cut.found())
+    other.go_on(cut.found())
+    assert [p.size for p in same.each] == [4, 2, 16]
+    assert [p.size for p in other.each] == [4, 6, 16]
+    old = Pieces.of(0, 8, 16, "cuda")
+    old.go_on({"train.micro_batch": 2.0})  # of a checkpoint that does not say what was given
+    assert old.micro.size == 2

@@ -43,6 +43,8 @@ def test_a_resumed_run_takes_the_optimizer_kernels_that_are_asked_for(tiny_run, 
     [
         (("train.epochs", 1), "has 4 epochs already; name the total, 5 for 1 more, or go back"),
         (("train.seed", 7), "leave it out, or begin again with --resume"),
+        (("eval.seed", 7), "was evaluated with 1234; leave it as it is, and judge otherwise with"),
+        (("eval.prompts", "unseen"), "picture 1 would be 'A green colored rabbit'; "),
     ],
 )
 def test_a_resumed_run_takes_no_other_past(flag, said, tiny_run, tmp_path):

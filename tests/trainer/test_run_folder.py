@@ -162,3 +162,10 @@ def test_a_run_that_cannot_load_leaves_no_folder(tiny_sets, tmp_path, monkeypatc
     with pytest.raises(DiffrlError, match="no weights"):
         diffrl.train("sdpo", "pickscore", sets=tiny_sets, live=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_that_latents_do_not_have_is_refused(tiny_sets, tmp_path):
+    sets = [*tiny_sets, "model.size=21"]
+    with pytest.raises(DiffrlError, match=r"model\.size = 21: expected a multiple of 2"):
+        diffrl.train("sdpo", "pickscore", sets=sets, output=tmp_path / "run", live=False)
+    assert not (tmp_path / "run").exists()
