@@ -58,14 +58,14 @@ class WeighedJudge:
         self._decode, self._rewards = decode, tuple(rewards)
         sized = isinstance(batch, Fitting)
         self._pieces = batch if sized else Fitting("train.decode_batch", batch)
-        self._failures: dict[str, RewardError] = {}
+        self._failures: dict[str, str] = {}
         self._check = partial(finite_or_nan, failures=self._failures) if drop else checked
         self._ledger = Ledger()
 
     @property
     def why(self) -> str:
-        """Why a picture had no score, as the reward said that failed last; empty: none has."""
-        return str(next(reversed(self._failures.values()), ""))
+        """Why a picture had no score, as a reward said that failed; empty: none has."""
+        return next(reversed(self._failures.values()), "")
 
     def __call__(
         self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]

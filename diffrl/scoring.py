@@ -85,7 +85,7 @@ def finite_or_nan(
     images: Float[Tensor, "b 3 h w"],
     text: Sequence[str],
     step: Int[Tensor, "b"] | None = None,
-    failures: dict[str, RewardError] | None = None,
+    failures: dict[str, str] | None = None,
 ) -> Float[Tensor, "b"]:
     """Return the scores of a batch of pictures, nan where the reward has none to give.
 
@@ -107,7 +107,7 @@ def finite_or_nan(
     except RewardFailed as error:
         if len(images) == 1 or reward.groupwise:
             if failures is not None:
-                failures[reward.name] = error
+                failures[reward.name] = str(error)  # not the error, which holds the pictures
             return images.new_full((len(images),), torch.nan)
         at = [slice(i, i + 1) for i in range(len(images))]
         pieces = [finite_or_nan(reward, images[i], text[i], _some(step, i), failures) for i in at]

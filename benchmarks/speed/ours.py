@@ -45,8 +45,7 @@ class Ours:
         self._observers = (FolderObserver(), TrackerObserver(made))
         for observer in self._observers:
             registry().register(observer)
-        hook = registry().hook
-        tell(session, hook.diffrl_run_started, RunStarted(folder, settings, session.epoch))
+        tell(session, "diffrl_run_started", RunStarted(folder, settings, session.epoch))
         attach(session, watch)
         self._recompute = loop.recompute
         loop.recompute = watched_apart(self._recompute, watch)

@@ -36,7 +36,7 @@ class Look:
     ) -> None:
         self.text = tuple(text)
         self._rewards, self._embed = rewards, embed
-        self._failures: dict[str, RewardError] = {}
+        self._failures: dict[str, str] = {}
         self._check = partial(finite_or_nan, failures=self._failures) if drop else checked
         self._columns: dict[str, list[Tensor]] = {}
         self._kept: list[Tensor] = []
@@ -73,9 +73,9 @@ class Look:
             r.name: self._compared(r) if r.groupwise else torch.cat(self._columns[r.name])
             for r in self._rewards
         }
-        for name, error in self._failures.items():
+        for name, why in self._failures.items():
             if bool(found[name].isnan().all()):
-                raise error
+                raise RewardError(why)
         return found
 
     def measures(self) -> dict[str, Float[Tensor, "n"]]:
