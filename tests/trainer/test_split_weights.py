@@ -13,6 +13,7 @@ from diffrl.trainer import Run
 from .launching import ALGORITHMS, FULL, assert_alike, command, environment, trained
 
 KINDS = {algo: ("weights", "gradients")[number % 2] for number, algo in enumerate(ALGORITHMS)}
+SOME = ("sdpo", "ddpo", "prdp")
 
 
 @pytest.fixture(scope="module")
@@ -20,23 +21,46 @@ def full(tiny_sets):
     return [*tiny_sets, *FULL]
 
 
-@pytest.fixture(scope="module")
-def alone(full, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full")
-    return folder, trained(folder, ALGORITHMS, full)
-
-
-@pytest.fixture(scope="module")
-def split(full, tmp_path_factory):
-    folder, found = tmp_path_factory.mktemp("split"), {}
+def whole_and_split(folder, algorithms, sets):
+    """Train with whole weights in one process, and with split ones in two."""
+    (whole := folder / "whole").mkdir()
+    (split := folder / "split").mkdir()
+    alone, found = trained(whole, algorithms, sets), {}
     for kind in ("weights", "gradients"):
-        algorithms = [algo for algo in ALGORITHMS if KINDS[algo] == kind]
-        found |= trained(folder, algorithms, [*full, f"speed.shard={kind}"], processes=2)
-    return folder, found
+        own = [algo for algo in algorithms if KINDS[algo] == kind]
+        found |= trained(split, own, [*sets, f"speed.shard={kind}"], processes=2)
+    return (whole, alone), (split, found)
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.fixture(scope="module")
+def trainings(full, tmp_path_factory):
+    return whole_and_split(tmp_path_factory.mktemp("full"), SOME, full)
+
+
+@pytest.fixture(scope="module")
+def alone(trainings):
+    return trainings[0]
+
+
+@pytest.fixture(scope="module")
+def split(trainings):
+    return trainings[1]
+
+
+@pytest.mark.parametrize("algo", SOME)
 def test_split_weights_train_as_whole_ones_do(algo, alone, split):
+    assert_split_alike(algo, alone, split)
+
+
+@pytest.mark.slow
+def test_those_of_the_other_algorithms_do_so_too(full, tmp_path):
+    others = [algo for algo in ALGORITHMS if algo not in SOME]
+    alone, split = whole_and_split(tmp_path, others, full)
+    for algo in others:
+        assert_split_alike(algo, alone, split)
+
+
+def assert_split_alike(algo, alone, split):
     assert_alike(algo, alone, split)
     (one,), parts = alone[1][algo], [own["held"] for own in split[1][algo]]
     assert sum(parts) == one["held"] and max(parts) < 0.6 * one["held"]
