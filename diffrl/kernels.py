@@ -12,7 +12,6 @@ from typing import ClassVar, Literal
 
 import torch
 
-from diffrl.errors import SettingsError
 from diffrl.tensors import Float, Tensor
 from diffrl.types import Transition
 
@@ -121,21 +120,6 @@ def _clean(prediction: Prediction, output: Tensor, x: Tensor, a: Tensor) -> tupl
     if prediction == "sample":
         return output, (x - a.sqrt() * output) / (1 - a).sqrt()
     return a.sqrt() * x - (1 - a).sqrt() * output, a.sqrt() * output + (1 - a).sqrt() * x
-
-
-def refuse_noiseless(steps: int, last: int, spacing: str) -> None:
-    """Refuse steps of which the last is at timestep 0, where there is no noise to draw.
-
-    Raises:
-        SettingsError: naming what spaces the timesteps.
-    """
-    if last:
-        return
-    raise SettingsError(
-        [f"sampler.steps = {steps}: the model's scheduler ends at timestep 0, whose step draws no "
-         f"noise and has no density to train on; take fewer steps, or write trailing as "
-         f"timestep_spacing, which is {spacing} now, into its scheduler_config.json"]
-    )  # fmt: skip
 
 
 def log_density(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffrl.kernels import Ddim, Lcm, log_density, refuse_noiseless
+from diffrl.kernels import Ddim, Lcm, log_density
 from diffrl.speed.memory import MOST_PROMPTS
 from diffrl.speed.merging import merged
 from diffrl.speed.sharding import alike, called_with, regather
@@ -85,12 +85,14 @@ class UNetPolicy:
         # One prompt a call: in a batch its rounding would depend on its neighbours, and with them
         # on when the run was last resumed.
         known = self._cond if self._cache_text else {}
-        for new in dict.fromkeys(t for t in text if t not in known):
+        fresh = dict.fromkeys(t for t in text if t not in known)
+        for new in fresh:
             known[new] = self._encode([new])[0]
         found = torch.stack([known[t].to(self.device) for t in text])
-        named = [t for t in known if t]  # the empty one goes with every call that is guided
-        for old in named[: max(0, len(named) - MOST_PROMPTS)]:
-            del known[old]
+        if fresh and len(known) > MOST_PROMPTS:
+            named = [t for t in known if t]  # the empty one goes with every call that is guided
+            for old in named[: max(0, len(named) - MOST_PROMPTS)]:
+                del known[old]
         return found
 
     def sampling(self) -> AbstractContextManager[None]:
@@ -116,10 +118,6 @@ class UNetPolicy:
     def ddim(self, steps: int, eta: float) -> Ddim:
         """Return the DDIM kernel of this model's noise schedule for a number of steps."""
         config = self._scheduler.config
-        if eta > 0:
-            self._scheduler.set_timesteps(steps)
-            last, spacing = self._scheduler.timesteps[-1], config.timestep_spacing
-            refuse_noiseless(steps, int(last), spacing)
         clip = float(config.clip_sample_range) if config.clip_sample else None
         return Ddim(self._table, steps, eta, config.prediction_type, clip)
 

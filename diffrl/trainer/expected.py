@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from diffrl.errors import PluginError, RewardError
+from diffrl.errors import PluginError, RewardError, SettingsError
 from diffrl.stages import AdvantageEstimator, RewardPredictor, Sampler
-from diffrl.types import Advantages, Rewards, Rollout
+from diffrl.types import Advantages, Minibatch, Rewards, Rollout
 
 
 def rows_side_by_side(sampler: Sampler, rollout: Rollout, text: Sequence[str], group: int) -> None:
@@ -29,6 +29,32 @@ def rows_side_by_side(sampler: Sampler, rollout: Rollout, text: Sequence[str], g
         f"sampler {sampler.name!r} gave {given[row]!r} in row {row}; expected {wanted[row]!r}: "
         f"each prompt {group} time(s), side by side"
     )
+
+
+def noiseless(rollout: Rollout) -> frozenset[int]:
+    """Return the denoising steps that drew no noise in any row, and so have no density."""
+    if rollout.path is None:
+        return frozenset()
+    blank = ~rollout.path.log_prob.isfinite().any(0)
+    if bool(blank.any()):  # but not where states are not finite either
+        blank &= rollout.path.x[:, 1:].isfinite().transpose(0, 1).flatten(1).all(1)
+    return frozenset(blank.nonzero()[:, 0].tolist())
+
+
+def refuse_noiseless(blank: frozenset[int], whole: Minibatch, rollout: Rollout) -> None:
+    """Refuse to train on steps that have no density.
+
+    Raises:
+        SettingsError: naming the step and what to do.
+    """
+    if blank and (used := blank.intersection(whole.steps.flatten().tolist())):
+        step, count = min(used), len(rollout.times)
+        raise SettingsError(
+            [f"denoising step {step + 1} of {count}, at timestep {float(rollout.times[step]):g}, "
+             f"draws no noise, so that there is nothing to train on; leave it out "
+             f"(update_scheduler.skip_last=1, if it is the last), take fewer steps, or a model "
+             f"whose scheduler does not end at timestep 0 (timestep_spacing trailing)"]
+        )  # fmt: skip
 
 
 def one_for_each_step(

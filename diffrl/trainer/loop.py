@@ -17,7 +17,7 @@ from diffrl.speed.memory import moved
 from diffrl.streams import Streams
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.collect import Batches, Clock, collect
-from diffrl.trainer.expected import as_rewards_are
+from diffrl.trainer.expected import as_rewards_are, noiseless, refuse_noiseless
 from diffrl.trainer.fitted import Losses, idle, learnt, part
 from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.recompute import ahead_of, recompute
@@ -101,8 +101,9 @@ def update(
     Every process goes through the minibatches of all, and computes its own tuples.
     """
     share, own, pieces = tally.found.share, tally.advantages, batches.pieces
-    noise = int(torch.randint(SEEDS, (), generator=rng))
+    noise, blank = int(torch.randint(SEEDS, (), generator=rng)), noiseless(tally.found.rollout)
     for whole in recipe.update_scheduler(share.prompts, tally.everyone, rng):
+        refuse_noiseless(blank, whole, tally.found.rollout)
         mine, places = share.of(whole)
         seeds = [noise + place for place in places.tolist()]
         noise += len(whole.rows)

@@ -1,13 +1,15 @@
 """Precision, and gradients that are not finite."""
 
 import contextlib
+import json
+import shutil
 
 import pytest
 import torch
 
 import diffrl
 from diffrl.builtin.samplers import Ddim
-from diffrl.errors import Diverged, OutOfMemory
+from diffrl.errors import Diverged, OutOfMemory, SettingsError
 from diffrl.hookspecs import hookimpl
 from diffrl.registry import registry
 from diffrl.shelf import damage
@@ -167,3 +169,22 @@ def test_memory_that_ends_between_updates_leaves_no_half_epoch(
         registry().unregister(arms)
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["1"]
     assert damage(folder / "checkpoints" / "1") is None
+
+
+def test_a_schedule_that_ends_without_noise_trains_all_steps_but_that(
+    tiny_model, tiny_sets, tmp_path
+):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    file = model / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "timestep_spacing": "linspace"}))
+    sets = [*tiny_sets, f"model.ref={model}", "sampler.steps=3", "sampler.lengths=[]"]
+
+    def run(skipped):
+        own = [*sets, f"update_scheduler.skip_last={skipped}"]
+        folder = tmp_path / str(skipped)
+        return diffrl.train("ddpo", "pickscore", sets=own, epochs=1, output=folder, live=False)
+
+    with pytest.raises(SettingsError, match="denoising step 3 of 3, at timestep 0, draws no noise"):
+        run(0)
+    last = run(1).metrics[-1]
+    assert last["updates"] > 0 and "skipped" not in last and last["log_prob_gap/max"] < 1e-4

@@ -8,9 +8,16 @@ import torch
 from diffrl.builtin.advantages import Returns
 from diffrl.builtin.reward_predictors import Terminal
 from diffrl.builtin.samplers import Ode
-from diffrl.errors import PluginError, RewardError
-from diffrl.trainer.expected import as_rewards_are, one_for_each_step, rows_side_by_side
-from diffrl.types import Advantages, Prompts, Rewards, Rollout
+from diffrl.errors import PluginError, RewardError, SettingsError
+from diffrl.kernels import Ddim, log_density
+from diffrl.trainer.expected import (
+    as_rewards_are,
+    noiseless,
+    one_for_each_step,
+    refuse_noiseless,
+    rows_side_by_side,
+)
+from diffrl.types import Advantages, Minibatch, Path, Prompts, Rewards, Rollout
 
 
 def rollout(*text, steps=3):
@@ -71,3 +78,34 @@ def test_rewards_keep_no_graph():
 def test_advantages_that_are_not_one_for_each_reward_are_refused(value, said):
     with pytest.raises(PluginError, match=re.escape(said)):
         as_rewards_are(Returns(), Advantages(value), Rewards(torch.rand(2, 3)))
+
+
+def walked(times):
+    """Return two rows that a kernel has denoised along some timesteps."""
+    kernel = Ddim(torch.linspace(0.999, 0.01, 1000), len(times), 1.0)
+    x, log_prob = [torch.randn(2, 1, 2, 2)], []
+    for time in times:
+        step = kernel.transition(torch.randn(2, 1, 2, 2), torch.full((2,), time), x[-1])
+        x.append(step.mean + step.std * torch.randn(2, 1, 2, 2))
+        log_prob.append(log_density(x[-1], step))
+    path = Path(kernel, torch.stack(log_prob, 1), torch.stack(x, 1))
+    drawn = rollout("a", "b", steps=len(times))
+    return Rollout(drawn.prompts, torch.tensor(times).float(), x[-1], path)
+
+
+def test_a_step_without_noise_is_not_trained_on():
+    drawn = walked([999, 500, 0])  # as a scheduler with timestep_spacing linspace has them
+    rows = torch.tensor([[0, 1]])
+    assert noiseless(drawn) == {2}
+    refuse_noiseless(noiseless(drawn), Minibatch(rows, torch.tensor([[0, 1]])), drawn)
+    said = "denoising step 3 of 3, at timestep 0, draws no noise"
+    with pytest.raises(SettingsError, match=said):
+        refuse_noiseless(noiseless(drawn), Minibatch(rows, torch.tensor([[1, 2]])), drawn)
+
+
+def test_steps_with_noise_and_states_that_blew_up_are_no_steps_without_noise():
+    assert noiseless(walked([999, 666, 333])) == frozenset()
+    assert noiseless(rollout("a", "b")) == frozenset()
+    drawn = walked([999, 500, 0])
+    drawn.path.x[0, 3] = torch.nan
+    assert noiseless(drawn) == frozenset()

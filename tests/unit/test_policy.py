@@ -3,7 +3,6 @@ import torch
 from peak import Peak
 from torch.autograd.graph import saved_tensors_hooks
 
-from diffrl.errors import SettingsError
 from diffrl.kernels import Ddim, log_density, trailing
 from diffrl.policy import UNetPolicy, embedded_scale
 from diffrl.types import Batch, at_step
@@ -210,13 +209,3 @@ def test_conditions_of_many_prompts_are_not_kept_for_ever(policy, monkeypatch):
     assert encoded == ["", "a", "b", "c", "d", "e"]
     assert torch.equal(policy.prompts(["a"]).cond[0], first[1])
     assert encoded[-1] == "a"
-
-
-@pytest.mark.parametrize("spacing", ["linspace", "trailing"])
-def test_steps_that_end_without_noise_are_refused(policy, spacing):
-    config = {**policy._scheduler.config, "timestep_spacing": spacing}
-    policy._scheduler = type(policy._scheduler).from_config(config)
-    steps = {"linspace": 4, "trailing": 1000}[spacing]
-    with pytest.raises(SettingsError, match=f"steps = {steps}: .* timestep 0, .* {spacing}"):
-        policy.ddim(steps, 1.0)
-    assert policy.ddim(steps, 0.0).steps == steps
