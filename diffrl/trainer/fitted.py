@@ -91,34 +91,35 @@ def learnt(
         learn: a backward pass on a part, which is told the part's first tuple.
         trained: weights that hold the gradients.
     """
-    weights, done, start = list(trained), [], 0
+    before, done, start = Gradients(tuple(trained)), [], 0
     while start < len(whole.rows):
-        back: list[Callable[[], None]] = []
 
-        def attempt(
-            tuples: int, start: int = start, back: list[Callable[[], None]] = back
-        ) -> tuple[int, Losses]:
+        def attempt(tuples: int, start: int = start) -> tuple[int, Losses]:
             one = part(whole, start, tuples)
             if tuples > 1 and not pieces.fixed:  # else nothing is done again
-                back[:] = [_way_back(weights)]
+                before.keep()
             return len(one.rows), learn(one, start)
 
-        def undo(back: list[Callable[[], None]] = back) -> None:
-            for one in back:
-                one()
-
-        count, found = pieces.run(attempt, len(whole.rows) - start, undo=undo)
+        count, found = pieces.run(attempt, len(whole.rows) - start, undo=before.put_back)
         done.append(found)
         start += count
     return done
 
 
-def _way_back(weights: Sequence[Tensor]) -> Callable[[], None]:
-    """Return a function that sets gradients to what they are now."""
-    kept = [None if w.grad is None else w.grad.clone() for w in weights]
+class Gradients:
+    """The gradients of weights, as they were before something that may have to be done again."""
 
-    def back() -> None:
-        for weight, gradient in zip(weights, kept, strict=True):
-            weight.grad = gradient
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self._weights = weights
+        self._kept: list[Tensor | None] | None = None
 
-    return back
+    def keep(self) -> None:
+        """Copy what there is now; where memory ends in that, nothing is kept or changed."""
+        self._kept = None
+        self._kept = [None if w.grad is None else w.grad.clone() for w in self._weights]
+
+    def put_back(self) -> None:
+        """Set gradients back to what was kept."""
+        if self._kept is not None:
+            for weight, gradient in zip(self._weights, self._kept, strict=True):
+                weight.grad = gradient
