@@ -149,7 +149,7 @@ def resumed(request: Request, folder: Path, output: Path | None) -> Settings:
                     f"that use --set rewards.{one.name}.{field}={now.default}"
                 )
     for one in asked:
-        if one.weight is not None and not _is(one.weight, weights[one.name]):
+        if one.weight is not None and not _reads(one.weight, weights[one.name]):
             raise ResumeError(
                 f"--reward {one.name}:{one.weight}: {folder} weighs {one.name} with "
                 f"{weights[one.name]:g}; to change that use "
@@ -168,7 +168,8 @@ def resumed(request: Request, folder: Path, output: Path | None) -> Settings:
     return settings
 
 
-def _is(text: str, number: float) -> bool:
+def _reads(text: str, number: float) -> bool:
+    """Return whether a text is that number, however it is written."""
     with contextlib.suppress(ValueError):
         return float(text) == number
     return False

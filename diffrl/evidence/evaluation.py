@@ -71,7 +71,7 @@ def evaluate(
             for steps in protocol.steps:
                 judges.tell(f"{one.name}: {name}, {steps} step{'s' if steps > 1 else ''}")
                 rewards = judges.of(name)
-                look = Look(rewards, protocol.text(name), True, judges.embed)
+                look = Look(rewards, protocol.text(name), drop=True, embed=judges.embed)
                 for images in artist.pictures(look.text, steps):
                     look.add(images)
                 reference = first.get((name, steps))

@@ -98,6 +98,7 @@ class FolderObserver:
             kept = [m for m in read_metrics(self._folder) if m["epoch"] < event.epoch]
             write(self._folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
         self._told = event.epoch
+        # JSON has no NaN.
         known = {name: value for name, value in event.metrics.items() if math.isfinite(value)}
         line = {**known, "epoch": event.epoch, "samples": int(event.metrics["samples"])}
         append_line(self._folder / METRICS, line)

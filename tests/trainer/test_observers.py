@@ -1,11 +1,16 @@
 """Observers watch a run; they cannot end it."""
 
+import json
+import math
+
 import pytest
 
 import diffrl
-from diffrl.folder import NOTICES, read_lines, read_metrics
+from diffrl.events import EpochDone
+from diffrl.folder import METRICS, NOTICES, read_lines, read_metrics
 from diffrl.hookspecs import hookimpl
 from diffrl.registry import registry
+from diffrl.trainer.observers import FolderObserver
 
 
 class Clumsy:
@@ -28,9 +33,19 @@ class Clumsy:
         raise OSError("no ears")
 
 
+class Careful(Clumsy):
+    """Hears what there is to hear."""
+
+    @hookimpl
+    def diffrl_evaluated(self, event):
+        self.told.append(event.epoch)
+
+    diffrl_update_done = diffrl_noticed = None
+
+
 @pytest.fixture
-def watching(request):
-    observers = [Clumsy(), request.param()]
+def watching():
+    observers = Clumsy(), Careful()
     for one in observers:
         registry().register(one)
     yield observers
@@ -38,18 +53,6 @@ def watching(request):
         registry().unregister(one)
 
 
-class Careful:
-    """Hears what there is to hear."""
-
-    def __init__(self):
-        self.told = []
-
-    @hookimpl
-    def diffrl_evaluated(self, event):
-        self.told.append(event.epoch)
-
-
-@pytest.mark.parametrize("watching", [Careful], indirect=True)
 def test_an_observer_that_fails_is_noticed_once_and_the_run_goes_on(watching, tiny_sets, tmp_path):
     folder = tmp_path / "run"
     diffrl.train("sdpo", "pickscore", sets=tiny_sets, epochs=2, output=folder, live=False)
@@ -61,6 +64,18 @@ def test_an_observer_that_fails_is_noticed_once_and_the_run_goes_on(watching, ti
         "observer 'Clumsy' failed in diffrl_evaluated (ValueError: no hands); the run goes on "
         "without that"
     )
+
+
+def test_figures_that_are_no_numbers_are_left_out_of_the_file(tmp_path):
+    def refuse(word):
+        raise ValueError(f"{word} is no JSON")
+
+    observer = FolderObserver()
+    observer._folder = tmp_path
+    metrics = {"samples": 8.0, "log_prob_gap/max": math.nan, "kl/1-step": math.inf, "lr": 0.5}
+    observer.diffrl_update_done(EpochDone(1, 2, metrics))
+    line = json.loads((tmp_path / METRICS).read_text(), parse_constant=refuse)
+    assert line == {"samples": 8, "lr": 0.5, "epoch": 1}
 
 
 def test_what_writes_the_runs_own_files_may_not_fail(tiny_sets, tmp_path, monkeypatch):
