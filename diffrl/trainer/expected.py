@@ -32,12 +32,12 @@ def rows_side_by_side(sampler: Sampler, rollout: Rollout, text: Sequence[str], g
 
 
 def noiseless(rollout: Rollout) -> frozenset[int]:
-    """Return the denoising steps that drew no noise in any row, and so have no density."""
+    """Return the denoising steps to which the kernel adds no noise, and so gives no density."""
     if rollout.path is None:
         return frozenset()
-    blank = ~rollout.path.log_prob.isfinite().any(0)
-    if bool(blank.any()):  # but not where states are not finite either
-        blank &= rollout.path.x[:, 1:].isfinite().transpose(0, 1).flatten(1).all(1)
+    x = rollout.path.x[:1, :-1]
+    std = rollout.path.kernel.transition(x, rollout.times.to(x.device)[None], x).std
+    blank = (std == 0).expand_as(x)[0].flatten(1).all(1)
     return frozenset(blank.nonzero()[:, 0].tolist())
 
 

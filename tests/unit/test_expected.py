@@ -1,6 +1,7 @@
 """What stages return is looked at before it is believed."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -106,6 +107,15 @@ def test_a_step_without_noise_is_not_trained_on():
 def test_steps_with_noise_and_states_that_blew_up_are_no_steps_without_noise():
     assert noiseless(walked([999, 666, 333])) == frozenset()
     assert noiseless(rollout("a", "b")) == frozenset()
-    drawn = walked([999, 500, 0])
-    drawn.path.x[0, 3] = torch.nan
+    drawn = walked([999, 666, 333])
+    half = replace(drawn, path=replace(drawn.path, x=drawn.path.x.bfloat16()))
+    assert noiseless(half) == frozenset()  # bfloat16 has no 999
+    drawn.path.x[:, 1:], drawn.path.log_prob[:] = torch.nan, torch.nan
     assert noiseless(drawn) == frozenset()
+
+
+def test_steps_of_a_path_that_nobody_drew_are_known_by_their_kernel():
+    for times, blank in (([999, 666, 333], set()), ([999, 500, 0], {2})):
+        drawn = walked(times)
+        drawn.path.log_prob[:] = torch.nan  # as stored pictures have them
+        assert noiseless(drawn) == blank
