@@ -88,7 +88,7 @@ def test_a_process_that_dies_takes_the_run_down_within_a_minute(tiny_sets, tmp_p
     assert [m["epoch"] for m in Run(run).metrics] == list(range(epochs + 2))
 
 
-@pytest.mark.parametrize("where", ["2,1", "2,1,recomputing"])
+@pytest.mark.parametrize("where", ["2,1", pytest.param("2,1,recomputing", marks=pytest.mark.slow)])
 def test_memory_that_ends_in_one_process_takes_the_run_down_and_keeps_what_is_saved(
     where, tiny_sets, tmp_path
 ):

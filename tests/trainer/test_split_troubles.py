@@ -16,7 +16,7 @@ def full(tiny_sets):
     return [*tiny_sets, *FULL]
 
 
-@pytest.mark.parametrize("phase", ["evaluating", "sampling"])
+@pytest.mark.parametrize("phase", [pytest.param("evaluating", marks=pytest.mark.slow), "sampling"])
 def test_a_reward_that_fails_in_one_process_stops_all_and_what_there_is_is_saved(
     phase, full, tmp_path
 ):
