@@ -96,7 +96,7 @@ class RewardError(DiffrlError):
 
 
 class RewardUnreachable(RewardError):
-    """A served reward whose server stays silent: no fault of any picture."""
+    """A served reward whose server is silent, refuses or lies: no fault of any picture."""
 
 
 class UnreadableData(DiffrlError):

@@ -63,7 +63,7 @@ def serve(
     try:
         run(service, host, port)
     except ValueError as error:
-        raise SettingsError([f"--port {port}: {error}"]) from None
+        raise SettingsError([f"--host {host} --port {port}: {error}"]) from None
 
 
 def without_folder(ref: str) -> str:

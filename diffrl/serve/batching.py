@@ -20,6 +20,10 @@ class Unanswered(Exception):
     """The reward failed; the message says how, without its insides."""
 
 
+class Miscounted(Exception):
+    """The reward gave something else than one score for each picture."""
+
+
 class Overloaded(Exception):
     """More questions wait than may."""
 
@@ -134,7 +138,7 @@ class Batcher:
             log.exception("the reward failed")
             return Unanswered(type(error).__name__)
         if scores.shape != (len(images),):
-            return Unanswered(f"shape {tuple(scores.shape)} for {len(images)} pictures")
+            return Miscounted(f"shape {tuple(scores.shape)} for {len(images)} pictures")
         return scores
 
 

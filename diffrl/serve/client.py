@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import io
 import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from diffrl.errors import RewardError, RewardUnreachable
+from diffrl.errors import RewardError, RewardUnreachable, shown
 from diffrl.serve.wire import API, MEDIA, Malformed, pack_question, read_answer
 
 if TYPE_CHECKING:
@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 
 TOKEN = "DIFFRL_REWARD_TOKEN"
 CONNECT = 5.0
-"""Seconds to reach the server."""
+"""Seconds to reach the server, and for each block of a question to leave."""
 
 LONGEST = 30.0
 """Seconds between two attempts, at most."""
+
+OF_PICTURES = (400, 413, 500)
+"""Answers that other pictures, or fewer of them, might not get."""
+
+LARGEST = 3.4e38
+"""Of a scale, as fp32 holds it."""
 
 ANSWER = 2**20
 """Bytes of an answer, at most: two hundred thousand scores."""
@@ -80,20 +86,22 @@ class Client:
         """Return the raw scores of pictures in [0, 1], on the CPU.
 
         Raises:
-            RewardError: if the server stays silent, fails, or answers something else.
+            RewardUnreachable: if the server stays silent, refuses, or answers something else.
+            RewardError: if it fails for these pictures.
         """
         answer = self._ask("POST", "/score", pack_question(images, prompts))
         try:
             return read_answer(answer, len(images))
         except Malformed as error:
-            raise RewardError(f"reward server {self.url}: {error}") from None
+            raise RewardUnreachable(f"reward server {self.url}: {error}") from None
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """Return the server's answer, asked for as often as is worth it."""
         import requests
 
-        why, attempt = "", 0
+        why, attempt, status = "", 0, 0
         for attempt in range(self._attempts):
+            status = 0
             if attempt:
                 time.sleep(min(self._backoff * 2 ** (attempt - 1), LONGEST))
             try:
@@ -108,22 +116,23 @@ class Client:
                 return answer
             why = f"answered {status}{_reason(status, answer)}"
             if status < 500:
-                raise RewardError(f"reward server {self.url}: {why}")
+                break
         times = f" after {attempt + 1} attempts" if attempt else ""
-        raise RewardUnreachable(f"reward server {self.url}: {why}{times}")
+        kind = RewardError if status in OF_PICTURES else RewardUnreachable
+        raise kind(f"reward server {self.url}: {why}{times}")
 
     def _once(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         """Return the status and the answer to one question.
 
         Raises:
             TimeoutError: if it drips in too slowly.
-            RewardError: if it is too long.
+            RewardUnreachable: if it is too long.
         """
         deadline = time.monotonic() + self._timeout
         answer = self._session.request(
             method,
             self.url + path,
-            data=body,
+            data=io.BytesIO(body) if body else None,  # whose blocks have CONNECT seconds each
             headers={"Content-Type": MEDIA} if body else None,
             timeout=(CONNECT, self._timeout),
             allow_redirects=False,
@@ -134,7 +143,7 @@ class Client:
             for part in answer.iter_content(2**16):
                 read += part
                 if len(read) > ANSWER:
-                    raise RewardError(f"reward server {self.url}: its answer is too long")
+                    raise RewardUnreachable(f"reward server {self.url}: its answer is too long")
                 if time.monotonic() > deadline:
                     raise TimeoutError
             return answer.status_code, read
@@ -171,9 +180,9 @@ def _reason(status: int, answer: bytes) -> str:
 
 def _number(value: object, url: str) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isfinite(value) and value:
+        if 0 < abs(value) <= LARGEST:
             return float(value)
-    raise RewardError(f"reward server {url}: its scale is {value!r}, expected a number")
+    raise RewardError(f"reward server {url}: its scale is {shown(value)}, expected a number")
 
 
 def _truth(about: dict[str, Any], name: str, otherwise: bool, url: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import ipaddress
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from diffrl.serve.batching import Batcher, Overloaded, Unanswered
+from diffrl.serve.batching import Batcher, Miscounted, Overloaded, Unanswered
 from diffrl.serve.wire import API, MEDIA, Malformed, pack_answer, read_question
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Score = Callable[["Tensor", Sequence[str]], "Tensor"]
 
+
+LOOK = 0.1
+"""Seconds between two looks at whether who asked is still there."""
 
 CONNECTIONS = 128
 """That are served at a time; others are told to come back."""
@@ -74,9 +77,13 @@ def application(service: Service) -> Starlette:
             limit = service.max_bytes / 2**20
             return _refuse(413, f"expected at most {limit:g} MiB; send fewer pictures at a time")
         try:
-            scores = await batcher.ask(*read_question(body))
+            scores = await _while_there(request, batcher.ask(*read_question(body)))
         except Malformed as error:
             return _refuse(400, str(error))
+        except ClientDisconnect:
+            return _refuse(499, "who asked has gone")
+        except Miscounted as error:
+            return _refuse(502, f"the reward gave {error}")
         except Overloaded:
             return _refuse(503, "too many questions wait already; ask again later")
         except Unanswered as error:
@@ -166,6 +173,20 @@ async def _body(request: Request, limit: int) -> bytes | None:
             return None
         parts.append(part)
     return b"".join(parts)
+
+
+async def _while_there(request: Request, asked: Coroutine[Any, Any, Tensor]) -> Tensor:
+    """Return the scores, unless who asked goes away before.
+
+    Raises:
+        ClientDisconnect: if so; the question is taken back.
+    """
+    task = asyncio.ensure_future(asked)
+    while not (await asyncio.wait({task}, timeout=LOOK))[0]:
+        if await request.is_disconnected():
+            task.cancel()
+            raise ClientDisconnect
+    return task.result()
 
 
 def _refuse(status: int, why: str) -> Response:

@@ -96,10 +96,13 @@ def chosen(spec: str, preset: str, sets: Sequence[str]) -> Reward:
     """Return a reward with the settings that a preset and `--set` give it.
 
     Raises:
-        SettingsError: naming every setting that is wrong.
+        SettingsError: naming every setting that is wrong, or a weight, which it cannot have.
         UnknownName: if there is no such reward.
     """
-    reward = read_spec(spec).reward
+    found = read_spec(spec)
+    if found.weight is not None:
+        raise SettingsError([f"{spec}: a weight means nothing here; only training weighs rewards"])
+    reward = found.reward
     target = Target(f"rewards.{reward.name}", f"reward {reward.name!r}", reward)
     return _built(target, from_preset(presets.read(preset), preset, "", [reward.name]), sets)
 

@@ -45,6 +45,20 @@ def not_a_number(images, prompts):
     return scores
 
 
+def picky(images, prompts):
+    """Fails for whole calls that hold a bad prompt."""
+    if "bad" in prompts:
+        raise RuntimeError("bad")
+    return bright(images, prompts)
+
+
+def slow(images, prompts):
+    """Too slow for anybody."""
+    _again("slow")
+    time.sleep(2)
+    return bright(images, prompts)
+
+
 def tired(images, prompts):
     """Fails at the tenth call: after an evaluation and four epochs of two calls."""
     if _again("tired") == 10:

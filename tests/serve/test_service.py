@@ -2,16 +2,21 @@
 
 import json
 import pickle
+import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import requests
 import torch
 from safetensors.torch import save
 
-from diffrl.errors import RewardError
+import diffrl.serve.client as client_module
+from diffrl.builtin.rewards.served import served_reward
+from diffrl.errors import RewardError, RewardUnreachable
+from diffrl.scoring import ScoredBy, finite_or_nan
 from diffrl.serve.batching import Batcher, Unanswered
 from diffrl.serve.client import Client, ServedScorer
 from diffrl.serve.server import Service, is_loopback, run
@@ -124,6 +129,54 @@ def test_a_slow_answer_is_asked_for_again(serve):
     server = serve("slow_twice")
     client = Client(server.url, timeout=1.0, attempts=8, backoff=0.2)
     assert client.score(torch.rand(2, 3, 4, 4), ["a", "b"]).shape == (2,)
+
+
+def test_a_question_that_nobody_waits_for_is_not_computed(serve, tmp_path):
+    server = serve("slow")
+    with pytest.raises(RewardUnreachable, match=r"no answer within 0\.4 s after 3 attempts"):
+        Client(server.url, timeout=0.4, attempts=3, backoff=0.01).score(torch.rand(1, 3, 4, 4), "a")
+    assert Client(server.url).score(torch.rand(1, 3, 4, 4), ["a"]).shape == (1,)
+    assert (tmp_path / "slow").read_text() == "2"  # the first, which had begun, and the last
+
+
+def test_a_picture_that_the_reward_fails_for_spoils_no_other(serve):
+    client = ScoredBy.load(served_reward(serve("picky").url, "picky")(attempts=1), "cpu", 1.0)
+    score = finite_or_nan(client, torch.rand(3, 3, 4, 4), ["a", "bad", "c"])
+    assert score.isnan().tolist() == [False, True, False]
+    client = ScoredBy.load(served_reward(serve("too_few").url, "few")(attempts=1), "cpu", 1.0)
+    with pytest.raises(
+        RewardUnreachable, match=r"answered 502: the reward gave shape \(2,\)"
+    ):
+        finite_or_nan(client, torch.rand(3, 3, 4, 4), ["a", "b", "c"])
+
+
+def test_a_question_may_take_its_time_to_leave(free_port, monkeypatch):
+    """Where the network is slow, each block has a while of its own."""
+    monkeypatch.setattr(client_module, "CONNECT", 0.5)
+    body = pack_question(torch.rand(8, 3, 512, 512), ["a"] * 8)
+    answer = save({"scores": torch.ones(8)})
+
+    def drain(listening):
+        taken, seen = listening.accept()[0], b""
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        while len(seen) < len(body):
+            seen += taken.recv(2**18)
+            time.sleep(0.05)
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\n\r\n"
+        taken.sendall(head.encode() + answer)
+        taken.close()
+
+    with socket.create_server(("127.0.0.1", free_port)) as listening:
+        threading.Thread(target=drain, args=(listening,), daemon=True).start()
+        began, client = time.monotonic(), Client(f"http://127.0.0.1:{free_port}", attempts=1)
+        assert client.score(torch.rand(8, 3, 512, 512), ["a"] * 8).tolist() == [1.0] * 8
+    assert time.monotonic() - began > 2 * client_module.CONNECT
+
+
+@pytest.mark.parametrize("scale", [10**400, 1e39, 0, float("nan"), True, "1"])
+def test_a_scale_that_is_no_number_is_refused(scale):
+    with pytest.raises(RewardError, match=r"its scale is .*, expected a number"):
+        client_module._number(scale, "http://127.0.0.1:1")
 
 
 def test_giving_up_says_how_often_and_why(free_port):
