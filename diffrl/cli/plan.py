@@ -72,7 +72,7 @@ def planned(settings: Settings, place: Place) -> Plan:
     device = device_of(place.gpu, place.memory, place.tflops, model.device, model.precision)
     estimate = Estimate(settings, prompts_of(settings), device, place.processes)
     made = estimate.plan()
-    if device.here and place.probes and made.fits:
+    if device.here and place.probes and place.tflops is None and made.fits:
         estimate = _probed(estimate)
         made = estimate.plan()
     return made if made.fits else made.suggesting(suggestions(estimate))

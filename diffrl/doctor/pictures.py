@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffrl.errors import SettingsError
+from diffrl.preferences import FORMATS
 from diffrl.settings import Settings
 from diffrl.tensors import Float, Tensor
 
@@ -30,6 +31,8 @@ def read_pictures(folder: Path) -> Pictures:
     Raises:
         SettingsError: if there is none, or one cannot be read.
     """
+    from PIL.Image import DecompressionBombError
+
     if not folder.is_dir():
         raise SettingsError([f"--pictures {folder}: no such folder"])
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in ENDINGS)
@@ -37,15 +40,18 @@ def read_pictures(folder: Path) -> Pictures:
         raise SettingsError(
             [f"--pictures {folder}: no picture there; expected files in {', '.join(ENDINGS)}"]
         )
-    images, problems = [], []
+    images, text, problems = [], [], []
     for file in files:
         try:
             images.append(_read(file))
-        except OSError as error:
+            text.append(_prompt(file))
+        except UnicodeDecodeError:
+            problems.append(f"--pictures {file.with_suffix('.txt')}: not a text file in UTF-8")
+        except (OSError, DecompressionBombError) as error:
             problems.append(f"--pictures {file}: {' '.join(str(error).split())}")
     if problems:
         raise SettingsError(problems)
-    return Pictures(tuple(images), tuple(_prompt(file) for file in files))
+    return Pictures(tuple(images), tuple(text))
 
 
 def refuse_unfit(settings: Settings, text: Sequence[str]) -> None:
@@ -73,6 +79,6 @@ def _read(file: Path) -> Float[Tensor, "3 h w"]:
     import torch
     from PIL import Image
 
-    with Image.open(file) as opened:
+    with Image.open(file, formats=FORMATS) as opened:
         pixels = numpy.asarray(opened.convert("RGB"), dtype=numpy.float32)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from diffrl.planning.devices import Device
 from diffrl.planning.estimate import Estimate
 from diffrl.planning.plan import Plan, Suggestion
 from diffrl.settings import Settings
@@ -40,7 +42,8 @@ class Change:
 def suggestions(estimate: Estimate, most: int = 3) -> tuple[Suggestion, ...]:
     """Return settings with which a run fits, those first that change its results least."""
     found: list[Suggestion] = []
-    for change in _changes(estimate.settings, estimate.processes):
+    low = half_precision(estimate.settings, estimate.device)
+    for change in _changes(estimate.settings, estimate.processes, low):
         changed = change.apply(estimate.settings)
         same = changed is estimate.settings
         start = replace(estimate, settings=changed, costs=estimate.counted if same else None)
@@ -71,7 +74,8 @@ def smaller(estimate: Estimate) -> tuple[Plan, tuple[str, ...]] | None:
         least = settings.recipe.sampler.group if whole_groups else 1
         if now <= least or plan.room <= 0:
             return None
-        changed[knob] = max(least, now >> _halvings(plan))
+        fewer = now >> _halvings(plan)
+        changed[knob] = max(least, fewer - fewer % least)
         train = settings.train.model_copy(update={knob: changed[knob]})
         estimate = replace(
             estimate, settings=replace(settings, train=train), costs=estimate.counted
@@ -84,7 +88,7 @@ def _halvings(plan: Plan) -> int:
     return max(1, math.floor(math.log2(plan.largest.bytes / plan.room)))
 
 
-def _changes(settings: Settings, processes: int) -> Iterator[Change]:
+def _changes(settings: Settings, processes: int, low: str) -> Iterator[Change]:
     """Yield ways to need less memory, the mildest first."""
     yield Change((), "", lambda s: s)
     speed = settings.speed
@@ -94,33 +98,37 @@ def _changes(settings: Settings, processes: int) -> Iterator[Change]:
     if full and processes > 1 and settings.speed.shard != "weights":
         note = "processes split the weights, and send them to each other"
         yield Change(("speed.shard=weights",), note, lambda s: _shard(s, "weights"))
-    low = _low(settings)
     rewards = [w.reward.name for w in settings.rewards if _precise(w.reward)]
     sets = tuple(f"rewards.{name}.precision={low}" for name in rewards)
     if rewards:
-        yield Change(sets, "scores are rounded", _coarser_rewards)
+        yield Change(sets, "scores are rounded", lambda s: _coarser_rewards(s, low))
+    halve = partial(_half, low=low)
     if low != settings.model.precision:
-        yield Change((f"model.precision={low}",), "the network computes in half precision", _half)
+        yield Change((f"model.precision={low}",), "the network computes in half precision", halve)
     if full:
         lora = ("adapter.kind=lora", *(["speed.shard=off"] * (settings.speed.shard != "off")))
         yield Change(lora, "adapters are trained in place of all weights", _lora)
     if rewards and low != settings.model.precision:
         note = "network and rewards compute in half precision"
-        yield Change((f"model.precision={low}", *sets), note, lambda s: _half(_coarser_rewards(s)))
+        yield Change(
+            (f"model.precision={low}", *sets), note, lambda s: halve(_coarser_rewards(s, low))
+        )
 
 
-def _low(settings: Settings) -> str:
+def half_precision(settings: Settings, device: Device) -> str:
     """Return the half precision that a run is in, or might be in."""
-    return "bf16" if settings.model.precision == "fp32" else settings.model.precision
+    if settings.model.precision != "fp32":
+        return settings.model.precision
+    return "bf16" if device.bf16 else "fp16"
 
 
 def _precise(reward: Any) -> bool:
     return getattr(reward, "precision", None) == "fp32"
 
 
-def _coarser_rewards(settings: Settings) -> Settings:
+def _coarser_rewards(settings: Settings, low: str) -> Settings:
     rewards = tuple(
-        replace(w, reward=w.reward.model_copy(update={"precision": _low(settings)}))
+        replace(w, reward=w.reward.model_copy(update={"precision": low}))
         if _precise(w.reward)
         else w
         for w in settings.rewards
@@ -128,8 +136,8 @@ def _coarser_rewards(settings: Settings) -> Settings:
     return replace(settings, rewards=rewards)
 
 
-def _half(settings: Settings) -> Settings:
-    return replace(settings, model=settings.model.model_copy(update={"precision": "bf16"}))
+def _half(settings: Settings, low: str) -> Settings:
+    return replace(settings, model=settings.model.model_copy(update={"precision": low}))
 
 
 def _save_memory(settings: Settings) -> Settings:

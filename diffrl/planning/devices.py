@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffrl.errors import SettingsError, did_you_mean, shown
 
@@ -28,6 +28,7 @@ class Gpu:
         single: dense TFLOPS in fp32, which PyTorch's matrix products use unless told otherwise.
         tf32: dense TFLOPS in TF32, of convolutions; 0 where there is none.
         source: of these figures.
+        bf16: whether it computes in bf16, and not in fp16 alone.
     """
 
     memory: float
@@ -35,6 +36,7 @@ class Gpu:
     single: float
     tf32: float
     source: str
+    bf16: bool = True
 
 
 GPUS = {
@@ -45,7 +47,7 @@ GPUS = {
     "L40S": Gpu(48.0, 362.0, 91.6, 183.0, "NVIDIA L40S data sheet"),
     "RTX4090": Gpu(24.0, 165.2, 82.6, 82.6, "NVIDIA Ada GPU architecture white paper, appendix A"),
     "RTX3090": Gpu(24.0, 71.0, 35.6, 35.6, "NVIDIA GA102 architecture white paper, appendix A"),
-    "T4": Gpu(16.0, 65.0, 8.1, 0.0, "NVIDIA T4 data sheet; no bf16"),
+    "T4": Gpu(16.0, 65.0, 8.1, 0.0, "NVIDIA T4 data sheet; no bf16", bf16=False),
 }
 
 
@@ -59,6 +61,7 @@ class Device:
         memory: bytes that one process may use; on a CPU all processes together.
         tflops: of networks in the run's precision, at best; none: not known.
         here: whether it is in this machine, so that it can be probed.
+        bf16: whether it computes in bf16.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Device:
     memory: int
     tflops: float | None = None
     here: bool = False
+    bf16: bool = True
 
 
 def device_of(
@@ -76,7 +80,7 @@ def device_of(
     Args:
         gpu: a name of the table.
         memory: in its place, of a GPU that the table lacks.
-        tflops: of that GPU, dense, in the run's precision.
+        tflops: of it, dense, in the run's precision.
         wanted: the run's `model.device`, where neither is given.
         precision: of the run.
 
@@ -100,11 +104,13 @@ def device_of(
     if name is not None:
         known = GPUS[name]
         rate = known.single if precision == "fp32" else known.half
-        return Device(name, "cuda", int(RESERVED * known.memory * GIB), tflops or rate)
+        return Device(
+            name, "cuda", int(RESERVED * known.memory * GIB), tflops or rate, bf16=known.bf16
+        )
     if size is not None:
         return Device(f"a GPU of {size / GIB:.0f} GiB", "cuda", size, tflops)
     found = present(wanted)
-    return found if tflops is None else Device(found.name, found.kind, found.memory, tflops, True)
+    return found if tflops is None else replace(found, tflops=tflops)
 
 
 def _known(name: str) -> str | None:
@@ -129,7 +135,8 @@ def present(wanted: str = "auto") -> Device:
     kind, _, index = wanted.partition(":")
     if kind in ("auto", "cuda") and torch.cuda.is_available():
         found = torch.cuda.get_device_properties(int(index or 0))
-        return Device(found.name, "cuda", int(found.total_memory), None, True)
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Device(found.name, "cuda", int(found.total_memory), None, True, bf16)
     machine = int(psutil.virtual_memory().total)
     mps = getattr(torch.backends, "mps", None)
     if kind == "mps" or (kind == "auto" and mps is not None and mps.is_available()):

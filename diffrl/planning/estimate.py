@@ -77,10 +77,16 @@ class Estimate:
         """Pictures that an evaluation draws at once."""
         return min(self.settings.train.sample_batch, self.settings.eval.images)
 
+    @property
+    def _rows(self) -> int:
+        """Rows of the network's calls while an evaluation draws: guidance makes two of each."""
+        told = shapes(self.settings, self.config).embedded is not None
+        return self.drawn * (2 if self.settings.model.guidance > 1 and not told else 1)
+
     @cached_property
     def shape(self) -> Shape:
         """The largest calls."""
-        sampled = max((rows for e in self.epochs for _, rows in e.sampling), default=self.drawn)
+        sampled = max((rows for e in self.epochs for _, rows in e.sampling), default=self._rows)
         decoded = max((rows for e in self.epochs for rows in e.decoding), default=self.drawn)
         return Shape(sampled, decoded, max(1, *(e.open for e in self.epochs)))
 
@@ -130,7 +136,7 @@ class Estimate:
         looked = max((rows for e in epochs for k, rows in e.updating if k == FORWARD), default=0)
         learning = max(costs.train(shape.trained).peak, costs.forward(looked).peak)
         seen = min(self.drawn, self.settings.train.decode_batch)
-        drawn = max(costs.forward(self.drawn).peak, costs.evaluate(seen).peak)
+        drawn = max(costs.forward(self._rows).peak, costs.evaluate(seen).peak)
         drawing = costs.forward(shape.sampled).peak if any(e.sampling for e in epochs) else 0
         drew, judged, learned = (
             each(costs, epochs) for each in (timing.sampling, timing.scoring, timing.updating)
@@ -138,7 +144,7 @@ class Estimate:
         nothing: Work = {}
         copied = Part("copies of the rollout", rollout.bytes)
         followed = Part("copies of the weights", 2 * trained)
-        evaluated = timing.evaluating(self.settings, costs, self.drawn, seen)
+        evaluated = timing.evaluating(self.settings, costs, self.drawn, self._rows, seen)
         return (
             self._phase("sampling", (rollout,), drawing, drew, f"{shape.sampled} rows"),
             self._phase("scoring", (rollout,), judging, judged, f"{shape.decoded} pictures"),
@@ -178,5 +184,7 @@ class Estimate:
             yield f"not counted, but for their files: {', '.join(unknown)}"
         if self.settings.speed.shard != "off" and self.processes > 1:
             yield "seconds are without those in which processes send each other weights"
+        if self.settings.model.precision == "bf16" and not self.device.bf16:
+            yield f"{self.device.name} has no units for bf16; take model.precision=fp16"
         if self.device.kind != "cpu" and self.measured is None:
             yield "of GPUs one H200 alone was compared with this; leave some room"

@@ -31,6 +31,7 @@ class Scoring:
         kind: of network.
         counted: whether all that the reward does is in `network`.
         shared: whether another reward holds the same weights already.
+        key: what rewards that share weights have in common; empty: none can be told.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Scoring:
     kind: str = ""
     counted: bool = False
     shared: bool = False
+    key: str = ""
 
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> object:
         """Compute what scoring pictures computes, but for prompts, which are computed once."""
@@ -64,23 +66,25 @@ class Scoring:
 def scoring_networks(
     rewards: Sequence[Reward], device: str, others: Sequence[Scoring] = ()
 ) -> Iterator[Scoring]:
-    """Yield the network of each reward; rewards that share a CLIP share it here, too."""
-    made: dict[str, Scoring] = {}
+    """Yield the network of each reward; a CLIP that several share is counted once."""
+    made = {one.key: one for one in others if one.key}
     for reward in rewards:
         if reward.remote:
             yield Scoring(reward.name, counted=True)
             continue
         ref = next(_references(reward), "")
         precision = str(getattr(reward, "precision", "fp32"))
-        if (same := made.get(f"{ref} {precision}")) is not None:
+        key = f"{ref} {precision}"
+        if (same := made.get(key)) is not None:
             yield Scoring(reward.name, same.network, same.kind, True, shared=True)
             continue
         network, kind = _network(ref)
         if network is not None:
             network = network.eval().requires_grad_(False).to(DTYPES[precision])
-        found = Scoring(reward.name, network, kind, network is not None)
-        if ref and network is not None:
-            made[f"{ref} {precision}"] = found
+        counted = network is not None
+        found = Scoring(reward.name, network, kind, counted, key=key if ref and counted else "")
+        if found.key:
+            made[key] = found
         yield found
 
 

@@ -85,18 +85,19 @@ def updating(costs: Costs, epochs: Sequence[Epoch]) -> Work:
     return work
 
 
-def evaluating(settings: Settings, costs: Costs, rows: int, seen: int) -> Work:
+def evaluating(settings: Settings, costs: Costs, pictures: int, rows: int, seen: int) -> Work:
     """Return the work of one evaluation, with its KL to the base model.
 
     Args:
         settings: of the run.
         costs: of its calls.
-        rows: that are drawn at once.
+        pictures: that are drawn at once.
+        rows: of the network's call for them.
         seen: pictures that are decoded and scored at once.
     """
     chosen = settings.eval
     shown = 2 * min(chosen.shown, chosen.images)
-    drawn = sum(chosen.steps) * (chosen.images + shown) / rows
+    drawn = sum(chosen.steps) * (chosen.images + shown) / pictures
     judged = len(chosen.steps) * chosen.images / seen
     return {
         "forward": drawn * costs.forward(rows).flops,

@@ -21,7 +21,7 @@ from diffrl.registry import registry
 from diffrl.settings import checks
 from diffrl.settings.layers import Item
 from diffrl.settings.resolved import Settings, WeightedReward
-from diffrl.settings.rewards import read_spec
+from diffrl.settings.rewards import read_spec, same
 from diffrl.settings.sections import SECTIONS, Section
 from diffrl.settings.target import Target
 from diffrl.stages import STAGES, Component, Reward
@@ -227,6 +227,11 @@ class Draft:
             if path not in self.targets:
                 self.targets[path] = Target(path, f"reward {reward.name!r}", reward)
                 self.watched.append(reward.name)
+            elif not same(self.targets[path].model, reward):
+                self.problems.append(
+                    f"eval.watch: {spec}: another reward is called {reward.name!r}, too; "
+                    f"call this one NAME={spec}"
+                )
 
     def _put(self, path: str, name: str, item: Item) -> None:
         target = self.targets[path]

@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import BaseModel
+
 from diffrl import presets
-from diffrl.builtin.rewards.function import PATH, function_reward
-from diffrl.builtin.rewards.served import URL, served_reward
+from diffrl.builtin.rewards.function import PATH, FunctionReward, function_reward
+from diffrl.builtin.rewards.served import URL, ServedReward, served_reward
 from diffrl.errors import SettingsError, UnknownName
 from diffrl.registry import registry
 from diffrl.settings.layers import Item, from_preset, from_sets
@@ -53,6 +55,18 @@ def read_spec(spec: str) -> Named:
         raise SettingsError([f"{spec}: only {FORMS.partition(', ')[2]} can be given a name"])
     plain, colon, weight = rest.partition(":")
     return Named(registry().get("reward", plain).value, weight if colon else None)
+
+
+def same(one: type[BaseModel], other: type[BaseModel]) -> bool:
+    """Return whether two reward classes stand for one: registered, or of one function or server."""
+    return one is other or _comes_from(one) == _comes_from(other) is not None
+
+
+def _comes_from(reward: type[BaseModel]) -> tuple[str, object] | None:
+    if not issubclass(reward, FunctionReward | ServedReward):
+        return None
+    field = "path" if issubclass(reward, FunctionReward) else "url"
+    return field, reward.model_fields[field].default
 
 
 def read_saved(name: str, table: dict[str, object]) -> type[Reward]:

@@ -95,6 +95,8 @@ class Target:
 
 def too_large(value: Any) -> str:
     """Return what a number should be that no tensor can hold, or nothing; also one of several."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
     if isinstance(value, tuple | list):
         return next((why for one in value if (why := too_large(one))), "")
     if isinstance(value, int) and abs(value) > LARGEST_INT:

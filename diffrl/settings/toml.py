@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,13 @@ def read(path: Path, called: str) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Return a TOML scalar or array, or the text itself where it is neither."""
+    """Return a TOML scalar, array or inline table, or the text itself where it is none of them."""
     try:
         content = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):  # a number of thousands of digits, hundreds of brackets
         return text
     value = content["value"]
-    if set(content) != {"value"} or not isinstance(value, bool | int | float | str | list):
+    if set(content) != {"value"} or not isinstance(value, bool | int | float | str | list | dict):
         return text
     return value
 
@@ -52,4 +53,12 @@ def write_value(value: Any) -> str:
         return '"none"'
     if isinstance(value, list | tuple):
         return f"[{', '.join(write_value(v) for v in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_key(k)} = {write_value(v)}' for k, v in value.items())}}}"
     return tomli_w.dumps({"v": value}).removeprefix("v = ").rstrip("\n")
+
+
+def _key(name: object) -> str:
+    import tomli_w
+
+    return tomli_w.dumps({str(name): 0}).removesuffix(" = 0\n")

@@ -108,8 +108,14 @@ def test_pictures_of_a_folder_have_prompts(tmp_path):
     assert [tuple(image.shape) for image in found.images] == [(3, 10, 20), (3, 8, 8)]
     assert found.images[0][0].min() == 1
     (tmp_path / "three.png").write_text("no picture")
-    with pytest.raises(SettingsError, match=r"three\.png"):
+    (tmp_path / "two.txt").write_bytes("ein Käfer".encode("latin-1"))
+    Image.new("L", (30, 30)).save(tmp_path / "four.png", "PPM")  # which no ending says
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "huge.png")
+    with pytest.raises(SettingsError) as stopped:
         read_pictures(tmp_path)
+    assert [line.partition(":")[0] for line in stopped.value.problems] == [
+        f"--pictures {tmp_path / name}" for name in ("four.png", "huge.png", "three.png", "two.txt")
+    ]
 
 
 def test_given_pictures_take_the_place_of_drawn_ones(doctor, tiny_sets, tmp_path):

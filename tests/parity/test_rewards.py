@@ -147,6 +147,15 @@ def test_every_pixel_is_that_of_pil(size):
         assert numpy.array_equal(got, expected)
 
 
+def test_a_processor_of_another_kind_is_refused_by_its_sizes():
+    from transformers import CLIPImageProcessor
+
+    assert Preprocess.of(CLIPImageProcessor()) == Preprocess.square(224)
+    other = CLIPImageProcessor(size={"height": 224, "width": 224})
+    with pytest.raises(ValueError, match="expected shortest_edge"):
+        Preprocess.of(other)
+
+
 def test_gradient_passes_through_rounding_and_resizing():
     images = torch.rand(1, 3, 40, 40, requires_grad=True)
     (grad,) = torch.autograd.grad(Preprocess.square(32)(images).sum(), images)

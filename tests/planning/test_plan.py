@@ -3,14 +3,18 @@
 import importlib
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+import torch
 
 from diffrl.errors import CheckpointMissing, SettingsError
-from diffrl.planning.advice import suggestions
+from diffrl.planning import devices
+from diffrl.planning.advice import half_precision, smaller, suggestions
 from diffrl.planning.devices import GIB, GPUS, Device, byte_count, device_of
 from diffrl.planning.plan import Plan
 from diffrl.planning.probe import Probe
+from diffrl.planning.scorers import scoring_networks
 from diffrl.registry import registry
 from diffrl.settings.resolve import resolve
 
@@ -38,6 +42,53 @@ def test_guidance_doubles_the_rows(estimated):
         for g in (1, 3)
     )
     assert (guided.sampled, guided.trained) == (2 * plain.sampled, 2 * plain.trained)
+
+
+def test_guidance_doubles_the_work_of_evaluations_too(estimated, cpu):
+    sets = ("train.trajectories=4", "sampler.steps=1", "skip_last=0", "eval.images=4")
+    plain, guided = (
+        estimated("ddpo", "emoji", cpu(8 * GIB), sets=(*sets, f"model.guidance={g}")).plan()
+        for g in (1, 3)
+    )
+    assert guided.phases[-1].tflop > 1.4 * plain.phases[-1].tflop  # the rest decodes and scores
+
+
+def test_a_clip_that_is_watched_with_is_counted_once():
+    rewards = [registry().get("reward", name).value() for name in ("aesthetic", "clipscore")]
+    with torch.device("meta"):
+        (trained,) = scoring_networks(rewards[:1], "meta")
+        (watched,) = scoring_networks(rewards[1:], "meta", (trained,))
+    assert watched.shared and not trained.shared and watched.network is trained.network
+
+
+def test_advice_keeps_whole_groups(estimated, cpu):
+    """Half of 66 would not be pairs."""
+    sets = ("train.micro_batch=1", "train.decode_batch=1", "sampler.steps=2", "eval.images=2")
+    sets = (*sets, "train.trajectories=66")
+    many, fewer = (
+        estimated("sdpo", "emoji", cpu(8 * GIB), sets=(*sets, f"train.sample_batch={n}"))
+        for n in (66, 32)
+    )
+    assert many.plan().largest.name == "sampling"
+    plan, advised = smaller(replace(many, device=cpu(fewer.plan().bytes)))
+    assert plan.fits and advised == ("train.sample_batch=32",)
+
+
+def test_a_gpu_without_bf16_is_advised_to_take_fp16(estimated):
+    t4, h200 = (device_of(name, None, None, "auto", "fp32") for name in ("T4", "H200"))
+    for precision, asked in (("fp32", ("fp16", "bf16")), ("bf16", ("bf16",) * 2)):
+        settings = resolve("ddpo", ["pickscore"], sets=[f"model.precision={precision}"])
+        low = tuple(half_precision(settings, device) for device in (t4, h200))
+        assert low == (asked[0], asked[1])
+    sets = ("train.trajectories=4", "sampler.steps=1", "skip_last=0", "model.precision=bf16")
+    rounded = estimated("ddpo", "emoji", t4, sets=sets).plan()
+    assert "T4 has no units for bf16; take model.precision=fp16" in rounded.notes
+
+
+def test_a_rate_that_is_given_for_what_is_here_does_not_move_it_here(monkeypatch):
+    mac = Device("this machine's mps", "cuda", 8 * GIB)
+    monkeypatch.setattr(devices, "present", lambda wanted: mac)
+    assert device_of(None, None, 2.0, "auto", "fp32") == replace(mac, tflops=2.0)
 
 
 def test_lengths_share_the_time_and_the_longest_takes_the_memory(estimated):

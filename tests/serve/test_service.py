@@ -144,9 +144,7 @@ def test_a_picture_that_the_reward_fails_for_spoils_no_other(serve):
     score = finite_or_nan(client, torch.rand(3, 3, 4, 4), ["a", "bad", "c"])
     assert score.isnan().tolist() == [False, True, False]
     client = ScoredBy.load(served_reward(serve("too_few").url, "few")(attempts=1), "cpu", 1.0)
-    with pytest.raises(
-        RewardUnreachable, match=r"answered 502: the reward gave shape \(2,\)"
-    ):
+    with pytest.raises(RewardUnreachable, match=r"answered 502: the reward gave shape \(2,\)"):
         finite_or_nan(client, torch.rand(3, 3, 4, 4), ["a", "b", "c"])
 
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from diffrl.cli import main
 from diffrl.errors import RewardError, SettingsError, UnknownName
 from diffrl.functions import FunctionScorer, imported
 from diffrl.scoring import ScoredBy
@@ -159,6 +160,31 @@ def test_what_is_watched_twice_under_one_name_or_with_a_weight_is_refused():
     assert "--watch jpeg-compressibility:2: what is only watched has no weight" in str(
         stopped.value
     )
+
+
+def test_a_watched_reward_is_not_taken_for_another_of_its_name(tmp_path):
+    (tmp_path / "other_taste.py").write_text(MODULE)
+    other = "other_taste:bright"
+    ways = ({"watch": [other]}, {"sets": [f'eval.watch=["{other}"]']})
+    for way in ways:
+        with pytest.raises(SettingsError, match=f"call this one NAME={other}"):
+            resolve("sdpo", ["taste_of_mine:bright"], **way)
+    both = resolve("sdpo", ["taste_of_mine:bright"], watch=["taste_of_mine:bright"])
+    assert "bright" not in [r.name for r in both.watched]
+    named = resolve("sdpo", ["taste_of_mine:bright"], watch=[f"mine={other}"])
+    assert "mine" in [r.name for r in named.watched]
+
+
+@pytest.mark.parametrize("command", ["serve-reward", "eval"])
+def test_a_weight_means_nothing_but_in_training(command, capsys):
+    words = {
+        "serve-reward": ["pickscore:0.5"],
+        "eval": ["bundled:pipeline", "--reward", "pickscore:0.5"],
+    }
+    with pytest.raises(SystemExit) as stopped:
+        main([command, *words[command]])
+    assert stopped.value.code == 2
+    assert "pickscore:0.5: a weight means nothing here" in capsys.readouterr().err
 
 
 def test_a_watched_reward_can_be_left_out_later(tmp_path):

@@ -7,7 +7,9 @@ import pytest
 from diffrl import Loss, hookimpl
 from diffrl.errors import SettingsError
 from diffrl.registry import registry
+from diffrl.settings.layers import from_sets
 from diffrl.settings.resolve import dump, load, resolve
+from diffrl.settings.toml import read, write_value
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -68,6 +70,14 @@ def test_a_none_survives_where_the_default_is_not_none(tmp_path):
     settings = resolve("try-algo", ["try-taste"], sets=["loss.limit=none"])
     file.write_text(dump(settings))
     assert load(file).recipe.loss.limit is None
+
+
+def test_tables_within_a_setting_come_back(tmp_path):
+    given = {"a.b": 2.0, 'c "d"': [1, 2], "plain": {"x": True}, "": "none"}
+    (tmp_path / "one.toml").write_text(f"[rewards.mine]\nwords = {write_value(given)}\n")
+    assert read(tmp_path / "one.toml", "one")["rewards"]["mine"]["words"] == given
+    (item,), problems = from_sets([f"rewards.mine.words={write_value(given)}"])
+    assert item.value == given and not problems
 
 
 def test_origins_stand_behind_the_values(tmp_path):

@@ -50,7 +50,7 @@ class Aesthetic(Reward):
         option = "--reward-checkpoint aesthetic="
         source = find(self.checkpoint, FILE, "aesthetic head", option)
         head = linear_layers(read_weights(source), source.file).to(device)
-        clip = ClipScorer.load(self.clip, device, self.precision)
+        clip = ClipScorer.load(self.clip, device, self.precision, "--set rewards.aesthetic.clip=")
 
         def score(images: Float[Tensor, "b 3 h w"], text: Sequence[str]) -> Float[Tensor, "b"]:
             return head(clip.image_embedding(images)).squeeze(-1)

@@ -30,15 +30,21 @@ class ClipScorer:
         self._text: dict[str, Tensor] = {}
 
     @classmethod
-    def load(cls, ref: str, device: str, precision: str = "fp32") -> ClipScorer:
+    def load(cls, ref: str, device: str, precision: str = "fp32", option: str = "") -> ClipScorer:
         """Load from a hub id, a folder, or the package; a model in use is not loaded twice.
+
+        Args:
+            ref: where from.
+            device: to load it onto.
+            precision: of its weights.
+            option: what another one is given with, for messages.
 
         Raises:
             CheckpointMissing: if the weights are neither on disk nor reachable.
         """
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-        source = find(ref, "config.json", "CLIP", "--reward-checkpoint NAME=")
+        source = find(ref, "config.json", "CLIP", option or "--reward-checkpoint NAME=")
         key = (source.where, source.commit, device, precision)
         if (found := _loaded.get(key)) is not None:
             return found

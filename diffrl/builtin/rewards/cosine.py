@@ -35,7 +35,9 @@ class PickScore(Reward):
         """Return the scorer on a device."""
         from diffrl.builtin.rewards.clip import ClipScorer
 
-        return ClipScorer.load(self.checkpoint, device, self.precision).cosine
+        return ClipScorer.load(
+            self.checkpoint, device, self.precision, f"--reward-checkpoint {self.name}="
+        ).cosine
 
 
 class ClipScore(Reward):
@@ -62,4 +64,6 @@ class ClipScore(Reward):
         """Return the scorer on a device; shares its CLIP with other rewards that use the same."""
         from diffrl.builtin.rewards.clip import ClipScorer
 
-        return ClipScorer.load(self.checkpoint, device, self.precision).cosine
+        return ClipScorer.load(
+            self.checkpoint, device, self.precision, f"--reward-checkpoint {self.name}="
+        ).cosine

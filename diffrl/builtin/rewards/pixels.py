@@ -42,9 +42,20 @@ class Preprocess:
 
     @classmethod
     def of(cls, processor: Any) -> Preprocess:
-        """Return the steps of a transformers image processor of the CLIP kind."""
-        crop = int(processor.crop_size["height"]), int(processor.crop_size["width"])
-        edge = int(processor.size["shortest_edge"])
+        """Return the steps of a transformers image processor of the CLIP kind.
+
+        Raises:
+            ValueError: if it is of another kind, which has no shorter side.
+        """
+        size, crop_size = dict(processor.size or {}), dict(processor.crop_size or {})
+        try:
+            crop = int(crop_size["height"]), int(crop_size["width"])
+            edge = int(size["shortest_edge"])
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"its image processor has size {size} and crop_size {crop_size}; expected "
+                f"shortest_edge, and height and width"
+            ) from None
         return cls(edge, crop, tuple(processor.image_mean), tuple(processor.image_std))
 
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s t"]:
