@@ -164,6 +164,12 @@ def samples(cell: Cell, tier: Tier) -> int:
     return _resolved(cell, tier, 42).train.trajectories
 
 
+@cache
+def epochs(cell: Cell, tier: Tier) -> int:
+    """Return how many epochs a run has."""
+    return _resolved(cell, tier, 42).train.epochs
+
+
 def _resolved(cell: Cell, tier: Tier, seed: int) -> Settings:
     sets = [*tier.sets, *cell.sets, f"train.seed={seed}"]
     return resolve(cell.algo, [cell.reward], sets=sets)

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.paper.cells import Cell, Tier
-from benchmarks.paper.records import Records, identity
+from benchmarks.paper.records import Records, epochs, identity
 from diffrl.cli.children import as_interrupts, begin, end
 from diffrl.folder import SETTINGS, read_metrics
 
 
-def finished(folder: Path) -> bool:
-    """Return whether a run has written its report, which comes last."""
-    return (folder / "report.html").exists() and bool(read_metrics(folder))
+def finished(folder: Path, epochs: int) -> bool:
+    """Return whether a run has made all of its epochs, and its report, which comes last."""
+    lines = read_metrics(folder)
+    return bool(lines) and lines[-1]["epoch"] >= epochs and (folder / "report.html").exists()
 
 
 @as_interrupts()
@@ -53,7 +54,7 @@ def run_all(
                 running.remove(one)
                 cell, seed, process = one
                 folder = place(root, cell, records.tier, seed)
-                if done := process.returncode == 0 and finished(folder):
+                if done := process.returncode == 0 and finished(folder, epochs(cell, records.tier)):
                     records.keep(cell, seed, folder)
                 said = f"{folder}: {'done' if done else f'failed, see {log(folder)}'}"
                 print(f"{len(waiting) + len(running)} to go  {said}", flush=True)
@@ -71,7 +72,7 @@ def missing(cells: Sequence[Cell], records: Records, root: Path) -> Iterator[tup
         for cell in cells:
             seed = 42 + number
             folder = place(root, cell, records.tier, seed)
-            if not records.get(cell, seed) and finished(folder):
+            if not records.get(cell, seed) and finished(folder, epochs(cell, records.tier)):
                 records.keep(cell, seed, folder)
             if not records.get(cell, seed):
                 yield cell, seed

@@ -34,7 +34,8 @@ def write_report(folder: Path, cells: Sequence[Cell]) -> str:
 
 def summary(seeds: Sequence[Lines]) -> dict[str, Any]:
     """Return the scores before and after, seconds and reward queries of one cell, per seed."""
-    scores = [key for key in seeds[0][-1] if key.startswith("eval/")]
+    ends = [line for lines in seeds for line in (lines[0], lines[-1])]
+    scores = [k for k in ends[-1] if k.startswith("eval/") and all(k in line for line in ends)]
     return {
         "seeds": len(seeds),
         "before": {key: [lines[0][key] for lines in seeds] for key in scores},
@@ -62,9 +63,13 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         after = [spread(row["after"][key]) for key in scores]
         costs = [spread(row[key], 0) for key in ("seconds", "reward_queries")]
         lines.append([f"`{name}`", str(row["seeds"]), *after, *costs])
-    before = next(iter(rows.values()))["before"]
-    start = [f"{statistics.mean(before[key]):.2f}" for key in scores]
-    lines.append(["before training", "", *start, "", ""])
+    starts: dict[tuple[str, ...], list[str]] = {}
+    for name, row in rows.items():
+        start = tuple(f"{statistics.mean(row['before'][key]):.2f}" for key in scores)
+        starts.setdefault(start, []).append(f"`{name}`")
+    for start, names in starts.items():  # other samplers start from other pictures
+        of = f", {', '.join(names)}" if len(starts) > 1 else ""
+        lines.append([f"before training{of}", "", *start, "", ""])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -90,7 +95,8 @@ def plot(path: Path, runs: dict[str, list[Lines]], axis: str) -> None:
         for name, seeds in runs.items():
             if any(key not in lines[-1] for lines in seeds):
                 continue
-            epochs = range(1, min(len(lines) for lines in seeds))
+            shortest = range(1, min(len(lines) for lines in seeds))
+            epochs = [e for e in shortest if all(key in lines[e] for lines in seeds)]
             x = [statistics.mean(lines[e][axis] for lines in seeds) for e in epochs]
             mean = [statistics.mean(lines[e][key] for lines in seeds) for e in epochs]
             panel.plot(x, mean, label=name)

@@ -11,18 +11,27 @@ import typer
 from diffrl.cli.columns import columns
 from diffrl.errors import DiffrlError, SettingsError
 from diffrl.evidence import compare as evidence
-from diffrl.evidence.intervals import Estimate
+from diffrl.evidence.files import Answers
+from diffrl.evidence.intervals import CLUSTERS, Estimate
 
 STYLES = {"better": "green", "worse": "red"}
 
 
 @dataclass(frozen=True)
 class Found:
-    """One contender beside the first."""
+    """One contender beside the first.
+
+    Args:
+        name: of it.
+        runs: how many the first has, and it.
+        verdicts: of each metric.
+        epochs: whose weights were judged, by kind of evaluation, in words.
+    """
 
     name: str
-    runs: int
+    runs: tuple[int, int]
     verdicts: list[evidence.Verdict]
+    epochs: list[str]
 
 
 def compare(texts: Sequence[str], as_json: bool) -> None:
@@ -43,7 +52,7 @@ def compare(texts: Sequence[str], as_json: bool) -> None:
         content = {"epoch": epoch, "settings": dict(differ), "verdicts": verdicts}
         typer.echo(json.dumps(content))
     else:
-        typer.echo("\n".join(_lines(contenders, found, differ, epoch)))
+        typer.echo("\n".join(_lines(contenders, found, differ)))
     if problems:
         raise DiffrlError("\n".join(dict.fromkeys(problems)))
 
@@ -64,7 +73,9 @@ def _found(
     found = []
     for other, own in zip(contenders[1:], answers[1:], strict=True):
         verdicts: list[evidence.Verdict] = []
+        epochs: list[str] = []
         for a, b in evidence.pairs(answers[0], own):
+            epochs.append(_epochs(a, b))
             said, told = evidence.verdicts(a, b)
             verdicts += said
             problems += told
@@ -74,15 +85,23 @@ def _found(
                 f"{other.name}: evaluated on other prompts, noise, size or sampler than "
                 f"{contenders[0].name}; ask both the same with: diffrl eval RUN RUN"
             )
-        found.append(Found(other.name, min(len(contenders[0].runs), len(other.runs)), verdicts))
+        sizes = len(contenders[0].runs), len(other.runs)
+        found.append(Found(other.name, sizes, verdicts, epochs))
     return found
+
+
+def _epochs(one: Sequence[Answers], other: Sequence[Answers]) -> str:
+    """Return, in words, whose weights were judged."""
+    kind = "evaluations in training" if one[0].kind == "training" else "those of diffrl eval"
+    each = [sorted({answer.epoch for answer in side}) for side in (one, other)]
+    first, second = (" and ".join(map(str, side)) for side in each)
+    return f"{kind} are of epoch {first}" + (f" beside {second}" if first != second else "")
 
 
 def _lines(
     contenders: Sequence[evidence.Contender],
     found: Sequence[Found],
     differ: Sequence[tuple[str, list[str]]],
-    epoch: int | None,
 ) -> Iterator[str]:
     names = [one.name for one in contenders]
     if differ:
@@ -91,19 +110,27 @@ def _lines(
         yield "settings: all the same"
     for one in (f for f in found if f.verdicts):
         yield ""
-        yield f"{one.name} beside {names[0]}; evaluations in training are those of epoch {epoch}"
+        yield f"{one.name} beside {names[0]}; {', '.join(one.epochs)}"
         rows = [
             [v.metric, f"{v.one.mean:.2f}", f"{v.other.mean:.2f}", _change(v.change), _styled(v)]
             for v in one.verdicts
         ]
         yield from columns(rows, ["metric", "first", "other", "change, 95 % interval", "verdict"])
-        if one.runs > 1:
-            yield "intervals: Welch's t over runs that differ in their seed"
-        else:
-            yield (
-                "intervals: over prompts, same noise; true of these two models. Other training "
-                "seeds scatter, too: to compare methods, name folders with several runs of each"
-            )
+        yield f"intervals: {_intervals(one)}"
+
+
+def _intervals(one: Found) -> str:
+    """Return what the intervals are over, and what they are true of."""
+    if min(one.runs) > 1:
+        return "Welch's t over runs that differ in their seed"
+    several = f"one model and the mean of {max(one.runs)}"
+    what = "these two models" if max(one.runs) == 1 else several
+    return (
+        f"over prompts, or pictures where there are fewer than {CLUSTERS} prompts, same noise; "
+        f"true of {what}. "
+        f"Other training seeds scatter, too: to compare methods, name folders with several runs "
+        f"of each"
+    )
 
 
 def _change(one: Estimate) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -64,7 +65,8 @@ def evaluate(asked: Asked) -> None:
     runs = [s.run for s in judged if s.run is not None]
     device, precision = _device(asked, runs, content["model"])
     question = _protocol(asked, runs, content["model"], precision)
-    output = asked.output or Path("evaluations") / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
+    usual = Path("evaluations") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{os.getpid()}.json"
+    output = asked.output or usual  # of several that begin in one second, each has its own
     check_file(output)
     quiet()
     shared = sharing.shared_rewards(judged)

@@ -100,7 +100,8 @@ def evaluate(
         typer.Option("--set", metavar="KEY=VALUE", help="rewards.NAME.FIELD=VALUE; repeatable."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="JSON; default evaluations/DATE.json.")
+        Path | None,
+        typer.Option("-o", "--output", help="JSON; default in evaluations/."),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:

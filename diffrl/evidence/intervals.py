@@ -71,6 +71,9 @@ def between_runs(
 ) -> tuple[Estimate, str]:
     """Return how much higher the means of `other`'s runs are, by Welch's t over runs.
 
+    Where the runs of each side agree to the last digit, no difference is distinguishable: with so
+    few values that is chance, and says nothing of how other runs scatter.
+
     Args:
         one: values of the pictures of each run, at least two runs.
         other: likewise.
@@ -87,7 +90,7 @@ def between_runs(
             interval = ttest_ind(b, a, equal_var=False).confidence_interval(LEVEL)
         std = float(numpy.sqrt(a.var(ddof=1) + b.var(ddof=1)))
         found = Estimate(mean, std, float(interval.low), float(interval.high), count, count)
-    return found, _said(found)
+    return found, _said(found) if found.high > found.low else UNCLEAR
 
 
 def _said(change: Estimate) -> str:
@@ -112,6 +115,7 @@ def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, flo
     """Return the interval and the number of units that were resampled.
 
     Percentiles of few units are too narrow; they are moved out to what Student's t would take.
+    They cannot leave the values themselves, so of fewer than 6 units Student's interval is taken.
     Source: Hesterberg, What teachers should know about the bootstrap, arXiv:1411.5279, 5.3.
     """
     from scipy.stats import bootstrap, norm, t
@@ -126,6 +130,10 @@ def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, flo
     units = len(sample[0])
     if units < 2 or numpy.ptp(sample[0] / sample[1]) == 0:
         return float(values.mean()), float(values.mean()), units
+    if units < FEWEST:
+        each, mean = sample[0] / sample[1], float(values.mean())
+        half = float(t.ppf((1 + LEVEL) / 2, units - 1) * each.std(ddof=1) / units**0.5)
+        return mean - half, mean + half, units
     reach = (units / (units - 1)) ** 0.5 * t.ppf((1 + LEVEL) / 2, units - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

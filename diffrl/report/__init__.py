@@ -9,6 +9,7 @@ from diffrl.errors import DiffrlError
 from diffrl.folder import REPORT
 from diffrl.report.page import render
 from diffrl.report.records import Record, grouped, own, read
+from diffrl.report.tables import apart
 
 
 def write_report(folders: Sequence[Path], output: Path) -> list[str]:
@@ -30,8 +31,10 @@ def write_report(folders: Sequence[Path], output: Path) -> list[str]:
     plots = output.parent / ("plots" if output.name == REPORT else f"{output.stem}-plots")
     if not own(output.parent, plots):
         raise DiffrlError(f"{plots} is a link that leads out of {output.parent}; remove it")
-    render(grouped(records), output, plots)
-    return problems + [line for record in records for line in record.missing()]
+    groups = grouped(records)
+    render(groups, output, plots)
+    problems += [line for record in records for line in record.missing()]
+    return problems + [line for group in groups for line in apart(group)]
 
 
 __all__ = ["Record", "write_report"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,13 +216,23 @@ def _shaped(folder: Path, name: str, shape: type[Shape], broken: list[str]) -> S
 
 
 def grouped(records: Sequence[Record]) -> list[Group]:
-    """Return runs with equal settings but for the seed together, named by what differs."""
-    together: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    """Return runs with equal settings but for the seed together, named by what differs.
+
+    A seed counts once: a run that repeats one is in a group of its own, named by its folder.
+    """
+    together: dict[tuple[object, ...], list[Record]] = {}
+    met: Counter[tuple[object, ...]] = Counter()
     for one in records:
+        met[(whole := tuple((v.key, v.text) for v in one.settings))] += 1
         key = tuple((v.key, v.text) for v in one.settings if v.key != "train.seed")
-        together.setdefault(key, []).append(one)
+        together.setdefault((met[whole], *key), []).append(one)
     firsts = [own[0] for own in together.values()]
     names = distinct_names(firsts)
+    twice = Counter(names)
+    names = [
+        f"{n or r.setting('algo')}, {r.name}" if twice[n] > 1 else n
+        for n, r in zip(names, firsts, strict=True)
+    ]
     return [Group(n, tuple(own)) for n, own in zip(names, together.values(), strict=True)]
 
 

@@ -38,7 +38,21 @@ class Cell(BaseModel):
     wins: dict[str, Found | None]
 
 
+class Judged(BaseModel):
+    """A model that was judged."""
+
+    epoch: int | None = None
+
+
 class Cells(BaseModel):
-    """What `diffrl eval` wrote."""
+    """What `diffrl eval` wrote: `own` is the run's name among the subjects."""
 
     cells: list[Cell]
+    own: str | None = None
+    subjects: dict[str, Judged] = {}
+
+    @property
+    def epoch(self) -> int | None:
+        """Whose weights were judged, if the file says so."""
+        own = self.subjects.get(self.own or "")
+        return own.epoch if own else None

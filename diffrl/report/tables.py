@@ -17,10 +17,15 @@ def steps_of(key: str) -> str:
 
 
 def score_rows(group: Group) -> list[tuple[str, ...]]:
-    """Return rows of reward, steps, before, after and change: means over a group's runs."""
-    runs = [[m for m in r.metrics if any(k.startswith("eval/") for k in m)] for r in group.records]
-    if any(len(lines) < 2 for lines in runs) or len({lines[-1]["epoch"] for lines in runs}) > 1:
+    """Return rows of reward, steps, before, after and change: means over a group's runs.
+
+    After is the last epoch at which all of them were evaluated.
+    """
+    runs = [evaluated(r) for r in group.records]
+    last = max(set(runs[0]).intersection(*runs[1:]), default=0)
+    if not last:
         return []
+    runs = [[own[min(own)], own[last]] for own in runs]
     rows = []
     for key in (k for k in runs[0][-1] if k.startswith("eval/")):
         if all(is_finite(line.get(key)) for lines in runs for line in (lines[0], lines[-1])):
@@ -33,15 +38,32 @@ def score_rows(group: Group) -> list[tuple[str, ...]]:
     return rows
 
 
+def evaluated(record: Record) -> dict[int, dict[str, Any]]:
+    """Return the metrics of the epochs in which a run was evaluated, by epoch."""
+    return {int(m["epoch"]): m for m in record.metrics if any(key.startswith("eval/") for key in m)}
+
+
+def apart(group: Group) -> list[str]:
+    """Return one line if runs of a group were evaluated last at different epochs."""
+    ends = {r.name: max(evaluated(r), default=0) for r in group.records}
+    if len(set(ends.values())) < 2:
+        return []
+    each = ", ".join(f"{name} at {end}" for name, end in ends.items())
+    return [f"runs that differ in their seed are not equally far ({each}); shown as far as all are"]
+
+
 def evaluation_tables(record: Record) -> list[dict[str, Any]]:
     """Return the tables of what `diffrl eval` found for a run: one for each set of prompts."""
     cells = record.evaluation.cells if record.evaluation else []
-    tables = []
+    tables, at = [], record.evaluation.epoch if record.evaluation else None
+    of = "" if at is None else f", epoch {at}"
+    if at is not None and at != record.epochs:
+        of += f", while the run is at {record.epochs}"
     for prompts in dict.fromkeys(c.prompts for c in cells):
         here = sorted((c for c in cells if c.prompts == prompts), key=lambda c: c.steps)
         columns = list(dict.fromkeys(name for c in here for name in c.found))
         rows = [[str(c.steps), c.subject, *(_entry(c, name) for name in columns)] for c in here]
-        tables.append({"name": prompts, "head": ["steps", "model", *columns], "rows": rows})
+        tables.append({"name": prompts + of, "head": ["steps", "model", *columns], "rows": rows})
     return tables
 
 

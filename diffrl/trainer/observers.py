@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from diffrl.events import EpochDone, Evaluated, Noticed, RunStarted
 from diffrl.folder import (
+    EVALUATION,
     EVALUATIONS,
     IMAGES,
     METRICS,
@@ -23,6 +24,7 @@ from diffrl.folder import (
     append_line,
     read_lines,
     read_metrics,
+    read_object,
     write,
 )
 from diffrl.hookspecs import hookimpl
@@ -57,6 +59,17 @@ def forget(folder: Path, epoch: int, epochs: int) -> None:
                 path.unlink()
     if epoch < epochs:
         (folder / IMAGES / LAST).unlink(missing_ok=True)
+    if evaluated_at(folder) > epoch:
+        (folder / EVALUATION).unlink()
+
+
+def evaluated_at(folder: Path) -> int:
+    """Return the epoch that `diffrl eval` judged a run at, -1 if it did not or nobody can tell."""
+    try:
+        found = read_object(folder / EVALUATION)
+        return int(found["subjects"][found["own"]]["epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -24,7 +24,7 @@ from benchmarks.paper import (  # noqa: E402
 )
 from diffrl.cli.children import begin  # noqa: E402
 
-TIER = cells.Tier("test", 3, (), 16)
+TIER = cells.Tier("test", 3, ("train.epochs=2",), 16)
 CELLS = {"good": cells.Cell("good", "sdpo"), "bad": cells.Cell("bad", "ddpo")}
 
 
@@ -119,6 +119,11 @@ def test_a_finished_folder_is_taken_over_and_the_rest_is_still_to_be_made(kept, 
     assert list(runs.missing([good, bad], kept, tmp_path))[:2] == [(bad, 42), (good, 43)]
     assert kept.seeds([good]) == [42]
     assert kept.seeds([good, bad]) == []
+    shown = runs.place(tmp_path, good, TIER, 43)  # by `diffrl report`, while it is unfinished
+    leave(shown, 1.0, 43)
+    lines = (shown / "metrics.jsonl").read_text().splitlines()
+    (shown / "metrics.jsonl").write_text("\n".join(lines[:2]) + "\n")
+    assert (good, 43) in runs.missing([good], kept, tmp_path)
 
 
 def test_stopping_ends_what_has_begun_and_counts_it_as_still_to_be_made(

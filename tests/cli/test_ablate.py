@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffrl.cli import main
-from diffrl.cli.ablation_report import table
+from diffrl.cli.ablation_report import plot, summary, table
 from diffrl.cli.grid import Plan, digest, grid, usual_folder, varied
 from diffrl.errors import SettingsError
 
@@ -170,4 +170,19 @@ def test_cells_with_other_evaluations_share_a_table():
     }
     text = table(rows)
     assert "r 2-step" in text and "r 1-step" not in text
-    assert "2 ± 1" in text
+    assert "2 ± 1" in text and text.count("before training |") == 1
+    rows["b"]["before"]["eval/r/2-step"] = [3.0, 4.0]  # of another sampler
+    assert "| before training, `a` |  | 1.50 |" in table(rows)
+    assert "| before training, `b` |  | 3.50 |" in table(rows)
+
+
+def test_a_figure_that_a_seed_lacks_is_left_out(tmp_path):
+    def run(*lacking):
+        line = {"samples": 1, "seconds": 1.0, "reward/r/mean": 1.0, "eval/r/1-step": 2.0}
+        return [{k: v for k, v in line.items() if (e, k) not in lacking} for e in range(4)]
+
+    seeds = [run(), run((0, "eval/r/1-step"), (2, "reward/r/mean"))]
+    assert summary(seeds)["after"] == {}
+    assert summary([run(), run((2, "eval/r/1-step"))])["after"] == {"eval/r/1-step": [2.0, 2.0]}
+    plot(tmp_path / "curves.png", {"a": seeds}, "samples")
+    assert (tmp_path / "curves.png").stat().st_size > 1000

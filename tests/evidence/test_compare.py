@@ -7,6 +7,7 @@ import pytest
 
 from diffrl.evidence import compare
 from diffrl.evidence.files import Answers
+from diffrl.trainer.observers import evaluated_at, forget
 
 
 def test_settings_that_differ_are_named_and_no_others(runs, command):
@@ -144,13 +145,35 @@ def test_evaluations_of_two_runs_are_compared_as_well(runs, command, tmp_path):
     assert "ask both the same with: diffrl eval RUN RUN" in told
 
 
+def test_whose_weights_were_judged_is_said(runs, command, tmp_path):
+    young, some = tmp_path / "young", ["--steps", "1", "--prompts", "unseen"]
+    some += ["--reward", "jpeg-compressibility"]
+    shutil.copytree(runs / "ddpo/2", young)
+    shutil.rmtree(young / "checkpoints" / "2")
+    shutil.copytree(runs / "ddpo/1", old := tmp_path / "old")
+    code, _, told = command("eval", old, young, *some, "-o", tmp_path / "e.json")
+    assert code == 0, told
+    _, out, _ = command("compare", old, young)
+    assert "training are of epoch 2, those of diffrl eval are of epoch 2 beside 1\n" in out
+    assert "true of these two models" in out
+    assert evaluated_at(old) == 2 and evaluated_at(young) == 1
+    forget(old, 1, 2)
+    forget(young, 1, 2)
+    assert not (old / "evaluation.json").exists() and (young / "evaluation.json").exists()
+
+
+def test_one_run_against_several_is_told_as_what_it_is(runs, command):
+    _, out, _ = command("compare", runs / "sdpo", runs / "ddpo/1")
+    assert "true of one model and the mean of 2." in out
+
+
 def test_unfinished_runs_are_compared_as_far_as_both_went(runs, command, tmp_path):
     young = tmp_path / "young"
     shutil.copytree(runs / "sdpo/2", young)
     (young / "evaluations/00002.json").unlink()
     code, out, told = command("compare", runs / "sdpo/1", young)
     assert code == 2 and f"{young}: unfinished, evaluated up to epoch 1 of 2" in told
-    assert "those of epoch 1" in out and "eval/pickscore/1-step" in out
+    assert "evaluations in training are of epoch 1\n" in out and "eval/pickscore/1-step" in out
 
 
 def test_a_copy_is_no_second_run(runs, command, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from diffrl.report import write_report
 from diffrl.report.records import grouped, read, read_settings
+from diffrl.report.tables import evaluation_tables, score_rows
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,41 @@ def test_runs_that_differ_in_their_seed_become_one_curve_with_a_band(runs, tmp_p
     write_report([runs], tmp_path / "all.html")
     text = (tmp_path / "all.html").read_text("utf-8")
     assert "What differs, but for the seed." in text and "standard deviation over seeds" in text
+
+
+def test_a_run_that_repeats_a_seed_is_no_other_seed(runs, tmp_path):
+    shutil.copytree(runs / "sdpo/1", tmp_path / "again")
+    groups = grouped(read([runs / "sdpo", tmp_path / "again"])[0])
+    assert [len(g.records) for g in groups] == [2, 1]
+    assert groups[1].name == f"sdpo, {tmp_path.name}/again"
+
+
+def test_seeds_that_are_not_equally_far_are_shown_as_far_as_all_are(runs, tmp_path):
+    shutil.copytree(runs / "sdpo", tmp_path / "sdpo")
+    metrics = tmp_path / "sdpo/1/metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    metrics.write_text("\n".join(lines[:2]) + "\n")
+    problems = write_report([tmp_path / "sdpo"], tmp_path / "page.html")
+    assert problems == [
+        "runs that differ in their seed are not equally far (sdpo/1 at 1, sdpo/2 at 2); "
+        "shown as far as all are"
+    ]
+    (group,) = grouped(read([tmp_path / "sdpo"])[0])
+    (row, *_) = score_rows(group)
+    after = [json.loads(line)["eval/pickscore/1-step"] for line in (lines[1],)]
+    other = read([tmp_path / "sdpo/2"])[0][0].metrics[1]["eval/pickscore/1-step"]
+    assert row[3].startswith(f"{(after[0] + other) / 2:.2f}")
+
+
+def test_an_evaluation_says_whose_weights_it_judged(runs, tmp_path):
+    shutil.copytree(runs / "sdpo/1", tmp_path / "run")
+    cell = {"subject": "run", "prompts": "seen", "steps": 1}
+    cell |= {"found": {"a": {"mean": 1.0}}, "wins": {}}
+    for epoch, name in ((2, "seen, epoch 2"), (1, "seen, epoch 1, while the run is at 2")):
+        content = {"own": "run", "subjects": {"run": {"epoch": epoch}}, "cells": [cell]}
+        (tmp_path / "run" / "evaluation.json").write_text(json.dumps(content))
+        (record,) = read([tmp_path / "run"])[0]
+        assert [t["name"] for t in evaluation_tables(record)] == [name]
 
 
 def test_settings_are_read_from_the_file_as_it_is(runs):
