@@ -1,6 +1,6 @@
 """How closely a step's return follows what a trajectory gets in the end, for each reward predictor.
 
-    python benchmarks/sdpo_returns.py [--pairs 256]
+    python -m benchmarks.sdpo_returns [--pairs 256]
 
 Pairs that share their initial noise are sampled in 8 steps at the bundled model's own weights, and
 every step's predicted picture is scored by PickScore. For each predictor of dense rewards and each
@@ -21,10 +21,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from default_run import machine
 from diffrl_sdpo import SDPO, Anchors
 
-from diffrl.builtin.advantages import Returns
+from benchmarks.default_run import machine
+from benchmarks.paper.accuracy import PREDICTORS
 from diffrl.folder import environment
 from diffrl.settings.resolve import resolve
 from diffrl.tensors import Float, Tensor
@@ -33,19 +33,10 @@ from diffrl.trainer.ranks import accelerator
 from diffrl.trainer.session import Session, build
 from diffrl.types import Memory, Prompts, Rewards
 
-STEPS = 8
+STEPS, EVERY = 8, "every step queried"
 PIECE = 16
 """Pairs that are sampled at once."""
 
-PREDICTORS = {
-    "adaptive anchor": Anchors(),
-    "random anchor": Anchors(anchor="random"),
-    "fixed anchor": Anchors(anchor="fixed"),
-    "two queries, similarity": Anchors(query="first-last"),
-    "two queries, interpolation": Anchors(query="first-last", spread="linear"),
-    "one query, copied": Anchors(query="last"),
-    "every step": Anchors(query="every"),
-}
 RESULT = Path(__file__).parent / "results" / "sdpo_returns.json"
 
 
@@ -76,14 +67,15 @@ def measured(session: Session, pairs: int) -> dict[str, list[float]]:
     """Return, by predictor, the correlation at each trained step; the last is not trained."""
     rng = torch.Generator().manual_seed(session.settings.train.seed)
     sampler = SDPO.sampler.model_copy(update={"steps": STEPS})
+    asked = {**PREDICTORS, EVERY: Anchors(query="every")}
     gaps: dict[str, list[Tensor]] = {}
     ends: list[Tensor] = []
     for _ in range(0, pairs, PIECE):
         at = torch.randint(len(session.prompts), (PIECE,), generator=rng)
         rollout = sampler(session.policy, [session.prompts[i] for i in at.tolist()], rng)
-        rewards = {name: one(rollout, session.judge) for name, one in PREDICTORS.items()}
+        rewards = {name: one(rollout, session.judge) for name, one in asked.items()}
         session.judge.drain()
-        ends.append(_gap(rewards["every step"].value[:, -1:]))
+        ends.append(_gap(rewards[EVERY].value[:, -1:]))
         for name, given in rewards.items():
             gaps.setdefault(name, []).append(_gap(returns(given, rollout.prompts)))
     end = torch.cat(ends)[:, 0]
@@ -96,8 +88,8 @@ def measured(session: Session, pairs: int) -> dict[str, list[float]]:
 
 def returns(rewards: Rewards, prompts: Prompts) -> Float[Tensor, "n T"]:
     """Return the discounted returns that the recipe compares."""
-    gamma = SDPO.advantage_estimator.model_dump()["gamma"]
-    return Returns(gamma=gamma, per="none")(rewards, prompts, Memory())[0].value
+    estimator = SDPO.advantage_estimator.model_copy(update={"per": "none"})
+    return estimator(rewards, prompts, Memory())[0].value
 
 
 def _gap(value: Float[Tensor, "n T"]) -> Float[Tensor, "p T"]:

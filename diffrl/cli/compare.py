@@ -127,9 +127,8 @@ def _intervals(one: Found) -> str:
     what = "these two models" if max(one.runs) == 1 else several
     return (
         f"over prompts, or pictures where there are fewer than {CLUSTERS} prompts, same noise; "
-        f"true of {what}. "
-        f"Other training seeds scatter, too: to compare methods, name folders with several runs "
-        f"of each"
+        f"true of {what}. Other training seeds scatter, too: to compare methods, name folders "
+        f"with several runs of each"
     )
 
 

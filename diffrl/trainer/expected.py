@@ -35,8 +35,9 @@ def noiseless(rollout: Rollout) -> frozenset[int]:
     """Return the denoising steps to which the kernel adds no noise, and so gives no density."""
     if rollout.path is None:
         return frozenset()
-    x = rollout.path.x[:1, :-1]
-    std = rollout.path.kernel.transition(x, rollout.times.to(x.device)[None], x).std
+    kernel, stored = rollout.path.kernel, rollout.path.x
+    x = stored.new_zeros(1, len(rollout.times), *stored.shape[2:])  # there may be no row left
+    std = kernel.transition(x, rollout.times.to(x.device)[None], x).std
     blank = (std == 0).expand_as(x)[0].flatten(1).all(1)
     return frozenset(blank.nonzero()[:, 0].tolist())
 

@@ -114,6 +114,12 @@ def test_steps_with_noise_and_states_that_blew_up_are_no_steps_without_noise():
     assert noiseless(drawn) == frozenset()
 
 
+def test_steps_of_a_process_whose_groups_were_all_dropped_are_known_too():
+    drawn = walked([999, 500, 0])
+    nothing = replace(drawn.path, x=drawn.path.x[:0], log_prob=drawn.path.log_prob[:0])
+    assert noiseless(replace(drawn, path=nothing)) == {2}
+
+
 def test_steps_of_a_path_that_nobody_drew_are_known_by_their_kernel():
     for times, blank in (([999, 666, 333], set()), ([999, 500, 0], {2})):
         drawn = walked(times)

@@ -30,7 +30,13 @@ class ClipScorer:
         self._text: dict[str, Tensor] = {}
 
     @classmethod
-    def load(cls, ref: str, device: str, precision: str = "fp32", option: str = "") -> ClipScorer:
+    def load(
+        cls,
+        ref: str,
+        device: str,
+        precision: str = "fp32",
+        option: str = "--reward-checkpoint NAME=",
+    ) -> ClipScorer:
         """Load from a hub id, a folder, or the package; a model in use is not loaded twice.
 
         Args:
@@ -44,7 +50,7 @@ class ClipScorer:
         """
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-        source = find(ref, "config.json", "CLIP", option or "--reward-checkpoint NAME=")
+        source = find(ref, "config.json", "CLIP", option)
         key = (source.where, source.commit, device, precision)
         if (found := _loaded.get(key)) is not None:
             return found
