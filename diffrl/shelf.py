@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from diffrl.errors import ResumeError, one_line
-from diffrl.folder import CHECKPOINTS, SETTINGS, read_metrics
+from diffrl.folder import CHECKPOINTS, REPORT, SETTINGS, read_metrics
 from diffrl.paths import there
 from diffrl.settings.saved import END
 
@@ -33,6 +33,16 @@ def saved(folder: Path) -> list[Path]:
 def newest(folder: Path) -> Path | None:
     """Return the newest checkpoint of a run, if it has one yet."""
     return next(reversed(saved(folder)), None)
+
+
+def finished(folder: Path, epochs: int) -> bool:
+    """Return whether a run has made and saved its last epoch.
+
+    Its report, which is written after that, tells so even where checkpoints were deleted.
+    """
+    lines = read_metrics(folder)
+    made = bool(lines) and lines[-1]["epoch"] >= epochs
+    return made and (place(folder, lines[-1]["epoch"]).is_dir() or (folder / REPORT).is_file())
 
 
 def seal(path: Path) -> None:

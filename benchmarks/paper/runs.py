@@ -12,13 +12,8 @@ from pathlib import Path
 from benchmarks.paper.cells import Cell, Tier
 from benchmarks.paper.records import Records, epochs, identity
 from diffrl.cli.children import as_interrupts, begin, end
-from diffrl.folder import SETTINGS, read_metrics
-
-
-def finished(folder: Path, epochs: int) -> bool:
-    """Return whether a run has made all of its epochs, and its report, which comes last."""
-    lines = read_metrics(folder)
-    return bool(lines) and lines[-1]["epoch"] >= epochs and (folder / "report.html").exists()
+from diffrl.folder import SETTINGS
+from diffrl.shelf import finished
 
 
 @as_interrupts()

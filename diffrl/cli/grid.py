@@ -10,8 +10,8 @@ from hashlib import sha1
 from itertools import product
 from pathlib import Path
 
+from diffrl import shelf
 from diffrl.errors import SettingsError
-from diffrl.folder import read_metrics
 from diffrl.settings import Settings
 from diffrl.settings.resolve import resolve
 
@@ -55,9 +55,8 @@ class Cell:
         return split(self.sets)[1]
 
     def finished(self) -> bool:
-        """Whether its last epoch is written."""
-        lines = read_metrics(self.folder)
-        return bool(lines) and lines[-1]["epoch"] >= self.epochs
+        """Whether its last epoch is saved."""
+        return shelf.finished(self.folder, self.epochs)
 
 
 def usual_folder(plan: Plan) -> Path:

@@ -5,6 +5,7 @@ import pytest
 from diffrl.errors import RunExists
 from diffrl.folder import claimed, given_back
 from diffrl.settings.resolve import resolve
+from diffrl.shelf import finished
 
 
 def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path):
@@ -28,3 +29,15 @@ def test_what_fails_gives_its_folder_back_unless_something_is_in_it(tmp_path):
         with pytest.raises(KeyboardInterrupt), given_back(folder):
             raise KeyboardInterrupt
     assert full.exists() and not empty.exists()
+
+
+def test_a_run_is_finished_once_its_last_epoch_is_saved(tmp_path):
+    checkpoint, report = tmp_path / "checkpoints" / "2", tmp_path / "report.html"
+    assert not finished(tmp_path, 1)
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    assert not finished(tmp_path, 2), "its last save failed"
+    checkpoint.mkdir(parents=True)
+    assert finished(tmp_path, 2) and not finished(tmp_path, 3)
+    checkpoint.rmdir()
+    report.write_text("")
+    assert finished(tmp_path, 2), "its checkpoints were deleted since"
