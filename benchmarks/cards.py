@@ -1,6 +1,6 @@
 """Writes the reproduction cards: from measured figures, and from the table of SDPO's paper.
 
-    python benchmarks/cards.py [--quick] [--zoo FOLDER]
+    python -m benchmarks.cards [--quick] [--zoo FOLDER]
 
 The cards of the emoji world hold what `benchmarks/default_run.py` (SDPO) and `benchmarks/zoo.py`
 (the others, `card_runs.json`) found. A run on another machine rounds differently and drifts away:
@@ -19,10 +19,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from default_run import machine
-from paper.published import BEFORE, TABLE_ONE
-
 import diffrl
+from benchmarks.default_run import machine
+from benchmarks.paper.published import BEFORE, TABLE_ONE
 from diffrl.evidence.reproduce import HERE
 from diffrl.folder import environment
 

@@ -1,6 +1,6 @@
 """Measures the default run, `diffrl train --algo sdpo --reward pickscore`, on several seeds.
 
-    python benchmarks/default_run.py [--seeds 42 43 44]
+    python -m benchmarks.default_run [--seeds 42 43 44]
 
 Writes `benchmarks/results/default_run.json`: per seed the wall time and peak memory of the whole
 process, and its first and last line of metrics (evaluated on fixed noise). Nothing else should run

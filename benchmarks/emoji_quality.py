@@ -1,4 +1,4 @@
-"""Measures the bundled emoji model: `python benchmarks/emoji_quality.py [--weights DIR]`.
+"""Measures the bundled emoji model: `python -m benchmarks.emoji_quality [--weights DIR]`.
 
 Writes `benchmarks/results/emoji_quality.json`, prints the table, and with `--card` writes it into
 the model card between its markers. `--grids DIR` saves pictures to look at.

@@ -1,6 +1,6 @@
 """One SDPO epoch at the size of SD-Turbo (865 million weights, 512 pixels), with random weights.
 
-    python benchmarks/full_size.py [--precision bf16] [--trajectories 64] [--epochs 2]
+    python -m benchmarks.full_size [--precision bf16] [--trajectories 64] [--epochs 2]
 
 Random weights cost what trained ones cost. Writes `benchmarks/results/full_size.json`: seconds per
 epoch by phase, peak memory, and the log-prob gap. Needs a GPU.

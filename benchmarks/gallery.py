@@ -1,6 +1,6 @@
 """Makes the gallery: pictures before and after, and curves, of every algorithm and every reward.
 
-    python benchmarks/gallery.py [--zoo ablations/zoo] [--folder ablations/gallery] [--jobs 2]
+    python -m benchmarks.gallery [--zoo ablations/zoo] [--folder ablations/gallery] [--jobs 2]
 
 The algorithms' runs are those of `benchmarks/zoo.py`, seed 42; SDPO is trained here on the other
 bundled rewards, with the defaults and seed 42. Finished runs are kept. Writes pictures and curves
@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from default_run import machine
 from PIL import Image
-from zoo import ALGORITHMS, RESULTS, ROOT
 
+from benchmarks.default_run import machine
+from benchmarks.zoo import ALGORITHMS, RESULTS, ROOT
 from diffrl.folder import environment, read_metrics
 from diffrl.report.charts import INK, chart, draw
 from diffrl.report.records import Group, record

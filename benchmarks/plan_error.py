@@ -1,6 +1,6 @@
 """Plans runs on this machine's CPU, then measures them, and writes how far off the plans are.
 
-    OMP_NUM_THREADS=1 python benchmarks/plan_error.py [--only NAME] [--clock processor]
+    OMP_NUM_THREADS=1 python -m benchmarks.plan_error [--only NAME] [--clock processor]
 
 Writes `benchmarks/results/plan_error.json`. Plan and run have a process of their own each, one
 after the other, with the same number of threads. Of a run, memory is the peak of the resident
@@ -21,8 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from default_run import machine
-
+from benchmarks.default_run import machine
 from diffrl.folder import environment
 from diffrl.trainer import Run
 

@@ -1,6 +1,6 @@
 """How far lower precision moves the scores of the four bundled rewards, which are trained.
 
-    python benchmarks/reward_precision.py [--each 8]
+    python -m benchmarks.reward_precision [--each 8]
 
 The bundled model draws every animal `--each` times in four steps. What counts in training is the
 order of the pictures of one prompt, so the shift is given in standard deviations of those, beside
@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 
 import torch
-from default_run import machine
-from emoji_quality import SEED, draw, load, rewards
 
+from benchmarks.default_run import machine
+from benchmarks.emoji_quality import SEED, draw, load, rewards
 from diffrl.emoji import ROOT
 from diffrl.emoji.world import ANIMALS
 from diffrl.folder import environment

@@ -1,6 +1,6 @@
 """Pictures per second of each reward at its real size, against the published scorers' schedule.
 
-    python benchmarks/reward_speed.py [--pictures 12] [--rounds 3] [--rewards pickscore hpsv2 …]
+    python -m benchmarks.reward_speed [--pictures 12] [--rounds 3] [--rewards pickscore hpsv2 …]
 
 Random weights cost what trained ones cost. Both ways score the same pictures of 512 pixels and
 their prompts, in turn, `--rounds` times; medians count. The published schedule is that of SDPO's
@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from default_run import machine
 from PIL import Image
 
+from benchmarks.default_run import machine
 from diffrl.builtin.rewards.blip import BlipScorer, text_config, vision_config
 from diffrl.builtin.rewards.clip import ClipScorer
 from diffrl.builtin.rewards.open_clip import ARCHITECTURE, OpenClipScorer, empty

@@ -1,6 +1,6 @@
 """Compares the model of communication in docs/processes.md with what two processes hand over.
 
-    python benchmarks/scaling.py [--epochs 3]
+    python -m benchmarks.scaling [--epochs 3]
 
 Trains the emoji world's SDPO on one process and on two, with adapters, with all weights and with
 weights that both split, one thread each. Counts bytes where they are handed to collective

@@ -1,6 +1,6 @@
 """Trains SDPO on all denoising steps, the last one too, at equal everything else.
 
-    python benchmarks/sdpo_last_step.py [--seeds 3] [--jobs 2] [--folder ablations/sdpo-last-step]
+    python -m benchmarks.sdpo_last_step [--seeds 3] [--jobs 2] [--folder ablations/sdpo-last-step]
 
 Writes `benchmarks/results/sdpo_last_step.json`. The emoji preset leaves the last step out.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from zoo import RESULTS, arguments, measured
+from benchmarks.zoo import RESULTS, arguments, measured
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Trains SDPO with its dense reward and with a terminal one, at equal everything else.
 
-    python benchmarks/sdpo_reward.py [--seeds 3] [--jobs 2] [--folder ablations/sdpo-reward]
+    python -m benchmarks.sdpo_reward [--seeds 3] [--jobs 2] [--folder ablations/sdpo-reward]
 
 Writes `benchmarks/results/sdpo_reward.json`. The terminal reward is the score of the last predicted
 picture, which is also what SDPO's last query scores.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 
-from zoo import RESULTS, arguments, measured
+from benchmarks.zoo import RESULTS, arguments, measured
 
 
 def main() -> None:

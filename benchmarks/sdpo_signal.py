@@ -1,6 +1,6 @@
 """How much of a policy gradient is signal, step by step: dense and terminal reward, T of 5 to 50.
 
-    python benchmarks/sdpo_signal.py [--batches 64] [--lengths 5 10 20 50]
+    python -m benchmarks.sdpo_signal [--batches 64] [--lengths 5 10 20 50]
 
 At the bundled model's own weights, pairs that share their initial noise are sampled and every
 step's predicted picture is scored. Gradients of single steps are then taken with different
@@ -29,9 +29,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from default_run import machine
 from diffrl_sdpo import SDPO, Anchors
 
+from benchmarks.default_run import machine
 from diffrl.builtin.reward_predictors import Terminal
 from diffrl.folder import environment
 from diffrl.settings.resolve import resolve

@@ -1,6 +1,6 @@
 """Measures what each means of speed does to the log-prob gap, and to log-probs and pictures.
 
-    python benchmarks/speed_gap.py [--compile]
+    python -m benchmarks.speed_gap [--compile]
 
 Writes `benchmarks/results/speed_gap.json`. The bundled model draws eight pictures in four steps,
 with adapters that are not zero. The gap is the largest |log-ratio| of unchanged weights between
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from default_run import machine
 
+from benchmarks.default_run import machine
 from diffrl.adapters import attach_lora
 from diffrl.builtin.samplers import Ddim
 from diffrl.folder import environment

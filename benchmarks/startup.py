@@ -1,6 +1,6 @@
 """Measures how long diffrl takes to begin: `--help`, `list-plugins`, and training.
 
-    python benchmarks/startup.py [--repeats 7] [--name now]
+    python -m benchmarks.startup [--repeats 7] [--name now]
 
 Writes `benchmarks/results/startup.json`: medians in seconds, each in a process of its own, beside
 those of a bare `import torch` that was run in turn with them. Training ends where the first picture
@@ -22,8 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from default_run import machine
-
+from benchmarks.default_run import machine
 from diffrl.folder import environment
 
 RESULT = Path(__file__).parent / "results" / "startup.json"

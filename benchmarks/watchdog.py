@@ -1,6 +1,6 @@
 """Drives runs into reward hacking on purpose, with the watchdog and without.
 
-    python benchmarks/watchdog.py [--seeds 3] [--jobs 2] [--folder ablations/watchdog]
+    python -m benchmarks.watchdog [--seeds 3] [--jobs 2] [--folder ablations/watchdog]
 
 SDPO is trained on the aesthetic score for the default run's epochs, at twice its learning rate:
 at the preset's the score hardly moves in so many. HPSv2 is only watched. With
@@ -21,8 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from default_run import machine
-
+from benchmarks.default_run import machine
 from diffrl.folder import EVALUATIONS, METRICS, NOTICES, environment, read_lines
 
 ROOT = Path(__file__).resolve().parents[1]

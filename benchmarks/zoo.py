@@ -1,6 +1,6 @@
 """Trains every first-party algorithm on several seeds, with its defaults, and compares them.
 
-    python benchmarks/zoo.py [--seeds 3] [--jobs 2] [--folder ablations/zoo]
+    python -m benchmarks.zoo [--seeds 3] [--jobs 2] [--folder ablations/zoo]
 
 Writes `benchmarks/results/zoo.json`, every run's epochs in `zoo_curves.json` beside it, and the
 curves in `docs/images/`. The runs are those of
@@ -19,8 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from default_run import machine
-
+from benchmarks.default_run import machine
 from diffrl.emoji import REAL_SCORES
 from diffrl.folder import environment
 

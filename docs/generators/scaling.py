@@ -37,7 +37,7 @@ def scaling() -> str:
     ]
     about = (
         f"Counted in two processes on the CPU (Gloo), emoji world, SDPO, {found['epochs']} epochs; "
-        f"{where}, by `python benchmarks/scaling.py`. What crossed the loopback interface includes "
+        f"{where}, by `python -m benchmarks.scaling`. What crossed the loopback interface includes "
         "the first exchange of weights, words, and the protocol's own bytes."
     )
     assuming = (
