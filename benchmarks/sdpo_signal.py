@@ -1,6 +1,6 @@
 """How much of a policy gradient is signal, step by step: dense and terminal reward, T of 5 to 50.
 
-    python -m benchmarks.sdpo_signal [--batches 64] [--lengths 5 10 20 50]
+    python -m benchmarks.sdpo_signal [--batches 64] [--lengths 5 8 10 20 50]
 
 At the bundled model's own weights, pairs that share their initial noise are sampled and every
 step's predicted picture is scored. Gradients of single steps are then taken with different
@@ -17,7 +17,8 @@ scale only. At the last step nothing that is scored depends on the noise: a chec
 Of B minibatches' gradients G_b, the squared norm of the expected gradient is estimated without bias
 by (|sum G_b|² - sum |G_b|²) / (B (B - 1)), and that of its noise in one minibatch by the rest of
 the mean |G_b|². The signal-to-noise ratio is their quotient, with a jackknife's standard error.
-Writes `benchmarks/results/sdpo_signal.json`.
+Writes `benchmarks/results/sdpo_signal.json`, each length as it is measured; of other lengths it
+keeps what is there, and of which weights, so that they can be measured one after the other.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import torch
 from diffrl_sdpo import SDPO, Anchors
 
 from benchmarks.default_run import machine
+from benchmarks.paper.records import weights
 from diffrl.builtin.reward_predictors import Terminal
 from diffrl.folder import environment
 from diffrl.settings.resolve import resolve
@@ -55,29 +57,36 @@ def main() -> None:
     """Measure every length, write and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, default=64)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[5, 10, 20, 50])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[5, 8, 10, 20, 50])
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     settings = resolve("sdpo", ["pickscore"], sets=[f"train.seed={options.seed}"])
-    table = {}
     with tempfile.TemporaryDirectory() as folder:
         prompts = preflight(settings, None)
         session = build(settings, accelerator("cpu", "fp32"), Path(folder), prompts)
         for steps in options.lengths:
-            table[str(steps)] = measured(session, steps, options.batches)
-            for step, row in table[str(steps)].items():
+            rows = measured(session, steps, options.batches)
+            keep(steps, options.seed, options.batches, rows)
+            for step, row in rows.items():
                 shown = (f"{n} {v['snr']:.3f} ± {v['snr_error']:.3f}" for n, v in row.items())
                 norm = row["sdpo"]["norm"]
                 print(f"T={steps} step {step}: |G| {norm:.1e}  ", "  ".join(shown), flush=True)
-    result = {
+
+
+def keep(steps: int, seed: int, batches: int, rows: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Write what was measured of a length beside the others."""
+    kept = json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
+    kept[str(steps)] = {
+        "weights": weights(),
         "machine": machine(),
         "environment": {k: v for k, v in environment().items() if k != "command"},
-        "seed": options.seed,
+        "seed": seed,
         "pairs_a_minibatch": PAIRS,
-        "minibatches": options.batches,
-        "steps": table,
+        "minibatches": batches,
+        "steps": rows,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    ordered = {length: kept[length] for length in sorted(kept, key=int)}
+    RESULT.write_text(json.dumps(ordered, indent=1) + "\n", "utf-8")
 
 
 def measured(session: Session, steps: int, batches: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -4,8 +4,9 @@
 of real renders by reward) and `runs`, one per seed: `seed`, `seconds`, `peak_memory_gib`, and the
 run's first and last line of metrics as `before` and `after`. `zoo.json` holds the same head and
 `algorithms`: by name the scores of every seed as `before` and `after`, `seconds`, `reward_queries`;
-`sdpo_reward.json` likewise. `sdpo_signal.json` holds, by number of steps, step and variant, the
-norm of a minibatch's gradient, its signal-to-noise ratio and that ratio's standard error.
+`sdpo_reward.json` likewise. `sdpo_signal.json` holds, by number of steps, which weights and how
+many minibatches were measured and, by step and variant, the norm of a minibatch's gradient, its
+signal-to-noise ratio and that ratio's standard error.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from generators.markdown import table
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "benchmarks" / "results"
+WEIGHTS = ROOT / "diffrl" / "emoji" / "weights" / "SHA256SUMS"
 RESULTS, ZOO = FOLDER / "default_run.json", FOLDER / "zoo.json"
 SIGNAL, TERMINAL = FOLDER / "sdpo_signal.json", FOLDER / "sdpo_reward.json"
 SPEED = FOLDER / "reward_speed.json"
 LAST_STEP = FOLDER / "sdpo_last_step.json"
 PRECISION = FOLDER / "reward_precision.json"
+FORMER = "† Of the bundled model before its last rebuild, whose pictures were softer. "
 
 
 def results() -> str:
@@ -108,21 +113,29 @@ def signal() -> str:
     """Return the signal-to-noise ratios of single steps' gradients."""
     if not SIGNAL.exists():
         return "*Not measured yet.*"
-    measured = json.loads(SIGNAL.read_text("utf-8"))
-    rows = []
-    for steps, row in measured["steps"].items():
-        for step, variants in row.items():
-            cells = (
+    lengths = json.loads(SIGNAL.read_text("utf-8"))
+    today = sha256(WEIGHTS.read_bytes()).hexdigest()[:16]
+    rows = [
+        (
+            length if measured["weights"] == today else f"{length} †",
+            str(int(step) + 1),
+            f"{variants['sdpo']['norm']:.1e}",
+            *(
                 f"{round(1e3 * v['snr'])} ± {round(1e3 * v['snr_error'])}"
                 for v in variants.values()
-            )
-            rows.append((steps, str(int(step) + 1), f"{variants['sdpo']['norm']:.1e}", *cells))
-    names = [f"`{name}`" for name in next(iter(next(iter(measured["steps"].values())).values()))]
+            ),
+        )
+        for length, measured in lengths.items()
+        for step, variants in measured["steps"].items()
+    ]
+    one = next(iter(lengths.values()))
+    names = [f"`{name}`" for name in next(iter(one["steps"].values()))]
+    former = any(measured["weights"] != today for measured in lengths.values())
     return (
         f"{table(('T', 'step', 'norm', *names), rows)}\n\nSignal-to-noise ratio in power × 1000, ± "
-        f"standard error, of the gradient of {measured['pairs_a_minibatch']} pairs at one step, "
-        f"over {measured['minibatches']} minibatches at the bundled model's own weights; the norm "
-        f"is that of `sdpo`. By `benchmarks/sdpo_signal.py`."
+        f"standard error, of the gradient of {one['pairs_a_minibatch']} pairs at one step, "
+        f"over {one['minibatches']} minibatches at the bundled model's own weights; the norm "
+        f"is that of `sdpo`. {FORMER if former else ''}By `benchmarks/sdpo_signal.py`."
     )
 
 
