@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import ClassVar, Literal
-from zlib import crc32
 
 from pydantic import Field, NonNegativeInt
 
@@ -107,7 +107,7 @@ class Anchors(RewardPredictor):
         total = similarities(x0_hat, ends).sum(1)[:, low:high]
         least = total.amin(1, keepdim=True) + TIE * torch.finfo(total.dtype).eps
         places = torch.arange(low, high, device=x0_hat.device)
-        return torch.where(total <= least, places, high).amin(1)
+        return torch.where(total <= least, places, high - 1).amin(1)  # of nan, the last
 
 
 def similarities(
@@ -174,12 +174,14 @@ def _clean(rollout: Rollout) -> Float[Tensor, "n T *latent"]:
 def _numbers(rollout: Rollout, below: int) -> list[int]:
     """Return a number for each row, random but for its initial noise and its place in its group.
 
-    That noise is drawn, not computed: it is the same in whatever batch or process the row is.
+    That noise is drawn, not computed: it is the same in whatever batch or process the row is. Rows
+    that share it differ in their place alone, so it takes a hash that mixes every bit.
     """
     assert rollout.path is not None
     noise, group = rollout.path.x[:, 0].detach().float().cpu().numpy(), rollout.prompts.group
     place = [int((group[:row] == number).sum()) for row, number in enumerate(group)]
-    return [
-        crc32(bytes([at % 256]), crc32(one.tobytes())) % below
+    mixed = (
+        blake2b(one.tobytes(), digest_size=8, salt=at.to_bytes(4, "big")).digest()
         for at, one in zip(place, noise, strict=True)
-    ]
+    )
+    return [int.from_bytes(one, "big") % below for one in mixed]

@@ -130,14 +130,30 @@ def test_random_anchors_follow_from_the_drawn_noise_alone():
     assert torch.equal(alone, found)  # whatever batch a group is in
 
 
-def test_rows_that_share_their_noise_have_random_anchors_of_their_own():
-    drawn = rollout(30)
-    x = drawn.path.x.clone()
-    x[:, 0] = x[:1, 0]
-    shared = replace(drawn, path=replace(drawn.path, x=x))
-    found = Anchors(anchor="random")._anchor(shared).view(-1, 2)
-    assert (found[:, 0] != found[:, 1]).all()
-    assert (found == found[0]).all()
+@pytest.mark.parametrize("steps", [2, 4, 8, 5])
+def test_random_anchors_of_rows_that_share_their_noise_are_independent(steps):
+    sampler = Ddim(steps=steps, group=2, share_noise=True)
+    drawn = sampler(ToyPolicy(), TEXT * 200, torch.Generator().manual_seed(0))
+    first, second = Anchors(anchor="random")._anchor(drawn).view(-1, 2).unbind(1)
+    met = torch.bincount(first * steps + second, minlength=steps**2).float()
+    expected = len(first) / steps**2
+    freedom = steps**2 - 1
+    chi_squared = float((met - expected).square().sum() / expected)
+    assert abs(chi_squared - freedom) < 4 * (2 * freedom) ** 0.5
+
+
+@pytest.mark.parametrize("spread", ["similarity", "linear"])
+@pytest.mark.parametrize("anchor", ["adaptive", "random", "fixed"])
+def test_of_predictions_that_are_not_finite_the_judge_is_asked_all_the_same(anchor, spread):
+    drawn = rollout(5)
+    x0_hat = drawn.path.x0_hat.clone()
+    x0_hat[2, 2:] = float("nan")
+    judge = Recorder()
+    broken = replace(drawn, path=replace(drawn.path, x0_hat=x0_hat))
+    value = Anchors(anchor=anchor, spread=spread)(broken, judge).value
+    assert value[2].isnan().any() and value[[0, 1, 3]].isfinite().all()
+    ((x0, _, step),) = judge.calls
+    assert x0.isnan().any() and (step < 5).all()
 
 
 def part(drawn, start, end):
