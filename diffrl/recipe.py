@@ -29,6 +29,8 @@ class Recipe:
         name: what `--algo` calls it.
         source: the paper or code it follows.
         sampler, reward_predictor, advantage_estimator, update_scheduler, loss: its parts.
+        tuned_like: algorithms whose values in presets (learning rate, clip range, …) hold for this
+            one, too, the nearest last. Fields that a stage does not have are left out.
     """
 
     name: str
@@ -38,9 +40,15 @@ class Recipe:
     advantage_estimator: AdvantageEstimator
     update_scheduler: UpdateScheduler
     loss: Loss
+    tuned_like: tuple[str, ...] = ()
 
     def but(self, **stages: Any) -> Recipe:
-        """Return a variant with some stages swapped (also `name` and `source`)."""
+        """Return a variant with some stages swapped (also `name` and `source`).
+
+        One with a name of its own is tuned like this one, unless `tuned_like` is given, too.
+        """
+        if stages.get("name", self.name) != self.name:
+            stages = {"tuned_like": (*self.tuned_like, self.name), **stages}
         return replace(self, **stages)
 
     @property

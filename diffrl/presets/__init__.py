@@ -1,4 +1,4 @@
-"""Presets: what is trained, not how, as TOML files beside this module."""
+"""Presets: what is trained, and what algorithms need there, as TOML files beside this module."""
 
 from __future__ import annotations
 

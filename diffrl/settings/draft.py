@@ -7,6 +7,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
+from pydantic import BaseModel
+
 from diffrl.errors import (
     DiffrlError,
     DuplicateName,
@@ -44,6 +46,12 @@ def without_lengths(items: Sequence[Item]) -> list[Item]:
         or i > last
         or _layer(item) == _layer(items[last])
     ]
+
+
+def _is_own(stage: type[BaseModel], slot: str, algo: str) -> bool:
+    """Return whether a stage is an algorithm's own: what suits its clip may not suit another's."""
+    known = registry().components("algorithm").get(algo)
+    return known is None or issubclass(stage, type(getattr(known.value, slot)))
 
 
 def _layer(item: Item) -> str:
@@ -235,6 +243,8 @@ class Draft:
 
     def _put(self, path: str, name: str, item: Item) -> None:
         target = self.targets[path]
+        if item.algo and path in STAGES and not _is_own(target.model, path, item.algo):
+            return
         if name in target.model.model_fields:
             target.put(name, item.value, item.origin)
         elif not item.soft or path in SECTIONS:

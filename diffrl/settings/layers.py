@@ -45,7 +45,8 @@ class Item:
 
     `key` is `slot`, `slot.field`, `rewards.name.field`, `section.field` or a bare field. A `soft`
     item is skipped where the stage or reward it is for has no such field. `layer` names what it
-    came with, where its origin does not: a run's file, with the origins of an earlier day.
+    came with, where its origin does not: a run's file, with the origins of an earlier day. `algo`
+    names the algorithm for whose own stages a preset's value is.
     """
 
     key: str
@@ -53,6 +54,7 @@ class Item:
     origin: str
     soft: bool = False
     layer: str = ""
+    algo: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origin", one_line(self.origin))
@@ -66,17 +68,18 @@ class Item:
 
 
 def from_preset(
-    content: Mapping[str, Any], name: str, algo: str, rewards: Sequence[str]
+    content: Mapping[str, Any], name: str, algos: Sequence[str], rewards: Sequence[str]
 ) -> list[Item]:
-    """Return a preset's items, then those that hold for this algorithm and these rewards."""
+    """Return a preset's items, then those for these rewards and algorithms, the nearest last."""
     always = {k: v for k, v in content.items() if k not in {"description", "when"}}
     items = [Item(k, v, f"preset {name}", soft=True) for k, v in flatten(always)]
     when = content.get("when", {})
-    for kind, wanted in [("reward", rewards), ("algo", [algo])]:
+    for kind, wanted in [("reward", rewards), ("algo", algos)]:
         for case in wanted:
             origin = f"preset {name}, {kind} {case}"
             for key, value in flatten(when.get(kind, {}).get(case, {})):
-                items.append(Item(key, value, origin, soft=True))
+                algo = case if kind == "algo" else ""
+                items.append(Item(key, value, origin, soft=True, algo=algo))
     return items
 
 

@@ -64,7 +64,8 @@ def resolve(
     recipe = _try(problems, lambda: _recipe(algo))
     used, weights = _rewards(rewards, need_reward, problems)
     content = _try(problems, lambda: presets.read(preset)) or {"model": {"ref": ""}}
-    items = from_preset(content, preset, algo, list(used))
+    algos = [*recipe.tuned_like, algo] if recipe else [algo]
+    items = from_preset(content, preset, algos, list(used))
     if config is not None:
         configured = _try(problems, lambda: from_config(config)) or []
         items += _without(configured, {"algo": algo, "preset": preset}, problems)

@@ -118,7 +118,7 @@ def chosen(spec: str, preset: str, sets: Sequence[str]) -> Reward:
         raise SettingsError([f"{spec}: a weight means nothing here; only training weighs rewards"])
     reward = found.reward
     target = Target(f"rewards.{reward.name}", f"reward {reward.name!r}", reward)
-    return _built(target, from_preset(presets.read(preset), preset, "", [reward.name]), sets)
+    return _built(target, from_preset(presets.read(preset), preset, [], [reward.name]), sets)
 
 
 def with_sets(reward: Reward, sets: Sequence[str]) -> Reward:

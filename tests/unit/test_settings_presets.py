@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from diffrl_d3po import D3PO
+from diffrl_ddpo import DDPO
+from diffrl_rebel import PRDP
 
-from diffrl import presets
+from diffrl import hookimpl, presets
 from diffrl.registry import registry
 from diffrl.settings.resolve import resolve
 from diffrl.settings.sections import SECTIONS
@@ -84,3 +87,46 @@ def test_the_sd_turbo_preset_follows_sdpos_table(reward, lr, epochs, pairs):
 def test_a_number_of_steps_takes_the_place_of_a_presets_mixed_lengths(sets, steps, lengths):
     sampler = resolve("sdpo", ["pickscore"], sets=sets).recipe.sampler
     assert (sampler.steps, sampler.lengths) == (steps, lengths)
+
+
+class Variant:
+    """A plugin's own algorithm, made from a shipped one."""
+
+    @hookimpl
+    def diffrl_algorithms(self):
+        return [
+            DDPO.but(name="twin"),
+            DDPO.but(name="alone", tuned_like=()),
+            PRDP.but(name="twin-prdp"),
+        ]
+
+
+@pytest.fixture
+def variant():
+    plugin = Variant()
+    registry().register(plugin, "variants", "variants", "1.0")
+    yield
+    registry().unregister(plugin)
+
+
+@pytest.mark.usefixtures("variant")
+@pytest.mark.parametrize("preset", presets.names())
+@pytest.mark.parametrize(("algo", "like"), [("twin", "ddpo"), ("twin-prdp", "prdp")])
+def test_a_variant_is_tuned_like_what_it_was_made_from(preset, algo, like):
+    one, other = (resolve(name, ["pickscore"], preset) for name in (algo, like))
+    assert one.recipe.stages == other.recipe.stages
+    assert one.optimizer == other.optimizer
+
+
+@pytest.mark.usefixtures("variant")
+def test_a_variant_may_be_tuned_like_none():
+    alone, ddpo = (resolve(name, ["pickscore"]) for name in ("alone", "ddpo"))
+    assert alone.recipe.loss == DDPO.loss != ddpo.recipe.loss
+    assert alone.optimizer.lr > ddpo.optimizer.lr
+
+
+def test_what_a_preset_gives_an_algorithms_stage_does_not_reach_another_in_its_place():
+    swapped = resolve("sdpo", ["pickscore"], sets=["loss=step-preference"])
+    assert swapped.recipe.loss == D3PO.loss.model_copy(update={"clip": swapped.recipe.loss.clip})
+    assert swapped.recipe.loss.clip == type(swapped.recipe.loss)().clip
+    assert resolve("sdpo", ["pickscore"]).recipe.loss.clip == 1.6e-3
