@@ -76,7 +76,7 @@ class Recipe:
 
     def misfits(self) -> list[str]:
         """Return what keeps these stages from working together, one line each."""
-        return self._missing() + self._arity() + self._steps()
+        return self._missing() + self._arity() + self._steps() + self._signal()
 
     def check(self) -> None:
         """Refuse stages that do not fit.
@@ -135,6 +135,17 @@ class Recipe:
             f"update scheduler {self.update_scheduler.name!r} leaves none of the sampler's "
             f"{fewest} step(s) to train; raise sampler.{field}, or change "
             f"update_scheduler.skip_last or timestep_fraction"
+        ]
+
+    def _signal(self) -> list[str]:
+        predictor, estimator = self.reward_predictor, self.advantage_estimator
+        several = max(self.sampler.lengths or (self.sampler.steps,)) > 1
+        if not (several and predictor.last_alone) or estimator.looks_ahead:
+            return []
+        return [
+            f"reward predictor {predictor.name!r} rewards the last step alone, and advantage "
+            f"estimator {estimator.name!r} hands none of it to earlier ones, as it is set; raise "
+            f"advantage_estimator.gamma above 0"
         ]
 
 

@@ -81,7 +81,13 @@ class Sampler(Component):
 
 
 class RewardPredictor(Component):
-    """Turns a rollout into a reward for every step, querying the judge as often as it must."""
+    """Turns a rollout into a reward for every step, querying the judge as often as it must.
+
+    Attributes:
+        last_alone: whether only the last step's reward is not zero.
+    """
+
+    last_alone: ClassVar[bool] = False
 
     def __call__(self, rollout: Rollout, judge: Judge) -> Rewards:
         """Return rewards of shape `n T`."""
@@ -94,6 +100,11 @@ class RewardPredictor(Component):
 
 class AdvantageEstimator(Component):
     """Turns rewards into advantages. The only stage that remembers, in a plain value."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a step's advantage depends on the rewards of later steps."""
+        return True
 
     def __call__(
         self, rewards: Rewards, prompts: Prompts, memory: Memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from diffrl.hookspecs import hookimpl
 from diffrl.stages import AdvantageEstimator
@@ -44,10 +44,15 @@ class Returns(AdvantageEstimator):
         default=16,
         description="Remembered trajectories below which the epoch's statistics are used.",
     )
-    epsilon: NonNegativeFloat | None = Field(
+    epsilon: PositiveFloat | None = Field(
         default=None,
         description="Added to the standard deviation; default 1e-6; batch: 1e-8, group: 1e-4.",
     )
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a step's advantage depends on the rewards of later steps."""
+        return self.gamma is not None and self.gamma > 0
 
     def problems(self) -> list[str]:
         """Return what pydantic cannot say field by field, one line each."""

@@ -21,6 +21,7 @@ class Terminal(RewardPredictor):
     """
 
     name: ClassVar[str] = "terminal"
+    last_alone: ClassVar[bool] = True
     decode: Literal["final", "predicted"] = Field(
         default="final",
         description="final: the final latent; predicted: the last predicted clean latent.",

@@ -126,6 +126,15 @@ class Ode(Sampler):
         """What later stages can read because of this one."""
         return frozenset({"x0"})
 
+    def problems(self) -> list[str]:
+        """Return what pydantic cannot say field by field, one line each."""
+        if self.group == 1 or not self.share_noise:
+            return []
+        return [
+            "sampler 'ode' draws no noise on the way: with sampler.share_noise=true all rows of a "
+            "group are one picture; set it to false"
+        ]
+
     def __call__(self, policy: Policy, text: Sequence[str], rng: Generator) -> Rollout:
         """Return `len(text) * group` rows; rows of a group are neighbours."""
         import torch

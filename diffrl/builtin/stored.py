@@ -112,6 +112,7 @@ class Labels(RewardPredictor):
     """
 
     name: ClassVar[str] = "labels"
+    last_alone: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     def queries(self, steps: int) -> int:

@@ -8,10 +8,12 @@ from diffrl_d3po import D3PO
 from diffrl_ddpo import DDPO
 from diffrl_rebel import PRDP, PRDP_REBEL, REBEL
 from diffrl_sdpo import SDPO
+from pydantic import ValidationError
 
 from diffrl.builtin.advantages import Returns
-from diffrl.builtin.samplers import Ddim
+from diffrl.builtin.samplers import Ddim, Ode
 from diffrl.builtin.update_schedulers import Pairs
+from diffrl.errors import FitError
 from diffrl.settings.resolve import resolve
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -70,3 +72,26 @@ def test_variants_in_the_readmes_resolve(algo, sets):
         except Exception as error:
             failures.append(str(error))
     assert len(failures) < len(recipes), failures
+
+
+@pytest.mark.parametrize("gamma", [None, 0.0, -1.0])
+def test_a_terminal_reward_that_reaches_no_earlier_step_is_refused(gamma):
+    estimator = Returns(gamma=gamma, per="batch")
+    recipe = DDPO.but(advantage_estimator=estimator)
+    (problem,) = recipe.problems()
+    assert "rewards the last step alone" in problem and "gamma above 0" in problem
+    assert recipe.but(sampler=Ddim(steps=1)).problems() == []
+    assert SDPO.but(advantage_estimator=estimator).problems() == []  # every step has its reward
+    with pytest.raises(FitError, match=r"raise advantage_estimator\.gamma above 0"):
+        resolve("rebel", ["pickscore"], sets=["gamma=none"])
+
+
+def test_rows_that_would_be_one_picture_are_refused():
+    assert Ode(group=2).problems() == Ode(share_noise=True).problems() == []
+    (problem,) = Ode(group=2, share_noise=True).problems()
+    assert "one picture" in problem
+
+
+def test_a_deviation_of_zero_is_never_divided_by():
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Returns(epsilon=0.0)
