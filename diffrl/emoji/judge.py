@@ -67,7 +67,7 @@ class Judge(nn.Module):
 def _animals_right(logits: Tensor, scenes: Sequence[Scene]) -> Tensor:
     top = logits.topk(2).indices.tolist()
     right = [
-        {ANIMALS[i] for i in best[: len(scene.animals)]} == set(scene.animals)
+        {ANIMALS[i] for i in best[: len(set(scene.animals))]} == set(scene.animals)
         for best, scene in zip(top, scenes, strict=True)
     ]
     return torch.tensor(right, dtype=torch.float32, device=logits.device)

@@ -115,7 +115,7 @@ def update(
             out = recipe.loss(policy, batch)
             ranks.backward(piece.weight * out.value)
             fresh = tally.gap is None and not tally.grad_norms  # weights are as they sampled
-            if fresh and "log_prob" in recipe.sampler.gives:
+            if fresh and recipe.sampler.live and "log_prob" in recipe.sampler.gives:
                 tally.gap = log_prob_gap(policy.seen, batch)
             return piece.weight, as_figures({"value": out.value, **out.metrics}, policy.device)
 

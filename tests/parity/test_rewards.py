@@ -34,14 +34,18 @@ def stored(name):
     return parts["weights"], parts["io"], json.loads(head[8 : 8 + length])["__metadata__"]
 
 
-@pytest.fixture(scope="module")
-def imagereward():
-    weights, given, sizes = stored("imagereward")
+def blip(weights, sizes, precision):
     heads = [json.loads(sizes[part])[name] for part, name in
              (("vision", "num_heads"), ("text", "num_attention_heads"))]  # fmt: skip
     vision, text = towers(weights, NO_PATH, *heads)
     head = linear_layers(weights, NO_PATH, "mlp.")
-    return BlipScorer(vision, text, head, None, "cpu", "fp32"), given
+    return BlipScorer(vision, text, head, None, "cpu", precision)
+
+
+@pytest.fixture(scope="module")
+def imagereward():
+    weights, given, sizes = stored("imagereward")
+    return blip(weights, sizes, "fp32"), given
 
 
 def test_imagereward_scores_as_the_package_does(imagereward):
@@ -51,6 +55,15 @@ def test_imagereward_scores_as_the_package_does(imagereward):
         score = scorer.forward(given["pixel_values"], given["input_ids"], given["attention_mask"])
     torch.testing.assert_close(seen, given["image_embeds"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(score, given["score"][:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_imagereward_in_half_precision_gives_scores_that_are_not_rounded_to_it():
+    weights, given, sizes = stored("imagereward")
+    scorer = blip(weights, sizes, "bf16")
+    pixels = given["pixel_values"].bfloat16()
+    score = scorer.forward(pixels, given["input_ids"], given["attention_mask"])
+    assert score.dtype == torch.float32 and (score != score.bfloat16().float()).any()
+    torch.testing.assert_close(score, given["score"][:, 0], rtol=0.05, atol=0.05)
 
 
 def test_imagereward_is_differentiable_in_the_picture(imagereward):

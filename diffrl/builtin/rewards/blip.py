@@ -50,9 +50,10 @@ class BlipScorer:
         self, vision: Any, text: Any, head: nn.Module, tokenizer: Any, device: str, precision: str
     ) -> None:
         dtype = DTYPES[precision]
-        self._vision, self._text_model, self._head = (
-            part.to(device, dtype).eval().requires_grad_(False) for part in (vision, text, head)
+        self._vision, self._text_model = (
+            part.to(device, dtype).eval().requires_grad_(False) for part in (vision, text)
         )
+        self._head = head.to(device, torch.float32).eval().requires_grad_(False)
         self._tokenizer, self._device, self._dtype = tokenizer, device, dtype
         self._preprocess = Preprocess.square(int(vision.config.image_size))
         self._tokens: dict[str, tuple[Tensor, Tensor]] = {}
@@ -104,7 +105,7 @@ class BlipScorer:
             encoder_attention_mask=torch.ones(seen.shape[:2], device=seen.device),
             is_decoder=False,
         ).last_hidden_state
-        return self._head(read[:, 0]).squeeze(-1).float()
+        return self._head(read[:, 0].float()).squeeze(-1)
 
     def _read(self, text: str) -> tuple[Tensor, Tensor]:
         tokens = self._tokenizer(

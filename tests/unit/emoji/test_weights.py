@@ -60,6 +60,12 @@ def test_judge_says_no_to_another_animal():
     assert judge.accuracy(renders(["cat", "dog"]), ["dog", "cat"]).sum() == 0
 
 
+def test_judge_knows_two_animals_of_one_kind():
+    judge, prompt = load_judge(), ["a cat and a cat"]
+    assert judge.accuracy(renders(prompt), prompt).tolist() == [1.0]
+    assert judge.accuracy(renders(["dog"]), prompt).tolist() == [0.0]
+
+
 def test_plain_diffusers_draws_with_the_pipeline():
     from diffusers import StableDiffusionPipeline
 
