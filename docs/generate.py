@@ -26,6 +26,7 @@ from generators.fields import (
     sections,
 )
 from generators.gallery import gallery
+from generators.handed import declared, protocols, values
 from generators.hooks import hooks
 from generators.means import gap, startup
 from generators.paper import accuracy, by_prompt, figure, summary, table_one
@@ -84,6 +85,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/cli.md": {"cli": cli},
     "docs/speed-settings.md": {"gap": gap, "startup": startup},
     "docs/hooks.md": {"hooks": hooks},
+    "docs/handed.md": {"protocols": protocols, "values": values, "declared": declared},
     "docs/python.md": {"train": train, "resume": resume, "run": run},
     "docs/gallery.md": {"gallery": gallery},
     "docs/processes.md": {"scaling": scaling},

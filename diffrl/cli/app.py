@@ -155,7 +155,7 @@ def new_plugin(
     from diffrl.cli.new_plugin import new_plugin as write
 
     folder = write(name, kind, output)
-    typer.echo(f"{folder}: pip install -e {folder} && pytest {folder}")
+    typer.echo(f"{folder}: pip install pytest -e {folder} && pytest {folder}")
 
 
 @app.command()

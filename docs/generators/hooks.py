@@ -38,7 +38,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef]:
 def signature(function: ast.FunctionDef) -> str:
     """Return the line that a plugin writes to implement a hook."""
     returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
-    return f"def {function.name}({ast.unparse(function.args)}){returns}"
+    return f"def {function.name}({ast.unparse(function.args)}){returns}".replace("'", '"')
 
 
 def dataclasses(path: str) -> Iterator[tuple[str, str]]:

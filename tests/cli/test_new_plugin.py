@@ -40,6 +40,10 @@ def test_a_package_of_every_kind_passes_its_own_tests(written, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+    late = f"import sys, {', '.join(f.name.replace('-', '_') for f in folders)}"
+    checked = [sys.executable, "-c", f"{late}; sys.exit('torch' in sys.modules)"]
+    env = {**os.environ, "PYTHONPATH": path}
+    assert subprocess.run(checked, env=env, check=False).returncode == 0, "listed without torch"
 
 
 @pytest.mark.parametrize("kind", sorted(USES))
