@@ -126,9 +126,9 @@ class Ode(Sampler):
         """What later stages can read because of this one."""
         return frozenset({"x0"})
 
-    def problems(self) -> list[str]:
-        """Return what pydantic cannot say field by field, one line each."""
-        if self.group == 1 or not self.share_noise:
+    def group_problems(self, group: int) -> list[str]:
+        """Return what keeps it from working with groups of that many rows, one line each."""
+        if group == 1 or not self.share_noise:
             return []
         return [
             "sampler 'ode' draws no noise on the way: with sampler.share_noise=true all rows of a "

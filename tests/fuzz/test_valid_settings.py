@@ -23,6 +23,7 @@ TIERS = [pytest.param(150, id="some"), pytest.param(2000, id="many", marks=pytes
 JOINT = re.compile(
     "should be a multiple of sampler.group|the length of the noise schedule|needs x0|needs path"
     "|the most steps of the sampler|needs log_prob|needs labels|needs grad|compares tuples of"
+    "|rewards the last step alone|are one picture"
     "|adds up all steps of a trajectory"
     "|is right only on-policy|leaves none of the sampler's|leaves one row of every group"
     "|needs groups of at least|half precision does not train on|have no density|never reaches"
