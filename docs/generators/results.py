@@ -129,12 +129,13 @@ def signal() -> str:
         for step, variants in measured["steps"].items()
     ]
     one = next(iter(lengths.values()))
+    counts = " or ".join(sorted({str(measured["minibatches"]) for measured in lengths.values()}))
     names = [f"`{name}`" for name in next(iter(one["steps"].values()))]
     former = any(measured["weights"] != today for measured in lengths.values())
     return (
         f"{table(('T', 'step', 'norm', *names), rows)}\n\nSignal-to-noise ratio in power × 1000, ± "
         f"standard error, of the gradient of {one['pairs_a_minibatch']} pairs at one step, "
-        f"over {one['minibatches']} minibatches at the bundled model's own weights; the norm "
+        f"over {counts} minibatches at the bundled model's own weights; the norm "
         f"is that of `sdpo`. {FORMER if former else ''}By `benchmarks/sdpo_signal.py`."
     )
 
