@@ -118,6 +118,11 @@ def create(folder: Path, settings_text: str, sources: Mapping[str, str]) -> None
     write(folder / SETTINGS, settings_text)
 
 
+def evaluation_file(folder: Path, epoch: int) -> Path:
+    """Return where a run records what an epoch's evaluation found of every picture."""
+    return folder / EVALUATIONS / f"{epoch:05d}.json"
+
+
 def write(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")

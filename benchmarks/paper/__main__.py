@@ -32,7 +32,7 @@ from benchmarks.paper.records import Records, before_and_after, gained, weights
 from benchmarks.paper.runs import run_all
 from benchmarks.paper.verdicts import judge
 from diffrl.emoji.world import UNSEEN
-from diffrl.folder import environment
+from diffrl.folder import environment, write
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs" / "images" / "paper"
@@ -93,7 +93,7 @@ def main() -> None:
         ],
         "verdicts": [judge(claim, records).record() for claim in claims],
     }
-    target.write_text(_lines(result), "utf-8")
+    write(target, _lines(result))
     said = [verdict["said"] for verdict in result["verdicts"]]
     print(f"{target}: " + ", ".join(f"{said.count(s)} {s}" for s in dict.fromkeys(said)))
     if left or failed:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffrl.figures import short
 from diffrl.folder import read_metrics, write
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     head = ["varied", "seeds", *columns, "seconds", "reward queries"]
     lines = [head, ["---"] * len(head)]
     for name, row in rows.items():
-        after = [spread(row["after"][key]) for key in scores]
-        costs = [spread(row[key], 0) for key in ("seconds", "reward_queries")]
+        after = [spread(row["after"][key], short) for key in scores]
+        costs = [spread(row[key], "{:.0f}".format) for key in ("seconds", "reward_queries")]
         lines.append([f"`{name}`", str(row["seeds"]), *after, *costs])
     starts: dict[tuple[str, ...], list[str]] = {}
     for name, row in rows.items():
-        start = tuple(f"{statistics.mean(row['before'][key]):.2f}" for key in scores)
+        start = tuple(short(statistics.mean(row["before"][key])) for key in scores)
         starts.setdefault(start, []).append(f"`{name}`")
     for start, names in starts.items():  # other samplers start from other pictures
         of = f", {', '.join(names)}" if len(starts) > 1 else ""
@@ -73,10 +74,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
+def spread(values: Sequence[float], shown: Callable[[float], str]) -> str:
     """Return mean ± sample standard deviation; without the latter for one value."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    mean = shown(statistics.mean(values))
+    return mean if len(values) == 1 else f"{mean} ± {shown(statistics.stdev(values))}"
 
 
 def plot(path: Path, runs: dict[str, list[Lines]], axis: str) -> None:
@@ -108,5 +109,7 @@ def plot(path: Path, runs: dict[str, list[Lines]], axis: str) -> None:
         panel.set_ylabel(key.removeprefix("reward/").removesuffix("/mean"))
         panel.legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, format="png", dpi=120)
+    partial.replace(path)
     pyplot.close(figure)

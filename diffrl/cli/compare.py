@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 import typer
 
 from diffrl.cli.columns import columns
-from diffrl.errors import DiffrlError, SettingsError
+from diffrl.errors import DiffrlError, SettingsError, one_line
 from diffrl.evidence import compare as evidence
 from diffrl.evidence.files import Answers
 from diffrl.evidence.intervals import CLUSTERS, Estimate
+from diffrl.figures import short, without_nan
 
 STYLES = {"better": "green", "worse": "red"}
 
@@ -50,7 +51,7 @@ def compare(texts: Sequence[str], as_json: bool) -> None:
     if as_json:
         verdicts = {one.name: [asdict(v) for v in one.verdicts] for one in found}
         content = {"epoch": epoch, "settings": dict(differ), "verdicts": verdicts}
-        typer.echo(json.dumps(content))
+        typer.echo(json.dumps(without_nan(content), allow_nan=False))
     else:
         typer.echo("\n".join(_lines(contenders, found, differ)))
     if problems:
@@ -62,10 +63,13 @@ def _found(
 ) -> list[Found]:
     answers = []
     for one in contenders:
-        own, told = evidence.answers(one, epoch)
+        try:
+            own, told = evidence.answers(one, epoch)
+        except DiffrlError as error:  # of one contender; the others are compared all the same
+            own, told = [], [str(error)]
         answers.append(own)
         problems += told
-        if not own:
+        if not (own or told):
             problems.append(
                 f"{one.name}: no evaluation there to compare; make one with: "
                 f"diffrl eval {one.runs[0].folder}"
@@ -112,7 +116,13 @@ def _lines(
         yield ""
         yield f"{one.name} beside {names[0]}; {', '.join(one.epochs)}"
         rows = [
-            [v.metric, f"{v.one.mean:.2f}", f"{v.other.mean:.2f}", _change(v.change), _styled(v)]
+            [
+                one_line(v.metric),
+                short(v.one.mean),
+                short(v.other.mean),
+                _change(v.change),
+                _styled(v),
+            ]
             for v in one.verdicts
         ]
         yield from columns(rows, ["metric", "first", "other", "change, 95 % interval", "verdict"])
@@ -133,7 +143,10 @@ def _intervals(one: Found) -> str:
 
 
 def _change(one: Estimate) -> str:
-    return f"{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
+    if one.low != one.low:
+        return f"{short(one.mean, '+')}, no interval of one"
+    low, high = (short(end, "+") for end in (one.low, one.high))
+    return f"{short(one.mean, '+')} [{low}, {high}]"
 
 
 def _styled(one: evidence.Verdict) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ import typer
 
 from diffrl import presets
 from diffrl.cli.columns import columns
-from diffrl.errors import SettingsError
+from diffrl.errors import RewardError, SettingsError
+from diffrl.figures import short
 from diffrl.folder import EVALUATION, check_file
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class Asked:
     model: str | None
     base: str | None
     sampler: str | None
-    eta: float
+    eta: float | None
     device: str
     precision: str | None
     sets: Sequence[str]
@@ -50,7 +52,8 @@ def evaluate(asked: Asked) -> None:
     """Judge models, print tables, and write what was found.
 
     Raises:
-        DiffrlError: naming what is wrong; of the command line, before weights load.
+        DiffrlError: naming what is wrong; of the command line, before weights load. Models that
+            are finished then are shown and kept.
     """
     from diffrl.evidence import evaluation, files, judges, sharing, subjects
     from diffrl.trainer.session import quiet
@@ -77,7 +80,7 @@ def evaluate(asked: Asked) -> None:
     embed, why = judges.embedder(preset, device)
     for line in [*left_out, *why]:
         typer.echo(f"left out: {line}", err=True)
-    given = {"sampler": asked.sampler, "precision": asked.precision}
+    given = {"sampler": asked.sampler, "precision": asked.precision, "eta": asked.eta}
     alike = sharing.set_otherwise(judged, shared, {r.scorer.name for r in rewards})
     for line in [*alike, *sharing.drawn_otherwise(judged, asdict(question), given)]:
         typer.echo(f"judged alike: {line}", err=True)
@@ -85,17 +88,21 @@ def evaluate(asked: Asked) -> None:
         rewards, embed and embed.image_embedding, lambda line: typer.echo(line, err=True)
     )
     cells: list[Cell] = []
-    for own in evaluation.evaluate(judged, base, question, looking, device):
-        cells += own
-        files.save(output, question, everyone, rewards, cells)
-    typer.echo("\n".join(table(question, cells, [r.scorer.name for r in rewards])))
-    typer.echo(f"\nevery picture's scores: {output}")
-    for one in (s for s in judged if s.newest):
-        mine = [c for c in cells if c.subject in (one.name, base and base.name)]
-        _keep(
-            one,
-            lambda path, n=one.name, m=mine: files.save(path, question, everyone, rewards, m, n),
-        )
+    try:
+        for own in evaluation.evaluate(judged, base, question, looking, device):
+            cells += own
+            files.save(output, question, everyone, rewards, cells)
+    finally:  # what is finished is shown and kept, whatever ended the rest
+        if cells:
+            typer.echo("\n".join(table(question, cells, [r.scorer.name for r in rewards])))
+            typer.echo(f"\nevery picture's scores: {output}")
+        for one in judged:
+            mine = [c for c in cells if c.subject in (one.name, base and base.name)]
+            if one.newest and one.name in {c.subject for c in mine}:
+                save = partial(files.save, protocol=question, subjects=everyone, rewards=rewards)
+                _keep(one, partial(save, cells=mine, own=one.name))
+    if looking.failures:
+        raise RewardError("\n".join(looking.failures))
 
 
 def _keep(one: Subject, save: Callable[[Path], None]) -> None:
@@ -145,7 +152,8 @@ def _protocol(
     from diffrl.settings.checks import most_steps
     from diffrl.trainer.preflight import open_prompts
 
-    first = usual(runs[0], asked.eta) if runs else {"sampler": "ddim", "guidance": 1.0, **model}
+    plain = {"sampler": "ddim", "guidance": 1.0, "eta": 1.0, **model}
+    first = usual(runs[0]) if runs else plain
     sampler = asked.sampler or first["sampler"]
     steps = _steps(asked.steps, sampler, most_steps(sampler_called(sampler)))
     size, guidance = first.get("size"), first["guidance"]
@@ -155,7 +163,7 @@ def _protocol(
         seeds=asked.seeds,
         seed=asked.seed,
         sampler=sampler,
-        eta=asked.eta,
+        eta=first["eta"] if asked.eta is None else asked.eta,
         size=None if size is None else int(size),
         guidance=float(guidance),
         precision=precision,
@@ -228,10 +236,5 @@ def _entry(cell: Cell, name: str) -> str:
         return "–"
     one = cell.found[name]
     half = (one.high - one.low) / 2
-    text = _short(one.mean) + (f" ±{_short(half)} σ{_short(one.std)}" if half == half else "")
+    text = short(one.mean) + (f" ±{short(half)} σ{short(one.std)}" if half == half else "")
     return f"{text} ({cell.wins[name].mean:.0f} %)" if name in cell.wins else text
-
-
-def _short(value: float) -> str:
-    """Return a number with two decimals, or as many as show two digits of a small one."""
-    return f"{value:.2f}" if abs(value) >= 0.1 or abs(value) < 1e-6 else f"{value:.2g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha1
 from itertools import product
 from pathlib import Path
@@ -71,10 +71,12 @@ def grid(plan: Plan, folder: Path) -> Iterator[Cell]:
     from diffrl.trainer.preflight import preflight
 
     axes = [varied(text) for text in plan.vary]
+    refuse_repeated(axes)
     if (plan.algo is None) != any(axis[0].startswith("algo=") for axis in axes):
         raise SettingsError(["name algorithms either with --algo or with --vary algo=ONE,OTHER"])
     problems: list[str] = []
     found: list[Cell] = []
+    first: list[tuple[Settings, str]] = []
     for combination in product(*axes):
         try:
             settings = resolved(plan, combination)
@@ -82,6 +84,11 @@ def grid(plan: Plan, folder: Path) -> Iterator[Cell]:
         except SettingsError as error:
             problems += [f"{' '.join(combination)}: {line}" for line in error.problems]
             continue
+        named, bare = " ".join(combination), replace(settings, origins={})
+        if other := next((name for one, name in first if one == bare), None):
+            problems.append(f"{named}: the same settings as those of {other}; leave one out")
+            continue
+        first.append((bare, named))
         for number in range(plan.seeds):
             seed = settings.train.seed + number
             place = folder / "runs" / slug(combination) / f"seed-{seed}"
@@ -101,6 +108,27 @@ def twins(cells: Sequence[Cell]) -> list[str]:
         for cell in cells
         if (other := first.setdefault(cell.folder, cell)) is not cell
     ]
+
+
+def refuse_repeated(axes: Sequence[Sequence[str]]) -> None:
+    """Refuse axes of one key, of which the last would silently win.
+
+    Raises:
+        SettingsError: with the one axis that says it.
+    """
+    values: dict[str, list[str]] = {}
+    for axis in axes:
+        key = axis[0].partition("=")[0]
+        values.setdefault(key, []).extend(one.partition("=")[2] for one in axis)
+    keys = [axis[0].partition("=")[0] for axis in axes]
+    found = [
+        f"--vary {key}=…: {key} is varied {keys.count(key)} times; write it once, "
+        f"--vary {key}={','.join(values[key])}"
+        for key in values
+        if keys.count(key) > 1
+    ]
+    if found:
+        raise SettingsError(found)
 
 
 def varied(text: str) -> list[str]:

@@ -92,7 +92,10 @@ def evaluate(
         typer.Option(help="To compare with; default: the adapters' own model; none: without."),
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="Default: the run's, or ddim.")] = None,
-    eta: Annotated[float, typer.Option(min=0, max=1, help="Noise of the sampler.")] = 1.0,
+    eta: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Noise of the sampler; default: the run's, or 1."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<number> or mps.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
     set_: Annotated[

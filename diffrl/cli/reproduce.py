@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from diffrl.cli.columns import columns
+from diffrl.errors import one_line
+from diffrl.figures import short
 
 if TYPE_CHECKING:
     from diffrl.evidence.reproduce import Card, Check
@@ -35,7 +37,7 @@ def reproduce(name: str, seed: int | None, output: Path | None) -> None:
     folder = output or Path("reproductions") / f"{one.name}-{chosen}"
     main = os.environ.get("RANK", "0") == "0"
     if main:
-        typer.echo(f"{one.name}: {one.about}\nfigures: {one.source}")
+        typer.echo(f"{one.name}: {one_line(one.about)}\nfigures: {one_line(one.source)}")
     checks = reproduce(one, chosen, folder)
     if main:
         typer.echo("\n".join(_lines(one, checks, folder)))
@@ -46,10 +48,10 @@ def reproduce(name: str, seed: int | None, output: Path | None) -> None:
 def _lines(one: Card, checks: Sequence[Check], folder: Path) -> Iterator[str]:
     rows = [
         [
-            check.figure.metric,
+            one_line(check.figure.metric),
             str(check.figure.epoch),
-            f"{check.figure.value:.2f} ± {check.figure.tolerance:g}",
-            "–" if check.found is None else f"{check.found:.2f}",
+            f"{short(check.figure.value)} ± {check.figure.tolerance:g}",
+            "–" if check.found is None else short(check.found),
             "pass" if check.passed else typer.style("fail", fg="red"),
         ]
         for check in checks

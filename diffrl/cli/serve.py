@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffrl.checksums import MARK
 from diffrl.errors import SettingsError
+from diffrl.paths import there
 from diffrl.settings.rewards import chosen
 
 
@@ -68,5 +69,5 @@ def serve(
 
 def without_folder(ref: str) -> str:
     """Return a checkpoint's reference as clients may see it: of a local path, its name alone."""
-    path = Path(ref.partition(MARK)[0]).expanduser()
-    return path.name if path.exists() or path.is_absolute() else ref
+    path = Path(ref.partition(MARK)[0])
+    return path.name if there(path) or path.is_absolute() or ref[:1] == "~" else ref

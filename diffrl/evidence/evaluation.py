@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
 
-from diffrl.evidence.drawing import Artist
+from diffrl.errors import OutOfMemory
+from diffrl.evidence.drawing import PIECE, Artist
 from diffrl.evidence.intervals import Estimate, estimate, wins
 from diffrl.evidence.judges import Judges
 from diffrl.evidence.protocol import Protocol
@@ -21,6 +24,7 @@ from diffrl.measures import (
     pixel_distances,
 )
 from diffrl.scoring import ScoredBy
+from diffrl.speed.fitting import memory_ended
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.look import Look
 
@@ -61,24 +65,49 @@ def evaluate(
     """Yield, for each model, a cell for each set and number of steps; the base model first.
 
     With a base, the others also get the share of pictures in which they beat it on the same noise,
-    and how far their pictures are from its own.
+    and how far their pictures are from its own. Where a reward fails for every picture of a cell,
+    `judges.failures` says so, and the cell has none of its scores.
+
+    Raises:
+        OutOfMemory: if memory does not hold the pictures of one call.
     """
     first: dict[tuple[str, int], Look] = {}
     for one in ([base] if base else []) + list(subjects):
         artist = Artist(one, protocol, device)
         cells = []
-        for name in protocol.prompts:
-            for steps in protocol.steps:
-                judges.tell(f"{one.name}: {name}, {steps} step{'s' if steps > 1 else ''}")
-                rewards = judges.of(name)
-                look = Look(rewards, protocol.text(name), drop=True, embed=judges.embed)
+        for name, steps in product(protocol.prompts, protocol.steps):
+            where = f"{one.name}: {name}, {steps} step{'s' if steps > 1 else ''}"
+            judges.tell(where)
+            look = Look(judges.of(name), protocol.text(name), drop=True, embed=judges.embed)
+            with _naming(where):
                 for images in artist.pictures(look.text, steps):
                     look.add(images)
-                reference = first.get((name, steps))
-                if one is base:
-                    first[name, steps] = look
-                cells.append(_cell(one.name, name, steps, look, reference, rewards))
+                scores, failed = look.scores_and_failures()
+            judges.failures.extend(f"{where}: {why}" for why in failed)
+            reference = first.get((name, steps))
+            if one is base:
+                first[name, steps] = look
+            cells.append(_cell(one.name, name, steps, look, scores, reference, judges.of(name)))
         yield cells
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Say of what pictures memory ended.
+
+    Raises:
+        OutOfMemory: with what would take less.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not memory_ended(error):
+            raise
+        cause = " ".join(str(error).split())[:160]
+        raise OutOfMemory(
+            f"{where}: memory ends with {PIECE} pictures in one call; try --precision bf16, fewer "
+            f"rewards, or --device cpu ({cause})"
+        ) from None
 
 
 def _cell(
@@ -86,15 +115,15 @@ def _cell(
     prompts: str,
     steps: int,
     look: Look,
+    scores: Mapping[str, Tensor],
     reference: Look | None,
     rewards: Sequence[ScoredBy],
 ) -> Cell:
-    scores = look.scores()
     values = {name: found.tolist() for name, found in {**scores, **look.measures()}.items()}
     better: dict[str, Estimate] = {}
     found: dict[str, Estimate] = {}
     if reference is not None:
-        before = reference.scores()
+        before, _ = reference.scores_and_failures()
         for reward in rewards:
             pair = before[reward.name], scores[reward.name]
             if bool((pair[0] + pair[1]).isfinite().any()):

@@ -14,10 +14,12 @@ from diffrl.evidence.evaluation import Cell
 from diffrl.evidence.judges import Opened
 from diffrl.evidence.protocol import Protocol
 from diffrl.evidence.subjects import Subject
+from diffrl.figures import without_nan
 from diffrl.folder import (
     EVALUATION,
     EVALUATIONS,
     environment,
+    evaluation_file,
     is_number,
     read_object,
     write,
@@ -72,16 +74,7 @@ def save(
         "cells": [asdict(cell) for cell in cells],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(_without_nan(content), allow_nan=False) + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    """Return a value with None in place of nan, which JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and value != value else value
+    write(path, json.dumps(without_nan(content), allow_nan=False) + "\n")
 
 
 def recorded(run: Run) -> list[int]:
@@ -96,7 +89,7 @@ def in_training(run: Run, epoch: int) -> Answers:
     Raises:
         DiffrlError: if the file is broken.
     """
-    path, settings = run.folder / EVALUATIONS / f"{epoch:05d}.json", run.settings
+    path, settings = evaluation_file(run.folder, epoch), run.settings
     content = _read(path)
     try:
         prompts = _prompts(content["prompts"])

@@ -21,6 +21,7 @@ FEWEST = 6
 class Estimate:
     """A mean of pictures, their standard deviation, and the interval of the mean.
 
+    Of one unit there is no interval: its ends are nan.
     `count` is the number of pictures, `units` of what was resampled: prompts, pictures or runs.
     """
 
@@ -128,7 +129,9 @@ def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, flo
     else:
         sample = (values, numpy.ones(len(values)))
     units = len(sample[0])
-    if units < 2 or numpy.ptp(sample[0] / sample[1]) == 0:
+    if units < 2:
+        return float("nan"), float("nan"), units
+    if numpy.ptp(sample[0] / sample[1]) == 0:
         return float(values.mean()), float(values.mean()), units
     if units < FEWEST:
         each, mean = sample[0] / sample[1], float(values.mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffrl.errors import DiffrlError, SettingsError
@@ -39,11 +39,13 @@ class Judges:
         rewards: loaded.
         embed: pictures to unit embeddings, or None.
         tell: is told what goes on, one line at a time.
+        failures: takes where a reward failed for every picture, and why, one line each.
     """
 
     rewards: Sequence[Opened]
     embed: Callable[[Tensor], Tensor] | None
     tell: Callable[[str], None]
+    failures: list[str] = field(default_factory=list)
 
     def of(self, prompts: str) -> list[ScoredBy]:
         """Return the rewards that can score a set of prompts."""

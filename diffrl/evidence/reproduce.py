@@ -156,15 +156,24 @@ def settings_of(one: Card, seed: int) -> Settings:
         SettingsError: if something of it is not installed, or a card from a file would run code,
             ask a server, or read what lies elsewhere.
     """
+    sets = [_from_home(text, one.home) for text in one.run.get("sets", ())]
     settings = resolve(
         str(one.run["algo"]),
         list(one.run["rewards"]),
         str(one.run["preset"]),
-        sets=[*one.run.get("sets", ()), f"train.seed={seed}", f"train.epochs={one.run['epochs']}"],
+        sets=[*sets, f"train.seed={seed}", f"train.epochs={one.run['epochs']}"],
     )
     if one.home is not None and (found := list(_reaching_out(settings, one.home))):
         raise SettingsError(found, f"the card {one.name!r} may not do this; train it yourself")
     return settings
+
+
+def _from_home(text: str, home: Path | None) -> str:
+    """Return a card's `KEY=VALUE` with a value that names a file beside the card made whole."""
+    key, equals, value = text.partition("=")
+    plain = value.strip().strip("\"'")
+    beside = home and plain and there(home / plain)
+    return f"{key}={beside.resolve()}" if beside and equals else text
 
 
 def _reaching_out(settings: Settings, home: Path) -> Iterator[str]:
@@ -177,15 +186,21 @@ def _reaching_out(settings: Settings, home: Path) -> Iterator[str]:
     for path, _, values in tables(settings):
         for name, value in values.items():
             for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str) and _leaves(text, home):
+                own = settings.origins.get(f"{path}.{name}", "").startswith("--set")
+                if isinstance(text, str) and _leaves(text, home, own):
                     yield f"{path}.{name} = {text!r} lies outside of {home}"
 
 
-def _leaves(text: str, home: Path) -> bool:
+def _leaves(text: str, home: Path, own: bool) -> bool:
+    """Return whether a text is a path out of a folder; of the card's `own`, also a bare name."""
     path = Path(text)
-    if not (path.anchor or text.startswith("~") or ".." in path.parts):
+    named = path.anchor or text.startswith("~") or ".." in path.parts
+    if not (named or (own and text and there(path))):
         return False
-    return not path.expanduser().resolve().is_relative_to(home.resolve())
+    try:
+        return not path.expanduser().resolve().is_relative_to(home.resolve())
+    except (RuntimeError, ValueError):  # the home of nobody, a null byte
+        return True
 
 
 def reproduce(one: Card, seed: int, folder: Path) -> list[Check]:

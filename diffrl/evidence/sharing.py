@@ -44,10 +44,11 @@ def _unlike(one: Reward, other: Reward) -> list[str]:
     return [key for key in {**a, **b} if a.get(key) != b.get(key)]
 
 
-def usual(run: Settings, eta: float) -> dict[str, Any]:
+def usual(run: Settings) -> dict[str, Any]:
     """Return how a run's own evaluations draw."""
     return {
-        "sampler": run.recipe.sampler.for_evaluation(1, eta).name,
+        "sampler": run.recipe.sampler.for_evaluation(1, run.eval.eta).name,
+        "eta": run.eval.eta,
         "size": run.model.size,
         "guidance": run.model.guidance,
         "precision": run.model.precision,
@@ -68,6 +69,6 @@ def drawn_otherwise(
         f"{name} {chosen[name]} for all; the run of {one.name} has {own}"
         for one in judged
         if one.run is not None
-        for name, own in usual(one.run, chosen["eta"]).items()
+        for name, own in usual(one.run).items()
         if own != chosen[name] and given.get(name) is None
     ]

@@ -12,6 +12,7 @@ from diffrl.builtin.models import check_model
 from diffrl.builtin.references import is_hub_id, local
 from diffrl.errors import CheckpointMissing, DiffrlError, SettingsError
 from diffrl.folder import SETTINGS
+from diffrl.paths import there
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.saved import load
@@ -86,7 +87,7 @@ def subject(text: str, model: str) -> Subject:
         DiffrlError: if nothing of the kind is there.
     """
     name, ref, epoch = _split(text)
-    path = Path(ref).expanduser()
+    path = there(ref) or Path(ref)
     own = name or path.resolve().name
     checkpoint = (path / f"{STATE}.json").is_file()
     if (path / SETTINGS).is_file() and not checkpoint:
@@ -120,13 +121,13 @@ def _of_model(name: str, text: str, ref: str, path: Path) -> Subject:
 
 def _of_run(name: str, text: str, path: Path, epoch: int | None) -> Subject:
     run = Run(path)
-    there = {int(p.name): p for p in run.checkpoints}
-    if not there:
+    saved = {int(p.name): p for p in run.checkpoints}
+    if not saved:
         raise DiffrlError(f"{text}: no checkpoint there yet; continue it with --resume {path}")
-    if epoch is not None and epoch not in there:
-        known = ", ".join(map(str, there))
+    if epoch is not None and epoch not in saved:
+        known = ", ".join(map(str, saved))
         raise DiffrlError(f"{text}: no checkpoint of epoch {epoch}; there are {known}")
-    chosen = max(there) if epoch is None else epoch
+    chosen = max(saved) if epoch is None else epoch
     folder = path.resolve().name
     usual = folder if epoch is None else f"{folder}@{epoch}"
     settings = run.settings
@@ -134,11 +135,11 @@ def _of_run(name: str, text: str, path: Path, epoch: int | None) -> Subject:
         name=name or usual,
         source=text,
         model=settings.model.ref,
-        weights=there[chosen],
+        weights=saved[chosen],
         run=settings,
         folder=path,
         epoch=chosen,
-        newest=chosen == max(there),
+        newest=chosen == max(saved),
     )
 
 
@@ -147,10 +148,10 @@ def _split(text: str) -> tuple[str, str, int | None]:
     for name, rest in (("", text), text.partition("=")[::2]):
         if not rest:
             continue
-        if Path(rest).expanduser().exists():
+        if there(rest):
             return name, rest, None
         if found := EPOCH.fullmatch(rest):
-            if Path(found[1]).expanduser().exists():
+            if there(found[1]):
                 return name, found[1], int(found[2])
     name, equals, rest = text.partition("=")
     return (name, rest, None) if equals and "/" not in name else ("", text, None)

@@ -57,9 +57,9 @@ class Chart:
 def over(group: Group, key: str, axis: str, label: str) -> Line | None:
     """Return a metric of a group's runs over `samples` or `seconds`: mean, and band ± deviation.
 
-    Epochs without the metric in every run are left out; None if nothing is left.
+    Epochs without the metric in every run that has begun are left out; None if nothing is left.
     """
-    runs = [{int(m["epoch"]): m for m in record.metrics} for record in group.records]
+    runs = [{int(m["epoch"]): m for m in record.metrics} for record in group.begun]
     epochs = [
         e
         for e in sorted(runs[0])

@@ -156,10 +156,15 @@ def _measures(groups: Sequence[Group], keys: Sequence[str]) -> list[charts.Chart
         if len(groups) == 1:
             labels = [(k, steps_of(k)) for k in steps]
         else:
+            steps = [k for k in steps if all(_has(g, k) for g in groups)] or steps
             labels = [(k, "") for k in steps[-1:]]
             title = f"{title}, {steps_of(steps[-1])}" if steps else title
         made.append(charts.chart(file, title, "samples", groups, labels))
     return [c for c in made if c]
+
+
+def _has(group: Group, key: str) -> bool:
+    return any(key in line for record in group.records for line in record.metrics)
 
 
 def _numerics(groups: Sequence[Group]) -> list[charts.Chart]:

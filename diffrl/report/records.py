@@ -114,6 +114,11 @@ class Group:
     name: str
     records: tuple[Record, ...]
 
+    @property
+    def begun(self) -> tuple[Record, ...]:
+        """The runs that have finished an epoch, of which curves and means are; all if none has."""
+        return tuple(one for one in self.records if one.epochs) or self.records
+
 
 def read(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
     """Return the runs in folders, and what is wrong with the others.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from diffrl.figures import short
 from diffrl.report.charts import is_finite
 from diffrl.report.records import Group, Record
 from diffrl.report.shapes import Cell
@@ -17,11 +18,11 @@ def steps_of(key: str) -> str:
 
 
 def score_rows(group: Group) -> list[tuple[str, ...]]:
-    """Return rows of reward, steps, before, after and change: means over a group's runs.
+    """Return rows of reward, steps, before, after and change: means over runs that have begun.
 
     After is the last epoch at which all of them were evaluated.
     """
-    runs = [evaluated(r) for r in group.records]
+    runs = [evaluated(r) for r in group.begun]
     last = max(set(runs[0]).intersection(*runs[1:]), default=0)
     if not last:
         return []
@@ -31,9 +32,9 @@ def score_rows(group: Group) -> list[tuple[str, ...]]:
         if all(is_finite(line.get(key)) for lines in runs for line in (lines[0], lines[-1])):
             before = statistics.mean(lines[0][key] for lines in runs)
             after = [lines[-1][key] for lines in runs]
-            spread = f" ± {statistics.stdev(after):.2f}" if len(after) > 1 else ""
+            spread = f" ± {short(statistics.stdev(after))}" if len(after) > 1 else ""
             mean = statistics.mean(after)
-            shown = (f"{before:.2f}", f"{mean:.2f}{spread}", f"{mean - before:+.2f}")
+            shown = (short(before), short(mean) + spread, short(mean - before, "+"))
             rows.append((key.split("/")[1], steps_of(key), *shown))
     return rows
 
@@ -45,7 +46,7 @@ def evaluated(record: Record) -> dict[int, dict[str, Any]]:
 
 def apart(group: Group) -> list[str]:
     """Return one line if runs of a group were evaluated last at different epochs."""
-    ends = {r.name: max(evaluated(r), default=0) for r in group.records}
+    ends = {r.name: max(evaluated(r), default=0) for r in group.begun}
     if len(set(ends.values())) < 2:
         return []
     each = ", ".join(f"{name} at {end}" for name, end in ends.items())
@@ -71,7 +72,7 @@ def _entry(cell: Cell, name: str) -> str:
     found, won = cell.found.get(name), cell.wins.get(name)
     if found is None:
         return "–"
-    text = f"{found.mean:.2f}"
+    text = short(found.mean)
     if found.low is not None and found.high is not None:
-        text += f" ± {(found.high - found.low) / 2:.2f}"
+        text += f" ± {short((found.high - found.low) / 2)}"
     return f"{text} ({won.mean:.0f} %)" if won else text

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffrl.events import EpochDone, Noticed, RunDone, RunStarted
+from diffrl.figures import short
 from diffrl.hookspecs import hookimpl
 
 
@@ -136,9 +137,9 @@ def figures(metrics: Mapping[str, int | float]) -> list[tuple[str, str]]:
         if key.startswith("reward/") and key.endswith("/mean"):
             name = key.split("/")[1]
             first = metrics.get(f"reward/{name}/step_0")
-            text = f"{metrics[key]:.2f}±{metrics[f'reward/{name}/std']:.2f}"
+            text = f"{short(metrics[key])}±{short(metrics[f'reward/{name}/std'])}"
             if first is not None:
-                text = f"{first:.2f}±{metrics[f'reward/{name}/step_0_std']:.2f} → {text}"
+                text = f"{short(first)}±{short(metrics[f'reward/{name}/step_0_std'])} → {text}"
             out.append((name, text))
     labels = {
         "advantage/abs_mean": ("|advantage|", ".2f"),
@@ -163,7 +164,7 @@ def result_table(lines: list[dict[str, Any]]) -> Table:
     for key in (k for k in after if k.startswith("eval/")):
         _, name, steps = key.split("/")
         old, new = before.get(key), after[key]
-        change = "" if old is None else f"{new - old:+.2f}"
-        shown = "" if old is None else f"{old:.2f}"
-        table.add_row(name, steps.split("-")[0], shown, f"{new:.2f}", change)
+        change = "" if old is None else short(new - old, "+")
+        shown = "" if old is None else short(old)
+        table.add_row(name, steps.split("-")[0], shown, short(new), change)
     return table

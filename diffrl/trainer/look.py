@@ -69,14 +69,19 @@ class Look:
         Raises:
             RewardError: of a reward that failed for every picture.
         """
+        found, failed = self.scores_and_failures()
+        for why in failed:
+            raise RewardError(why)
+        return found
+
+    def scores_and_failures(self) -> tuple[dict[str, Float[Tensor, "n"]], list[str]]:
+        """Return every picture's scores, and why rewards failed for every picture, a line each."""
         found = {
             r.name: self._compared(r) if r.groupwise else torch.cat(self._columns[r.name])
             for r in self._rewards
         }
-        for name, why in self._failures.items():
-            if bool(found[name].isnan().all()):
-                raise RewardError(why)
-        return found
+        lost = [why for name, why in self._failures.items() if bool(found[name].isnan().all())]
+        return found, lost
 
     def measures(self) -> dict[str, Float[Tensor, "n"]]:
         """Return every picture's measures, by name."""

@@ -23,7 +23,7 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = there(folder) or Path(folder)
         if not there(self.folder / SETTINGS):
             raise DiffrlError(f"no run in {folder}: expected a folder with {SETTINGS}")
 

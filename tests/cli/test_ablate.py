@@ -78,7 +78,16 @@ def test_all_wrong_cells_are_named_before_the_first_run(ablated, tmp_path):
     ("argv", "expected"),
     [
         (("--vary", "train.prompts=animals,nofile.txt"), "train.prompts=nofile.txt: no prompts"),
-        (("--vary", "gamma=0.9,0.9"), "gamma=0.9: another cell, gamma=0.9, has the same folder"),
+        (("--vary", "gamma=0.9,0.9"), "gamma=0.9: the same settings as those of gamma=0.9;"),
+        (("--vary", "gamma=1,1.0"), "gamma=1.0: the same settings as those of gamma=1; leave"),
+        (
+            ("--vary", "gamma=1,0.9", "--vary", "advantage_estimator.gamma=0.5"),
+            "gamma=0.9 advantage_estimator.gamma=0.5: the same settings as",
+        ),
+        (
+            ("--vary", "gamma=0.9,0.99", "--vary", "gamma=1"),
+            "gamma is varied 2 times; write it once, --vary gamma=0.9,0.99,1",
+        ),
         (("--set", 'train.track=["nosuch"]'), "no tracker is called 'nosuch'"),
     ],
 )

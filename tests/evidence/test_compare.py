@@ -200,6 +200,16 @@ def test_what_cannot_be_compared_is_said(words, said, runs, tmp_path, command):
     assert code == 2 and said in told
 
 
+def test_a_broken_evaluation_of_one_leaves_the_others_compared(runs, tmp_path, command):
+    copy = tmp_path / "copy"
+    shutil.copytree(runs / "ddpo/1", copy)
+    path = sorted((copy / "evaluations").iterdir())[-1]
+    path.write_text("{")
+    code, out, told = command("compare", runs / "ddpo/1", runs / "sdpo/1", copy)
+    assert code == 2 and f"cannot read {path}" in told
+    assert f"{runs / 'sdpo/1'} beside {runs / 'ddpo/1'}" in out and "eval/pickscore/1-step" in out
+
+
 def test_a_broken_evaluation_is_named(runs, tmp_path, command):
     copy = tmp_path / "copy"
     shutil.copytree(runs / "ddpo/1", copy)

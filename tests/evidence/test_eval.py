@@ -156,6 +156,53 @@ def test_a_reward_without_a_score_does_not_spoil_the_others(runs, command, tmp_p
     assert "broken" not in found and "jpeg-compressibility" in found
 
 
+def test_a_reward_that_fails_for_all_is_told_after_the_others_are_shown(
+    runs, command, tmp_path, monkeypatch
+):
+    def broken(images, prompts):
+        raise ValueError("no network here")
+
+    module = types.ModuleType("of_mine")
+    module.broken = broken
+    monkeypatch.setitem(sys.modules, "of_mine", module)
+    target = tmp_path / "e.json"
+    words = [f"{runs / 'ddpo/1'}@1", "--steps", "1", "--prompts", "unseen", "-o", target]
+    named = ["--reward", "of_mine:broken", "--reward", "jpeg-compressibility"]
+    code, out, told = command("eval", *words, *named)
+    assert code == 3 and f"every picture's scores: {target}" in out
+    for name in ("base", "1@1"):
+        assert f"{name}: unseen, 1 step: " in told.partition("error: ")[2]
+    assert "no network here" in told and "Traceback" not in told
+    for cell in json.loads(target.read_text())["cells"]:
+        assert "broken" not in cell["found"] and "jpeg-compressibility" in cell["found"]
+
+
+def test_memory_that_ends_is_one_line_and_finished_models_are_shown(
+    runs, command, tmp_path, monkeypatch
+):
+    draw = Artist.pictures
+
+    def ending(self, text, steps):
+        if steps == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return draw(self, text, steps)
+
+    monkeypatch.setattr(Artist, "pictures", ending)
+    words = [runs / "ddpo/1", *QUICK, "--base", "none", "-o", tmp_path / "e.json"]
+    code, _, told = command("eval", *words)
+    assert code == 3 and "error: 1: unseen, 2 steps: memory ends with 32 pictures in" in told
+
+
+def test_one_picture_has_no_interval(runs, command, tmp_path):
+    (tmp_path / "one.txt").write_text("a blue cat\n")
+    words = ["--steps", "1", "--seeds", "1", "--prompts", tmp_path / "one.txt", "--base", "none"]
+    words += ["--reward", "jpeg-compressibility", "-o", tmp_path / "e.json"]
+    code, out, _ = command("eval", f"{runs / 'ddpo/1'}@1", *words)
+    assert code == 0 and "±" not in out.partition("model's")[2]
+    (cell,) = json.loads((tmp_path / "e.json").read_text())["cells"]
+    assert cell["found"]["jpeg-compressibility"]["low"] is None
+
+
 def test_the_distance_of_distributions_is_that_of_gaussians():
     torch.manual_seed(0)
     one = torch.randn(4000, 3)
@@ -228,11 +275,13 @@ def test_runs_that_were_set_otherwise_are_judged_alike_and_it_is_said(runs, tmp_
     shutil.copytree(runs / "sdpo/1", other)
     path = other / "settings.toml"
     text = path.read_text("utf-8").replace("guidance = 1.0", "guidance = 3.0")
+    text = text.replace("\neta = 1.0", "\neta = 0.5")
     path.write_text(text.replace("quality = 95", "quality = 7"), "utf-8")
     words = [runs / "sdpo/1", other, *QUICK, "--base", "none", "-o", tmp_path / "all.json"]
     code, _, err = command("eval", *words)
     assert code == 0, err
     assert "judged alike: guidance 1.0 for all; the run of other has 3.0" in err
+    assert "judged alike: eta 1.0 for all; the run of other has 0.5" in err
     assert "reward 'jpeg-compressibility' is set as in 1; other has other quality" in err
     assert "the run of 1 " not in err
     words[words.index("jpeg-compressibility")] = "jpeg-incompressibility"

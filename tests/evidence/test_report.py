@@ -3,13 +3,15 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from diffrl.report import write_report
+from diffrl.report.charts import over
 from diffrl.report.records import grouped, read, read_settings
-from diffrl.report.tables import evaluation_tables, score_rows
+from diffrl.report.tables import apart, evaluation_tables, score_rows
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,20 @@ def test_seeds_that_are_not_equally_far_are_shown_as_far_as_all_are(runs, tmp_pa
     (row, *_) = score_rows(group)
     after = [record.metrics[1]["eval/pickscore/1-step"] for record in group.records]
     assert row[3].startswith(f"{sum(after) / 2:.2f} ±")
+
+
+def test_a_seed_that_has_not_begun_takes_no_curve_away(runs, tmp_path):
+    shutil.copytree(runs / "sdpo", tmp_path / "sdpo")
+    metrics = tmp_path / "sdpo/1/metrics.jsonl"
+    metrics.write_text(metrics.read_text().splitlines()[0] + "\n")
+    records, _ = read([tmp_path / "sdpo"])
+    (group,) = grouped(records)
+    assert (
+        over(group, "reward/pickscore/mean", "samples", "").x
+        == over(replace(group, records=group.records[1:]), "reward/pickscore/mean", "samples", "").x
+    )
+    assert score_rows(group) and apart(group) == []
+    assert "no epoch is finished" in records[0].missing()[0]
 
 
 def test_an_evaluation_says_whose_weights_it_judged(runs, tmp_path):

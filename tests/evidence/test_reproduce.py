@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import diffrl
+from diffrl.errors import SettingsError
 from diffrl.evidence.reproduce import Check, card, names, settings_of
 from diffrl.types import LossOut
 
@@ -124,6 +125,23 @@ def test_what_cannot_be_reproduced_is_said(words, said, own, runs, command, tmp_
     assert code == 2 and told.startswith("error:") and said in told
 
 
+def test_a_card_names_files_beside_it_and_none_of_where_it_is_run(tmp_path, monkeypatch):
+    home, elsewhere = tmp_path / "card", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+        (folder / f"{folder.name}.txt").write_text("a cat\n")
+    monkeypatch.chdir(elsewhere)
+    path = home / "one.toml"
+    for name, where in (("card", str(home / "card.txt")), ("elsewhere", None)):
+        sets = [f"train.prompts={name}.txt"]
+        path.write_text(CARD.format(sets=sets, seed=1, figures='"loss/value" = [1, 1]'))
+        if where:
+            assert settings_of(card(str(path)), 1).train.prompts == where
+        else:
+            with pytest.raises(SettingsError, match=r"'elsewhere\.txt' lies outside of"):
+                settings_of(card(str(path)), 1)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -131,6 +149,7 @@ def test_what_cannot_be_reproduced_is_said(words, said, own, runs, command, tmp_
         ('["pickscore"]', '["pickscore", "http://far:1"]', "would send pictures to http://far:1"),
         ("sets = [", "sets = ['train.prompts=/etc/hostname', ", "lies outside of"),
         ("sets = [", "sets = ['eval.prompts=../a.txt', ", "eval.prompts = '../a.txt' lies outside"),
+        ("sets = [", "sets = ['train.prompts=~nobodyxyz/p', ", "lies outside of"),
         ("sets = [", "sets = ['eval.watch=[\"os:getenv\"]', ", "would run os:getenv"),
     ],
 )  # fmt: skip
