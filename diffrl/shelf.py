@@ -153,9 +153,9 @@ def tidy(folder: Path) -> None:
 
 
 def set_aside(folder: Path, epoch: int) -> list[Path]:
-    """Rename the checkpoints after an epoch, whose weights the run leaves; return their names."""
+    """Rename the checkpoints after an epoch, the newest first, and return their new names."""
     moved = []
-    for path in (p for p in saved(folder) if int(p.name) > epoch):
+    for path in (p for p in reversed(saved(folder)) if int(p.name) > epoch):
         target, number = path.with_name(f"{path.name}.{ASIDE}"), 2
         while target.exists():
             target, number = path.with_name(f"{path.name}.{ASIDE}-{number}"), number + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -150,6 +151,28 @@ class Pieces:
             same = found.get(f"{one.setting} given", one.given) == one.given
             if same and 1 <= found.get(one.setting, 0) < one.size:
                 one.size, one.cuts = int(found[one.setting]), one.cuts + 1
+
+
+@contextlib.contextmanager
+def in_words(doing: str) -> Iterator[None]:
+    """Say in one line that memory ended in what cannot be done in smaller pieces.
+
+    Args:
+        doing: what was done.
+
+    Raises:
+        OutOfMemory: in place of what torch raises.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not memory_ended(error):
+            raise
+        cause = " ".join(str(error).split())[:160]
+        raise OutOfMemory(
+            f"memory ends in {doing}; try --set speed.low_memory=on (without speed.graphs), "
+            f"--precision bf16, fewer train.trajectories or a smaller model.size ({cause})"
+        ) from None
 
 
 def memory_ended(error: BaseException) -> bool:

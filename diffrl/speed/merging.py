@@ -18,8 +18,8 @@ def merged(unet: Any) -> Iterator[None]:
 
     The weights are set back to copies, not subtracted from: they are the same bits afterwards.
     """
-    _merge(unet)
     try:
+        _merge(unet)
         yield
     finally:
         _restore(unet)
@@ -41,13 +41,12 @@ def apart(unet: Any) -> Iterator[None]:
 def _merge(unet: Any) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    kept = []
+    _MERGED[unet] = kept = []  # before the first: memory may end on the way
     with torch.no_grad():
         for layer in (m for m in unet.modules() if isinstance(m, BaseTunerLayer)):
             tuned: Any = layer
             kept.append((tuned, tuned.get_base_layer().weight.detach().clone()))
             tuned.merge()
-    _MERGED[unet] = kept
 
 
 def _restore(unet: Any) -> None:

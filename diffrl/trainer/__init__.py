@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from diffrl import moments, shelf
 from diffrl.errors import ProcessLost
-from diffrl.folder import METRICS, SETTINGS, check_free, claimed, create, given_back, write
+from diffrl.folder import METRICS, NOTICES, SETTINGS, check_free, claimed, create, given_back, write
 from diffrl.planning.refusal import refuse_what_cannot_fit
 from diffrl.registry import registry
 from diffrl.settings import Settings
@@ -116,13 +116,16 @@ def _begin(session: Session, start: Path | None) -> None:
         session.go_on(checkpoint.load(start, session.policy, ranks, session.rng))
     if not ranks.is_main:
         return
+    shelf.set_aside(folder, session.epoch)  # first: a kill must not leave them to other settings
     if start is None:
         create(folder, dump(session.settings), session.sources)
     else:
-        if (start / METRICS).is_file():
-            write(folder / METRICS, (start / METRICS).read_text("utf-8"))
+        for name in (METRICS, NOTICES):
+            if (start / name).is_file():
+                write(folder / name, (start / name).read_text("utf-8"))
+            elif name == NOTICES:  # nothing was noticed until then
+                (folder / name).unlink(missing_ok=True)
         write(folder / SETTINGS, dump(session.settings))
-    shelf.set_aside(folder, session.epoch)
 
 
 def _observers(session: Session, live: bool) -> list[object]:

@@ -13,11 +13,12 @@ from safetensors import SafetensorError
 
 from diffrl.adapters import save_weights
 from diffrl.errors import ResumeError, one_line
-from diffrl.folder import METRICS, SETTINGS
+from diffrl.folder import METRICS, NOTICES, SETTINGS
 from diffrl.policy import UNetPolicy
 from diffrl.shelf import offer, place, put, seal
 from diffrl.speed.sharding import alike, whole
 from diffrl.tensors import Generator
+from diffrl.trainer.exchange import hearing
 from diffrl.trainer.packing import as_os_error, read_packed, write_packed
 from diffrl.trainer.randomness import random_state, restore_random
 from diffrl.trainer.ranks import Ranks
@@ -57,7 +58,8 @@ def save(
         OSError: if it cannot be written; what was there before is as it was.
     """
     random_states = ranks.everyones([random_state(rng)])
-    learnt = whole(trained(policy, ranks), ranks.is_main)
+    with hearing(backend_alone=True):
+        learnt = whole(trained(policy, ranks), ranks.is_main)
     target = place(folder, at.epoch)
     if not ranks.is_main:
         return target
@@ -67,7 +69,7 @@ def save(
         partial.mkdir(parents=True)
         save_weights(unet, partial, learnt["trained"])
         write_packed({**learnt, **told(at), "random": random_states}, partial / STATE)
-        for name in (SETTINGS, METRICS):
+        for name in (SETTINGS, METRICS, NOTICES):
             if (folder / name).is_file():
                 shutil.copy2(folder / name, partial / name)
         seal(partial)

@@ -15,7 +15,7 @@ from diffrl.judge import WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.rollouts import concat, concat_rewards, only, rows_of, take
-from diffrl.speed.fitting import Pieces
+from diffrl.speed.fitting import Pieces, in_words
 from diffrl.speed.memory import moved
 from diffrl.trainer.expected import one_for_each_step
 from diffrl.trainer.fitted import sampled
@@ -147,7 +147,7 @@ def collect(
         Interrupted: in every process, if one was asked to stop.
     """
     scoring = Scoring(recipe, judge, batches.overlap, batches.drop)
-    rollouts, rewards = [], []
+    rollouts = []
     groups = share.filled if ranks.in_step else share.own
     text, rng = [share.text[g] for g in groups], share.streams(groups)
     drawn = sampled(recipe.sampler, policy, text, rng, batches.pieces.sample, batches.keep)
@@ -163,12 +163,12 @@ def collect(
                     rollouts.append(rollout)
                     scoring.add(rollout)
                 clock.lap("score")
-        with refusing(ranks):
+        with refusing(ranks), in_words("what an epoch has sampled"):
             rewards = scoring.finish()
+            rollout, own = concat(rollouts), moved(concat_rewards(rewards), policy.device)
     finally:
         scoring.stop()
         clock.lap("score")
-    rollout, own = concat(rollouts), moved(concat_rewards(rewards), policy.device)
     found = Collected(share, rollout, own, ranks.together(own, share))
     found = without_bad(found, judge.why) if batches.drop else found
     if ranks.in_step and not all(found.share.owned):

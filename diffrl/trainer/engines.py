@@ -11,6 +11,7 @@ from typing import Any
 from torch import __version__ as version
 
 from diffrl.errors import SettingsError, one_line
+from diffrl.paths import there
 from diffrl.settings import Settings
 from diffrl.speed.sharding import can_split
 
@@ -58,7 +59,7 @@ def settled(settings: Settings, environ: MutableMapping[str, str]) -> Settings:
         SettingsError: if something is asked for that cannot be had.
     """
     said = settings.speed.shard
-    asked = Asked(said) if said in KINDS else of_file(Path(said).expanduser(), settings)
+    asked = Asked(said) if said in KINDS else of_file(there(said) or Path(said), settings)
     launched = of_launcher(environ, settings)
     for name in USES.values():
         environ.pop(name, None)
@@ -153,7 +154,7 @@ def of_file(path: Path, settings: Settings) -> Asked:
 def _of_deepspeed_flags(environ: Mapping[str, str], settings: Settings) -> Asked:
     file = environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if file.lower() != "none":
-        return of_file(Path(file).expanduser(), settings)
+        return of_file(there(file) or Path(file), settings)
     stage = environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     keys = [f"ACCELERATE_DEEPSPEED_OFFLOAD_{part}_DEVICE" for part in ("OPTIMIZER", "PARAM")]
     problems = [
@@ -161,6 +162,16 @@ def _of_deepspeed_flags(environ: Mapping[str, str], settings: Settings) -> Asked
         for key in keys
         if environ.get(key, "none").lower() != "none"
     ]
+    clip = environ.get("ACCELERATE_GRADIENT_CLIPPING", "none").lower()
+    if clip not in ("none", "auto"):
+        asked = {"gradient_clipping": float(clip)}
+        problems += [f"ACCELERATE_GRADIENT_CLIPPING: {line}" for line in _unlike(asked, settings)]
+    pieces = environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if pieces != "1":
+        problems.append(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS = {pieces}: expected 1; train.micro_batch and "
+            f"the update scheduler decide it"
+        )
     known = {str(number): kind for number, kind in STAGES.items()}
     if stage not in known:
         problems.append(f"ACCELERATE_DEEPSPEED_ZERO_STAGE = {stage}: expected 0, 1, 2 or 3")

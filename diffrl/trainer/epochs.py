@@ -8,6 +8,7 @@ from typing import Any
 
 from diffrl.errors import Diverged, Interrupted, OutOfMemory, RewardError, UnreadableData
 from diffrl.events import EpochDone, RolloutDone, RunDone, RunStarted
+from diffrl.folder import evaluation_file, read_metrics
 from diffrl.speed.compiling import seconds_compiling
 from diffrl.trainer import checks, guard
 from diffrl.trainer.collect import Batches
@@ -39,13 +40,26 @@ def go(session: Session) -> None:
     if session.epoch == 0:
         begin_work(session)
         _close(session, {})
-    elif session.pending:
+    elif waiting := session.pending or _unevaluated(session):
+        session.pending = waiting
         found = _close(session, session.pending)
         if not guard.act(session, found):
             save(session)
     while session.epoch < total:
         _one_epoch(session)
     tell(session, "diffrl_run_done", RunDone(session.folder, session.epoch))
+
+
+def _unevaluated(session: Session) -> dict[str, float]:
+    """Return the metrics of the epoch that a run ends with now, if it had not been its last."""
+    if not is_last(session):
+        return {}
+    lines: list[dict[str, Any]] = []
+    if session.ranks.is_main and not evaluation_file(session.folder, session.epoch).is_file():
+        lines = [m for m in read_metrics(session.folder) if m["epoch"] == session.epoch]
+    known = {"epoch", *session.progress}
+    (found,) = session.ranks.everyones([lines[-1] if lines else {}])[:1]
+    return {name: float(value) for name, value in found.items() if name not in known}
 
 
 def _one_epoch(session: Session) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from diffrl.errors import Interrupted
 from diffrl.events import Evaluated
 from diffrl.scoring import ScoredBy
+from diffrl.speed.fitting import in_words
 from diffrl.trainer.collect import refusing
 from diffrl.trainer.evaluate import Evaluation, evaluate
 from diffrl.trainer.ranks import Ranks
@@ -37,7 +38,7 @@ def evaluated(session: Session) -> Evaluation | None:
         Interrupted: in every process, if one was asked to stop.
     """
     done, ranks = None, session.ranks
-    with refusing(ranks):
+    with refusing(ranks), in_words("an evaluation"):
         if ranks.is_main:
             done = draw_and_score(session)
         elif ranks.in_step:

@@ -23,6 +23,10 @@ BUCKET = 2**26
 """Elements of gradients that are added up at once: 256 MiB in fp32."""
 
 
+BACKENDS = re.compile(r"\b(gloo|nccl|ucc|processgroup\w*)\b", re.IGNORECASE)
+"""What errors of collective operations name, which not all torches give a class of their own."""
+
+
 class Exchange:
     """Collective operations of a run's processes. With a single process there is nothing to do.
 
@@ -114,8 +118,11 @@ class Exchange:
 
 
 @contextlib.contextmanager
-def hearing() -> Iterator[None]:
+def hearing(backend_alone: bool = False) -> Iterator[None]:
     """Say in one line that another process is gone.
+
+    Args:
+        backend_alone: whether other code runs in here, too, whose own errors are left alone.
 
     Raises:
         ProcessLost: in place of what the backend raises.
@@ -123,7 +130,8 @@ def hearing() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if memory_ended(error):
+        told = isinstance(error, distributed.DistError) or BACKENDS.search(str(error))
+        if memory_ended(error) or (backend_alone and not told):
             raise
         cause = re.sub(r"^\[[^]]*\] ", "", one_line(str(error))).partition(". ")[0][:200]
         raise ProcessLost(f"another process of this run does not answer: {cause}") from error

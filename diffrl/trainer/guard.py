@@ -108,6 +108,7 @@ def go_back(session: Session, epoch: int, again: bool) -> None:
     if ranks.is_main:
         shelf.set_aside(session.folder, epoch)
     save(session)
+    ranks.wait()  # the first to leave ends the others
 
 
 def kl_of(scores: Mapping[str, float]) -> dict[str, float]:

@@ -13,10 +13,12 @@ from diffrl.judge import WeighedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.speed.compiling import seconds_compiling
+from diffrl.speed.fitting import in_words
 from diffrl.speed.memory import moved
 from diffrl.streams import Streams
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.collect import Batches, Clock, collect
+from diffrl.trainer.exchange import hearing
 from diffrl.trainer.expected import as_rewards_are, noiseless, refuse_noiseless
 from diffrl.trainer.fitted import Losses, idle, learnt, part
 from diffrl.trainer.ranks import Ranks
@@ -66,7 +68,8 @@ def train_epoch(
         with alone_where_memory_ends(ranks):
             recompute(recipe, policy, ranks, tally, rng, batches.pieces.micro, batches.recompute)
     update(recipe, policy, ranks, tally, rng, batches)
-    policy.follow(recipe.update_scheduler.behind(epoch))
+    with alone_where_memory_ends(ranks):
+        policy.follow(recipe.update_scheduler.behind(epoch))
     clock.lap("update")
     tally.compiling = seconds_compiling() - before
     return tally, memory
@@ -125,7 +128,8 @@ def update(
                 ahead = pieces.micro.pieces(share.most(whole)) - pieces.micro.pieces(len(mine.rows))
                 keep_pace(recipe, policy, ranks, tally, whole, ahead)
         if whole.commit:
-            tally.grad_norms.append(ranks.commit())
+            with alone_where_memory_ends(ranks):
+                tally.grad_norms.append(ranks.commit())
             batches.stop()
 
 
@@ -155,10 +159,13 @@ def alone_where_memory_ends(ranks: Ranks) -> Iterator[None]:
     The others wait for its gradients, and would not hear of an epoch that is undone or saved.
 
     Raises:
-        ProcessLost: in place of OutOfMemory, where there are several processes.
+        OutOfMemory: in a run of one process.
+        ProcessLost: in its place, where there are several; where weights are split, also of another
+            one that the network's own exchange misses.
     """
     try:
-        yield
+        with in_words("an optimizer step"), hearing(backend_alone=True):
+            yield
     except OutOfMemory as error:
         if ranks.count == 1:
             raise

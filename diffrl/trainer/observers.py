@@ -22,6 +22,7 @@ from diffrl.folder import (
     METRICS,
     NOTICES,
     append_line,
+    evaluation_file,
     read_lines,
     read_metrics,
     read_object,
@@ -48,7 +49,7 @@ def record(folder: Path, event: Evaluated) -> None:
         "lower_is_better": event.lower_is_better,
         "scores": scores,
     }
-    write(folder / EVALUATIONS / f"{event.epoch:05d}.json", json.dumps(content) + "\n")
+    write(evaluation_file(folder, event.epoch), json.dumps(content) + "\n")
 
 
 def forget(folder: Path, epoch: int, epochs: int) -> None:
@@ -100,7 +101,10 @@ class FolderObserver:
         kept = [m for m in read_metrics(event.folder) if event.epoch and m["epoch"] <= event.epoch]
         self._told = int(kept[-1]["epoch"]) if kept else -1
         write(event.folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
-        if (path := event.folder / NOTICES).exists():  # without a line that was torn
+        path = event.folder / NOTICES
+        if not event.epoch:
+            path.unlink(missing_ok=True)
+        elif path.exists():  # without a line that was torn
             write(path, "".join(json.dumps(m) + "\n" for m in read_lines(path)))
         forget(event.folder, event.epoch, event.settings.train.epochs)
 

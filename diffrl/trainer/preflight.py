@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diffrl.builtin.models import check_model
-from diffrl.errors import DiffrlError, PromptsError, SettingsError, shown
-from diffrl.folder import EVALUATIONS, SETTINGS, check_free, read_object
+from diffrl.errors import DiffrlError, PromptsError, SettingsError, did_you_mean, shown
+from diffrl.folder import SETTINGS, check_free, evaluation_file, read_object
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.saved import load
@@ -44,6 +44,7 @@ def preflight(
     found += reward_problems(settings, opened, refs[1])
     found += tracker_problems(settings.train.track)
     found += speed_problems(settings)
+    found += best_problems(settings)
     with _collecting(found):
         check_model(settings.model.ref)
     if folder is not None:
@@ -54,6 +55,23 @@ def preflight(
     if found:
         raise SettingsError(list(dict.fromkeys(found)))
     return opened[refs[0]], opened[refs[1]]
+
+
+def best_problems(settings: Settings) -> list[str]:
+    """Return what keeps `checkpoint.best` from ever having a value, where evaluations give it."""
+    best = settings.checkpoint.best
+    if best is None or not best.lstrip("-").startswith("eval/"):
+        return []
+    names = [*(w.reward.name for w in settings.rewards), *(r.name for r in settings.watched)]
+    known = [f"eval/{name}/{steps}-step" for name in names for steps in settings.eval.steps]
+    key = best.lstrip("-")
+    if key in known:
+        return []
+    steps = ", ".join(map(str, settings.eval.steps))
+    return [
+        f"checkpoint.best = {best!r}: no evaluation gives that; expected eval/NAME/STEPS-step, of "
+        f"{', '.join(names) or 'no reward'} in {steps} steps.{did_you_mean(key, known)}"
+    ]
 
 
 def same_model(settings: Settings, folder: Path) -> list[str]:
@@ -101,14 +119,14 @@ def _another_curve(
 ) -> Iterator[str]:
     """Yield what would compare a run's evaluations with others of itself that are not alike."""
     advice = "leave it as it is, and judge otherwise with diffrl eval"
-    for name in ("seed", "eta"):
+    for name in ("seed", "eta", "images"):
         if (now := getattr(settings.eval, name)) != (then := getattr(past.eval, name)):
             yield f"eval.{name} = {now}: {folder} was evaluated with {then}; {advice}"
     try:
-        then = tuple(read_object(folder / EVALUATIONS / "00000.json")["prompts"])
+        then = tuple(read_object(evaluation_file(folder, 0))["prompts"])
     except (ValueError, KeyError, TypeError):
         return  # nothing is known of them
-    for number in range(min(settings.eval.images, len(then))):
+    for number in range(min(past.eval.images, len(then))):
         if (now := prompts[number % len(prompts)]) != then[number]:
             yield (
                 f"eval.prompts: picture {number + 1} would be {now!r}; {folder} was evaluated with "

@@ -54,6 +54,9 @@ class Ranks:
         """
         prepared = self.accelerator.prepare_model(network, evaluation_mode=True)
         self._optimizer = self.accelerator.prepare_optimizer(optimizer)
+        if (scaler := self.accelerator.scaler) is not None:
+            # It finds its scale at the first loss, and this process may have none to begin with.
+            scaler.scale(torch.zeros((), device=self.accelerator.device))
         self.in_step = is_split(network)
         if not self.in_step:
             self.exchange.same(self._parameters())
@@ -119,10 +122,16 @@ class Ranks:
         Raises:
             Interrupted: in every process.
         """
-        if not self._flags:
-            return
-        number = max(self.everyones([self.asked()]))
-        if number:
+        if self._flags:
+            self.heed()
+
+    def heed(self) -> None:
+        """Stop, in all processes, if one of them was asked to.
+
+        Raises:
+            Interrupted: in every process.
+        """
+        if number := max(self.everyones([self.asked()])):
             raise Interrupted(number)
 
     def together(self, rewards: Rewards, share: Share) -> Rewards:
@@ -163,7 +172,11 @@ def accelerator(device: str, precision: str) -> Accelerator:
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
-    from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+    from accelerate.utils import (
+        GradientAccumulationPlugin,
+        InitProcessGroupKwargs,
+        ProjectConfiguration,
+    )
 
     kind, _, index = device.partition(":")
     if kind == "cuda" and index:
@@ -174,6 +187,8 @@ def accelerator(device: str, precision: str) -> Accelerator:
         made = Accelerator(
             cpu=device == "cpu",
             mixed_precision="no" if precision == "fp32" else precision,
+            # Minibatches have their weights already, whatever a launcher's environment says.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             log_with="tensorboard",
             project_config=ProjectConfiguration(logging_dir="."),  # until `log_into`
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],

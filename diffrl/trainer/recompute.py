@@ -66,6 +66,9 @@ def recompute(
         rng: as the update will find it.
         micro: tuples in one call.
         within: the mode of autograd.
+
+    Raises:
+        Interrupted: in every process, if one was asked to stop.
     """
     rollout, own, share = tally.found.rollout, tally.advantages, tally.found.share
     assert rollout.path is not None, "a loss that needs log-probs has been given some"
@@ -83,6 +86,7 @@ def recompute(
 
     minibatches = recipe.update_scheduler(share.prompts, tally.everyone, ahead_of(rng))
     for whole, new in first_uses(minibatches, *tally.everyone.value.shape):
+        ranks.heed()  # nothing is updated yet, so that it can end here
         mine, places = share.of(whole)
         for _ in micro.over(len(mine.rows), partial(replace_some, mine, new[places])):
             pass

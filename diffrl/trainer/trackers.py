@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from diffrl.errors import SettingsError, did_you_mean, one_line
-from diffrl.events import EpochDone, Evaluated, RunStarted
+from diffrl.events import EpochDone, Evaluated, Noticed, RunStarted
 from diffrl.folder import write
 from diffrl.hookspecs import hookimpl
 from diffrl.settings import Settings
@@ -60,6 +60,15 @@ class TrackerObserver:
         self._accelerator.log(dict(event.metrics), step=event.epoch)
 
     @hookimpl
+    def diffrl_noticed(self, event: Noticed) -> None:
+        """Let TensorBoard forget the epochs that a run goes back on; others keep their points."""
+        if event.back_to is None:
+            return
+        for tracker in (t for t in self._accelerator.trackers if t.name == "tensorboard"):
+            tracker.writer.close()  # the next value opens it again, from that step on
+            tracker.writer.purge_step = event.back_to + 1
+
+    @hookimpl
     def diffrl_evaluated(self, event: Evaluated) -> None:
         """Log the image grid, to trackers that take pictures."""
         picture = numpy.asarray(grid(event.images, event.steps, event.prompts))[None]
@@ -72,7 +81,7 @@ class TrackerObserver:
 def options(name: str, event: RunStarted) -> dict[str, Any]:
     """Return what a tracker is told at its start, so that a resumed run goes on in its place."""
     if name == "tensorboard":
-        return {"purge_step": event.epoch + 1} if event.epoch else {}
+        return {"purge_step": event.epoch + 1 if event.epoch else 0}
     if name == "wandb":
         path = event.folder / "wandb-id"
         if not event.epoch or not path.exists():

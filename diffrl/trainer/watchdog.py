@@ -20,6 +20,9 @@ SLOW, ROLLBACKS, GOOD = "slow", "rollbacks", "good"
 RANK = ("warn", "slow", "rollback", "stop")
 """Actions, from the mildest on."""
 
+OF_EVALUATIONS = ("steps", "best", "spread", "base", "row")
+"""What the names begin with of what is remembered of evaluations."""
+
 FEWEST, KEPT = 5, 50
 """Gradient norms that the median needs, and that are remembered."""
 
@@ -51,6 +54,7 @@ class Watchdog:
         self, done: Evaluation, held_out: Sequence[ScoredBy], moved: Mapping[str, float]
     ) -> list[Sighting]:
         """Return the rules that an evaluation breaks; the first one sets the measure."""
+        self._begin_anew_where_asked_otherwise(done)
         found: list[Sighting] = []
         for reward in held_out:
             found += self._fall(reward, done)
@@ -61,6 +65,14 @@ class Watchdog:
             text = f"the KL to the base model is {worst:.2g} nats per latent element"
             found += self._seen("kl", text, worst, self.settings.kl)
         return self._patient(found)
+
+    def _begin_anew_where_asked_otherwise(self, done: Evaluation) -> None:
+        """Forget what evaluations in other numbers of steps have found, which says nothing here."""
+        mark = "steps:" + "+".join(sorted({key.rpartition("/")[2] for key in done.each}))
+        if mark not in self.memory and any(name.startswith("steps:") for name in self.memory):
+            for name in [k for k in self.memory if k.partition(":")[0] in OF_EVALUATIONS]:
+                del self.memory[name]
+        self.memory[mark] = 1.0
 
     def on_gradient(self, norm: float | None) -> list[Sighting]:
         """Return a sighting if an epoch's gradient norm leaves those of earlier ones behind."""
@@ -114,7 +126,7 @@ class Watchdog:
         good = 1 / limit <= share <= limit if both else share >= limit
         if good:
             return []
-        text = f"{measure} of the pictures is {now:.3g}, {share:.2f} times that before training"
+        text = f"{measure} of the pictures is {now:.3g}, {share:.2f} times what it was at first"
         return self._seen(measure, text, share, limit)
 
     def _seen(self, rule: str, text: str, measured: float, limit: float) -> list[Sighting]:

@@ -30,6 +30,27 @@ def test_weights_are_set_back_after_an_error(world):
     assert all(torch.equal(p, before[n]) for n, p in made.unet.named_parameters())
 
 
+def test_memory_that_ends_while_merging_leaves_the_weights_as_they_were(world, monkeypatch):
+    made = world(merge=True)
+    before, whole = bits(made.unet), made.rollout().x0
+    plain, calls = torch.Tensor.clone, []
+
+    def ending(tensor, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:  # two layers are merged
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "clone", ending)
+    with pytest.raises(torch.OutOfMemoryError), made.policy.sampling():
+        pass
+    monkeypatch.undo()
+    assert len(calls) == 3
+    assert all(torch.equal(p, before[n]) for n, p in made.unet.named_parameters())
+    assert torch.equal(made.rollout().x0, whole)
+    assert all(torch.equal(p, before[n]) for n, p in made.unet.named_parameters())
+
+
 def test_other_sets_of_weights_are_used_without_the_merged_adapters(world):
     made = world(merge=True)
     batch = made.batch(made.rollout(), steps=((0,), (1,)))

@@ -105,6 +105,27 @@ def test_what_is_neither_a_word_nor_a_configuration_is_said(tmp_path):
     assert "DeepSpeed configuration (Expecting property name" in found
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("CLIPPING", "0.5", "ACCELERATE_GRADIENT_CLIPPING: gradient_clipping = 0.5: the run has 1"),
+        ("CLIPPING", "1.0", None),
+        (
+            "ACCUMULATION_STEPS",
+            "4",
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS = 4: expected 1; train",
+        ),
+        ("ACCUMULATION_STEPS", "1", None),
+    ],
+)
+def test_deepspeeds_flags_are_not_passed_over(name, value, line):
+    environ = {**DEEPSPEED, f"ACCELERATE_GRADIENT_{name}": value}
+    if line is None:
+        assert kind(environ) == "gradients"
+    else:
+        assert problems(environ)[0].startswith(line)
+
+
 def test_what_a_launcher_cannot_have_is_said():
     offload = {**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}
     assert problems(offload)[0].startswith("FSDP_OFFLOAD_PARAMS = true: diffrl keeps")

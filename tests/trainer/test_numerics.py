@@ -14,7 +14,7 @@ from diffrl.hookspecs import hookimpl
 from diffrl.registry import registry
 from diffrl.shelf import damage
 from diffrl.speed.formats import DTYPES
-from diffrl.trainer import checkpoint
+from diffrl.trainer import checkpoint, epochs
 from diffrl.trainer.packing import read_packed, write_packed
 from diffrl.trainer.ranks import Ranks, accelerator
 from diffrl.trainer.session import open_pipeline, policy_of
@@ -134,6 +134,55 @@ def test_the_scale_of_half_precision_is_in_the_checkpoint(tiny_model, tmp_path):
     made.scaler.update(2.0)
     checkpoint.restore_trained(read_packed(tmp_path / "state"), policy, ranks)
     assert made.scaler.get_scale() == 64.0
+
+
+def test_a_process_without_a_loss_of_its_own_takes_the_first_step_all_the_same():
+    made = accelerator("cpu", "fp32")
+    made.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    made.native_amp, made.state._mixed_precision = True, "fp16"  # as on a GPU
+    network = torch.nn.Linear(2, 1)
+    ranks = Ranks(made, 1.0)
+    ranks.prepare(network, torch.optim.AdamW(network.parameters(), lr=0.1))
+    for parameter in network.parameters():  # as those of the other processes, added up
+        parameter.grad = torch.full_like(parameter, 4.0)
+    before = [p.clone() for p in network.parameters()]
+    assert float(ranks.commit()) == pytest.approx(3**0.5)  # ones, once they are scaled back
+    assert not any(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_a_launchers_accumulation_does_not_divide_the_loss(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    made = accelerator("cpu", "fp32")
+    network = torch.nn.Linear(2, 1)
+    ranks = Ranks(made, 1.0)
+    call = ranks.prepare(network, torch.optim.AdamW(network.parameters(), lr=0.1))
+    ranks.backward(call(torch.ones(1, 2)).sum())
+    assert network.bias.grad.tolist() == [1.0]
+
+
+def test_memory_that_ends_in_the_optimizer_is_told_and_the_epoch_before_is_saved(
+    tiny_sets, tmp_path, monkeypatch
+):
+    commit = Ranks.commit
+
+    def ending(self):
+        if done:  # the first epoch is over
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return commit(self)
+
+    done, summarise = [], epochs.summarise
+
+    def summarised(*given):
+        done.append(True)
+        return summarise(*given)
+
+    monkeypatch.setattr(Ranks, "commit", ending)
+    monkeypatch.setattr(epochs, "summarise", summarised)
+    sets = [*tiny_sets, "checkpoint.every=100"]
+    with pytest.raises(OutOfMemory, match=r"in an optimizer step; .* epoch 1 is saved") as stopped:
+        diffrl.train("sdpo", "pickscore", sets=sets, epochs=9, output=tmp_path / "r", live=False)
+    assert stopped.value.exit_code == 3
+    assert damage(tmp_path / "r/checkpoints/1") is None
 
 
 @pytest.mark.parametrize(("kind", "said"), [("full", "given up"), ("lora", "epoch 1 is saved")])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import diffrl
+from diffrl.errors import Interrupted
 from diffrl.policy import UNetPolicy
 from diffrl.rollouts import first_uses
 from diffrl.settings.resolve import resolve
@@ -105,6 +106,26 @@ def test_each_step_is_recomputed_once_however_often_it_is_trained_on(trained, mo
     monkeypatch.setattr(loop, "update", within("update", loop.update))
     trained("run", "ddpo", "update_scheduler.inner_epochs=3", "speed.recompute=on")
     assert calls["update"] == 3 * calls["recompute"] > 0
+
+
+def test_recomputing_ends_where_a_signal_asks_for_it(trained, monkeypatch):
+    asked, plain = [], recompute.recompute
+
+    def interrupted(recipe, policy, ranks, *rest):
+        ranks.asked = lambda: 15 if UNetPolicy.log_prob.calls else 0
+        asked.append(True)
+        return plain(recipe, policy, ranks, *rest)
+
+    def counted(policy, batch, weights="live"):
+        counted.calls += 1
+        return log_prob(policy, batch, weights)
+
+    counted.calls, log_prob = 0, UNetPolicy.log_prob
+    monkeypatch.setattr(UNetPolicy, "log_prob", counted)
+    monkeypatch.setattr(loop, "recompute", interrupted)
+    with pytest.raises(Interrupted, match="no epoch was finished; continue with"):
+        trained("run", "ddpo", "update_scheduler.rows_per_update=4", "speed.recompute=on")
+    assert asked == [True] and 0 < counted.calls <= 2  # of the first minibatch alone
 
 
 def test_the_first_use_of_a_row_at_a_step_is_found():

@@ -9,6 +9,7 @@ from PIL import Image
 
 import diffrl
 from diffrl.errors import ResumeError, SettingsError
+from diffrl.folder import append_line, read_lines
 from diffrl.settings.resolve import load
 from diffrl.shelf import newest, prune, seal, tidy
 from diffrl.trainer import checkpoint, run, train
@@ -110,10 +111,47 @@ def test_a_checkpoint_is_no_run_and_says_how_to_go_on_from_it(tiny_run):
 def test_resuming_a_finished_run_takes_nothing_away(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.folder, folder)
-    before = sorted(p.relative_to(folder) for p in folder.rglob("*"))
+    before = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     diffrl.resume(folder, live=False)
-    after = sorted(p.relative_to(folder) for p in folder.rglob("*"))
-    assert set(before) <= set(after)
+    after = {p.relative_to(folder) for p in folder.rglob("*")}
+    assert set(before) <= after
+    for path in (p for p in before if p.parts[0] in ("checkpoints", "metrics.jsonl")):
+        assert (folder / path).read_bytes() == before[path]
+
+
+def test_a_run_that_ends_earlier_than_planned_is_evaluated_at_its_end(tiny_sets, tmp_path):
+    sets = [*tiny_sets, "eval.every=0", "optimizer.lr=1e-3"]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    diffrl.train("sdpo", "pickscore", sets=sets, epochs=2, output=whole, live=False)
+    shutil.copytree(whole, folder)
+    (folder / "evaluations/00002.json").unlink()  # as if it had not been the last epoch
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    plain = {k: v for k, v in lines[2].items() if not k.startswith(("eval/", "picture/", "kl/"))}
+    text = "".join(json.dumps(m) + "\n" for m in (*lines[:2], plain))
+    (folder / "checkpoints/2/metrics.jsonl").write_text(text)
+    seal(folder / "checkpoints/2")
+    again = diffrl.resume(folder, epochs=2, live=False)
+    assert untimed(again.metrics) == untimed(diffrl.Run(whole).metrics)
+    for name in ("evaluations/00002.json", "images/00002.png", "images/before-after.png"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_what_was_noticed_after_a_checkpoint_is_noticed_again_once(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, folder)
+    said = {"source": "check", "rule": "x", "message": "m", "action": "-"}
+    for epoch in (1, 3):
+        append_line(folder / "notices.jsonl", {**said, "epoch": epoch})
+        for later in range(epoch + 1, 5):
+            place = folder / "checkpoints" / str(later)
+            append_line(place / "notices.jsonl", {**said, "epoch": epoch})
+    for path in (folder / "checkpoints").iterdir():
+        seal(path)
+    resumed = diffrl.resume(f"{folder}@2", live=False)
+    noticed = [n["epoch"] for n in read_lines(resumed.folder / "notices.jsonl")]
+    assert noticed.count(1) == 1 and 3 not in noticed
+    saved = read_lines(folder / "checkpoints/4/notices.jsonl")
+    assert [n["epoch"] for n in saved] == noticed
 
 
 def test_a_half_written_checkpoint_is_not_taken(tiny_run, tmp_path):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from diffrl.errors import SettingsError
-from diffrl.settings.resolve import load
+from diffrl.settings.resolve import load, resolve
 from diffrl.shelf import newest
 from diffrl.trainer import checkpoint, run
+from diffrl.trainer.preflight import preflight
 
 
 def test_a_resumed_run_takes_the_optimizer_settings_that_are_asked_for(tiny_run, tmp_path):
@@ -44,6 +45,7 @@ def test_a_resumed_run_takes_the_optimizer_kernels_that_are_asked_for(tiny_run, 
         (("train.epochs", 1), "has 4 epochs already; name the total, 5 for 1 more, or go back"),
         (("train.seed", 7), "leave it out, or begin again with --resume"),
         (("eval.seed", 7), "was evaluated with 1234; leave it as it is, and judge otherwise with"),
+        (("eval.images", 2), "was evaluated with 3; leave it as it is, and judge otherwise with"),
         (("eval.prompts", "unseen"), "picture 1 would be 'A green colored rabbit'; "),
     ],
 )
@@ -65,3 +67,24 @@ def test_a_run_that_begins_again_takes_another_seed(tiny_run, tmp_path):
     asked = load(folder / "settings.toml", flags=flags)
     again = run(asked, resume=folder, at=0)
     assert again.settings.train.seed == 7 and [m["epoch"] for m in again.metrics] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [
+        (
+            "eval/pickscor/2-step",
+            "no evaluation gives that; expected eval/NAME/STEPS-step, of pick",
+        ),
+        ("-eval/pickscore/3-step", "score in 1, 2 steps. Did you mean eval/pickscore/"),
+        ("-eval/pickscore/2-step", None),
+        ("loss/value", None),
+    ],
+)
+def test_a_best_metric_that_no_evaluation_gives_is_refused(best, said, tiny_sets):
+    settings = resolve("sdpo", ["pickscore"], "emoji", sets=[*tiny_sets, f"checkpoint.best={best}"])
+    if said is None:
+        preflight(settings, None)
+    else:
+        with pytest.raises(SettingsError, match=re.escape(said)):
+            preflight(settings, None)

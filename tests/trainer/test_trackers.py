@@ -6,7 +6,10 @@ import pytest
 
 import diffrl
 from diffrl.errors import SettingsError
-from diffrl.trainer.trackers import tracker_problems
+from diffrl.events import EpochDone, Noticed, RunStarted
+from diffrl.settings.resolve import resolve
+from diffrl.trainer.ranks import accelerator, log_into
+from diffrl.trainer.trackers import TrackerObserver, tracker_problems
 
 
 def test_tensorboard_gets_metrics_and_pictures(tiny_run):
@@ -19,6 +22,25 @@ def test_tensorboard_gets_metrics_and_pictures(tiny_run):
     assert [event.step for event in seen.Scalars("epoch")] == [0, 1, 2, 3, 4]
     assert tags["images"] == ["pictures"]
     assert [event.step for event in seen.Images("pictures")] == [0, 2, 4]
+
+
+def test_tensorboard_forgets_epochs_that_a_run_goes_back_on(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    made = accelerator("cpu", "fp32")
+    log_into(tmp_path, made)
+    settings = resolve("sdpo", ["pickscore"], "emoji")
+    observer = TrackerObserver(made)
+    observer.diffrl_run_started(RunStarted(tmp_path, settings, 0))
+    for epoch, value in ((0, 1.0), (1, 2.0), (2, 3.0)):
+        observer.diffrl_update_done(EpochDone(epoch, 3, {"loss/value": value}))
+    observer.diffrl_noticed(Noticed(2, "watchdog", "kl", "far", "rollback to epoch 1", back_to=1))
+    observer.diffrl_update_done(EpochDone(2, 3, {"loss/value": 4.0}))
+    for tracker in made.trackers:
+        tracker.finish()
+    seen = EventAccumulator(str(tmp_path / "tensorboard"))
+    seen.Reload()
+    assert [(e.step, e.value) for e in seen.Scalars("loss/value")] == [(0, 1.0), (1, 2.0), (2, 4.0)]
 
 
 @pytest.mark.filterwarnings("ignore")

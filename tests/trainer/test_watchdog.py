@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,15 @@ def test_a_fall_is_from_the_best_since_training_began(dog):
     assert seen(dog, evaluation(50.0), evaluation(60.0)) == []
     assert seen(dog, evaluation(58.9)) == ["held_out"]
     assert dog.memory["best:held"] == 60.0
+
+
+def test_evaluations_in_other_numbers_of_steps_are_not_compared(dog):
+    assert seen(dog, evaluation(60.0), evaluation(60.0)) == []
+    other = evaluation(20.0, 5.0, 30.0)
+    each = {name.replace("4-step", "3-step"): found for name, found in other.each.items()}
+    assert each.keys() != other.each.keys()
+    assert seen(dog, replace(other, each=each)) == []  # all would have fallen
+    assert dog.memory["best:held"] == 20.0
 
 
 def test_less_is_better_where_a_reward_says_so():
