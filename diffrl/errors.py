@@ -7,6 +7,7 @@ refused before anything is done, 3 for a run that had to stop and saved what it 
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -153,6 +154,11 @@ class Interrupted(DiffrlError):
 def one_line(text: str) -> str:
     """Return a text of any origin as a message or a comment may hold it: no control characters."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def quoted(path: object) -> str:
+    """Return a path as a command that messages suggest takes it, whatever it holds."""
+    return shlex.quote(str(path))
 
 
 def shown(value: object, longest: int = 200) -> str:

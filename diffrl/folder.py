@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diffrl.errors import DiffrlError, RunExists, shown
+from diffrl.errors import DiffrlError, RunExists, quoted, shown
 from diffrl.settings import Settings
 
 SETTINGS, METRICS, ENVIRONMENT = "settings.toml", "metrics.jsonl", "environment.json"
@@ -77,9 +77,11 @@ def check_free(folder: Path) -> None:
 def _check_free(folder: Path) -> None:
     if (folder / SETTINGS).exists():
         raise RunExists(
-            f"{folder} already holds a run. Continue it with --resume {folder}, or choose another "
-            f"--output"
+            f"{folder} already holds a run. Continue it with --resume {quoted(folder)}, or choose "
+            f"another --output"
         )
+    if folder.is_symlink() and not folder.exists():
+        raise RunExists(f"{folder} is a link to nothing; choose another --output")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunExists(f"{folder} exists and is not empty; choose another --output")
     if why := _unwritable(folder):

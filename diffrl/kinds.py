@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from diffrl.errors import PluginError
+from diffrl.errors import PluginError, shown
 from diffrl.recipe import Recipe
 from diffrl.stages import STAGES, Component, Reward
 
@@ -48,6 +48,14 @@ def refuse_misfit(value: Any, kind: Kind) -> None:
         wanted = f"subclasses of {kind.base.__name__}"
     if not fits:
         raise PluginError(f"{kind.hook} should return {wanted}, but returned {value!r}")
+    if isinstance(value, Recipe):
+        for slot, base in STAGES.items():
+            if not isinstance(part := getattr(value, slot), base):
+                call = f"; write {part.__name__}()" if isinstance(part, type) else ""
+                raise PluginError(
+                    f"the recipe {value.name!r} should have a {base.__name__} value as its {slot}, "
+                    f"but has {shown(part)}{call}"
+                )
     name = getattr(value, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         what = getattr(value, "__name__", "a recipe")

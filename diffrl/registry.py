@@ -37,6 +37,10 @@ BUILTINS = tuple(
 )
 
 
+LONGEST = 300
+"""Characters of an error of somebody else's."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One registered name: a component class or a recipe, and who brought it."""
@@ -81,6 +85,8 @@ class Registry:
         self._plugins.add_hookspecs(hookspecs)
         self._brought: dict[str, dict[str, list[Entry]]] = {}
         self._broken: list[Broken] = []
+        self.left_out: tuple[str, ...] = ()
+        """Entry points that the environment keeps from being loaded."""
         self.loaded: dict[str, tuple[str, str, str]] = {}  # package, version and origin by name
         for module in builtins:
             about = ("diffrl", _version(), origin.of_module(module))
@@ -134,6 +140,8 @@ class Registry:
         owners = self._owners(kind).get(name, [])
         if not owners:
             hint = "" if not self._broken else f" {self._broken_hint()}"
+            if self.left_out:
+                hint += f" (DIFFRL_PLUGINS leaves out {', '.join(self.left_out)}.)"
             raise UnknownName(KINDS[kind].label, name, self._owners(kind), hint)
         if len(owners) > 1:
             raise DuplicateName(KINDS[kind].label, name, [e.claim for e in owners])
@@ -226,6 +234,7 @@ def registry() -> Registry:
         return Registry(BUILTINS, points)
     names = [n.strip() for n in wanted.split(",") if n.strip()]
     found = Registry(BUILTINS, [p for p in points if p.name in names])
+    found.left_out = tuple(p.name for p in points if p.name not in names)
     for name in names:
         if name not in {p.name for p in points}:
             hint = did_you_mean(name, [p.name for p in points])
@@ -245,6 +254,7 @@ def _refuse_other_version(plugin: object) -> None:
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"  # pluggy prints whole modules
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

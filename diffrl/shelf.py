@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from diffrl.errors import ResumeError, one_line
+from diffrl.errors import ResumeError, one_line, quoted
 from diffrl.folder import CHECKPOINTS, REPORT, SETTINGS, read_metrics
 from diffrl.paths import there
 from diffrl.settings.saved import END
@@ -124,9 +124,9 @@ def offer(folder: Path, bad: Path) -> str:
         if path != bad and damage(path) is None:
             return (
                 f"the newest whole one is of epoch {path.name}; "
-                f"go on from it with: diffrl train --resume {folder}@{path.name}"
+                f"go on from it with: diffrl train --resume {quoted(f'{folder}@{path.name}')}"
             )
-    return f"no other is whole; begin anew with: diffrl train --resume {folder}@0"
+    return f"no other is whole; begin anew with: diffrl train --resume {quoted(f'{folder}@0')}"
 
 
 def put(partial: Path, target: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,27 @@ from diffrl.hookspecs import hookimpl
 
 INDEX = "model_index.json"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+UNLIKE = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
+"""What a UNet's configuration names where it must be told more than a state, a time and a text."""
+
+
+def refuse_other_unets(ref: str, unet: Mapping[str, Any]) -> None:
+    """Refuse the configuration of a UNet that Stable Diffusion's pipeline does not call.
+
+    Raises:
+        ModelIncomplete: saying what it would need.
+    """
+    found = [f"{name} = {unet[name]!r}" for name in UNLIKE if unet.get(name) is not None]
+    if unet.get("in_channels", 4) != unet.get("out_channels", 4):
+        found.append(f"in_channels = {unet['in_channels']}, out_channels = {unet['out_channels']}")
+    if found:
+        raise ModelIncomplete(
+            f"the model {one_line(ref)} is of another kind ({'; '.join(found)}): expected a UNet "
+            f"of Stable Diffusion, as of versions 1 and 2 and SD-Turbo; SDXL and inpainting "
+            f"models are not supported"
+        )
 
 
 def missing_parts(folder: Path) -> list[str]:
@@ -41,16 +64,23 @@ def check_model(ref: str) -> None:
             f"the model folder {ref} lacks {', '.join(missing)}; expected a Stable Diffusion "
             f"pipeline as `save_pretrained` writes it ({', '.join(PARTS)})"
         )
+    with contextlib.suppress(OSError, ValueError):  # which loading says in its own words
+        unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
+        refuse_other_unets(ref, unet if isinstance(unet, dict) else {})
 
 
 @hookimpl(trylast=True)
 def diffrl_open_model(ref: str) -> Any:
     """Load a StableDiffusionPipeline from a folder, the hub, or the package itself."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from safetensors import SafetensorError
 
     check_model(ref)
     source = find(ref, INDEX, "model", "--model ")
     try:
+        # Of a hub, before gigabytes are fetched.
+        found: Any = UNet2DConditionModel.load_config(source.where, subfolder="unet", **source.at)
+        refuse_other_unets(ref, found)
         return StableDiffusionPipeline.from_pretrained(
             source.where,
             safety_checker=None,
@@ -58,5 +88,5 @@ def diffrl_open_model(ref: str) -> Any:
             use_safetensors=True,
             **source.at,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise source.unreadable("model", error) from None

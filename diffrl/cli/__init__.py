@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -22,13 +23,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = app(args, standalone_mode=False, prog_name="diffrl")
     except DiffrlError as error:
         if "--debug" in args:
-            raise
+            traceback.print_exc()
         _stop(str(error), error.exit_code)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except OSError as error:
         if "--debug" in args:
-            raise
+            traceback.print_exc()
         place = f"{error.filename}: " if error.filename else ""
         _stop(f"{place}{error.strerror or error} (--debug shows where)", 3)
     except Exception as error:

@@ -153,9 +153,10 @@ def new_plugin(
 ) -> None:
     """Write a plugin package whose tests pass at once."""
     from diffrl.cli.new_plugin import new_plugin as write
+    from diffrl.errors import quoted
 
     folder = write(name, kind, output)
-    typer.echo(f"{folder}: pip install pytest -e {folder} && pytest {folder}")
+    typer.echo(f"{folder}: pip install pytest -e {quoted(folder)} && pytest {quoted(folder)}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import typer
 
 from diffrl.cli.columns import columns
-from diffrl.errors import DiffrlError, SettingsError, one_line
+from diffrl.errors import DiffrlError, SettingsError, one_line, quoted
 from diffrl.evidence import compare as evidence
 from diffrl.evidence.files import Answers
 from diffrl.evidence.intervals import CLUSTERS, Estimate
@@ -72,7 +72,7 @@ def _found(
         if not (own or told):
             problems.append(
                 f"{one.name}: no evaluation there to compare; make one with: "
-                f"diffrl eval {one.runs[0].folder}"
+                f"diffrl eval {quoted(one.runs[0].folder)}"
             )
     found = []
     for other, own in zip(contenders[1:], answers[1:], strict=True):

@@ -194,7 +194,7 @@ def _device(asked: Asked, runs: Sequence[Settings], model: Mapping[str, Any]) ->
     Raises:
         SettingsError: if this machine lacks the device, or cannot compute so.
     """
-    from diffrl.trainer.ranks import check_device
+    from diffrl.trainer.ranks import check_device, device_here
 
     usual = runs[0].model.precision if runs else str(model.get("precision", "fp32"))
     precision = asked.precision or usual
@@ -202,13 +202,7 @@ def _device(asked: Asked, runs: Sequence[Settings], model: Mapping[str, Any]) ->
         raise SettingsError([f"--precision {precision}: expected fp32, bf16 or fp16"])
     if found := check_device(asked.device, precision):
         raise SettingsError([f.replace("model.device =", "--device") for f in found])
-    if asked.device != "auto":
-        return asked.device, precision
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda", precision
-    return ("mps" if torch.backends.mps.is_available() else "cpu"), precision
+    return device_here(asked.device), precision
 
 
 def table(protocol: Protocol, cells: Sequence[Cell], rewards: Sequence[str]) -> Iterator[str]:

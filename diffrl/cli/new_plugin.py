@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from importlib.resources import files
+from importlib.util import find_spec
 from keyword import iskeyword
 from pathlib import Path
 from string import Template
@@ -46,9 +47,9 @@ def new_plugin(name: str, kind: str, parent: Path) -> Path:
     words = values(own, kind)
     refuse_taken(words)
     folder = parent / words["distribution"]
+    check_free(folder)
     if folder.exists():
         raise PluginError(f"{folder} exists already; choose another name or --output")
-    check_free(folder)
     partial = parent / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a call that was interrupted
     partial.mkdir(parents=True)
@@ -75,10 +76,23 @@ def refuse_taken(words: dict[str, str]) -> None:
 
     if words["cls"] in diffrl.__all__:
         raise PluginError(f"{words['name']!r} is diffrl's own word; choose a more telling name")
+    if iskeyword(words["cls"]):
+        raise PluginError(f"{words['name']!r} is Python's own word; choose a more telling name")
     slot = words["kind"].replace("-", "_")
     for kind in (slot, "algorithm") if slot == "loss" else (slot,):
         if owner := registry().components(kind).get(words["name"]):
             raise PluginError(f"{words['name']!r} is taken by {owner.owner}; choose another name")
+    if found := registry().loaded.get(words["entry"]):
+        package, version, _ = found
+        raise PluginError(
+            f"a plugin is called {words['entry']!r} already ({package} {version}); choose another "
+            f"name"
+        )
+    if find_spec(words["module"]) is not None:
+        raise PluginError(
+            f"a module {words['module']} is installed already; choose another name than "
+            f"{words['name']!r}"
+        )
 
 
 def values(name: str, kind: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from diffrl.cli.train import Request, new
+from diffrl.errors import SettingsError
 from diffrl.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ def plan(request: Request, place: Place, as_json: bool) -> int:
     Raises:
         DiffrlError: naming what is wrong with the settings or the device.
     """
-    from diffrl.errors import SettingsError
     from diffrl.trainer.engines import settled, shard_problems
 
     settings = new(request)
@@ -67,10 +67,16 @@ def planned(settings: Settings, place: Place) -> Plan:
     from diffrl.planning.advice import suggestions
     from diffrl.planning.devices import device_of
     from diffrl.planning.estimate import Estimate
+    from diffrl.trainer.ranks import check_device
+    from diffrl.trainer.session import refuse_odd_side
 
     model = settings.model
+    if place.gpu is None and place.memory is None:
+        if problems := check_device(model.device, model.precision):
+            raise SettingsError(problems)
     device = device_of(place.gpu, place.memory, place.tflops, model.device, model.precision)
     estimate = Estimate(settings, prompts_of(settings), device, place.processes)
+    refuse_odd_side(model.size, estimate.config.shrinks)
     made = estimate.plan()
     if device.here and place.probes and place.tflops is None and made.fits:
         estimate = _probed(estimate)
@@ -84,11 +90,12 @@ def prompts_of(settings: Settings) -> tuple[str, ...]:
     Raises:
         DiffrlError: if there are none.
     """
-    from diffrl.errors import SettingsError
     from diffrl.trainer.preflight import open_prompts
+    from diffrl.trainer.scorers import reward_problems
 
-    prompts = open_prompts(settings.train.prompts)
-    if problems := settings.recipe.sampler.prompt_problems(prompts):
+    prompts = open_prompts(ref := settings.train.prompts)
+    problems = settings.recipe.sampler.prompt_problems(prompts)
+    if problems := [*problems, *reward_problems(settings, {ref: prompts}, ref)]:
         raise SettingsError(problems)
     return prompts
 

@@ -34,7 +34,7 @@ def serve(
     from diffrl.scoring import ScoredBy
     from diffrl.serve.client import TOKEN
     from diffrl.serve.server import Service, is_loopback, run
-    from diffrl.trainer.ranks import check_device
+    from diffrl.trainer.ranks import check_device, device_here
 
     token = os.environ.get(TOKEN, "")
     if not token and not is_loopback(host):
@@ -43,6 +43,7 @@ def serve(
         )
     if found := check_device(device, "fp32"):
         raise SettingsError([line.replace("model.device =", "--device") for line in found])
+    device = device_here(device)
     loaded = ScoredBy.load(reward, device, 1.0)
     about = {
         "name": loaded.name,

@@ -13,7 +13,7 @@ import typer
 
 from diffrl import moments
 from diffrl.cli.tables import preset_line, settings_lines
-from diffrl.errors import ResumeError, SettingsError
+from diffrl.errors import ResumeError, SettingsError, quoted
 from diffrl.settings import Settings
 from diffrl.settings.layers import FLAGS, Flags, preferences
 from diffrl.settings.resolve import load, resolve
@@ -90,7 +90,7 @@ def written(folder: Path, show: bool) -> str:
     try:
         write_report([folder], folder / REPORT)
     except Exception as error:  # the run itself is safe and whole
-        return f"not written ({type(error).__name__}: {error}); try: diffrl report {folder}"
+        return f"not written ({type(error).__name__}: {error}); try: diffrl report {quoted(folder)}"
     if show:
         open_in_browser(folder / REPORT)
     return str(folder / REPORT)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from diffrl.adapters import LORA_FILE, load_weights
 from diffrl.builtin.models import check_model
 from diffrl.builtin.references import is_hub_id, local
-from diffrl.errors import CheckpointMissing, DiffrlError, SettingsError
+from diffrl.errors import CheckpointMissing, DiffrlError, SettingsError, quoted
 from diffrl.folder import SETTINGS
 from diffrl.paths import there
 from diffrl.registry import registry
@@ -62,7 +64,7 @@ class Subject:
                 )
             else:
                 load_weights(pipeline, self.weights)
-        except (RuntimeError, ValueError, OSError, KeyError) as error:
+        except (RuntimeError, ValueError, OSError, KeyError, SafetensorError) as error:
             raise self._misfit(" ".join(str(error).split())[:160]) from error
         if self.weights.is_file() and not getattr(pipeline.unet, "peft_config", None):
             raise self._misfit("it holds no adapter of the UNet")
@@ -123,7 +125,9 @@ def _of_run(name: str, text: str, path: Path, epoch: int | None) -> Subject:
     run = Run(path)
     saved = {int(p.name): p for p in run.checkpoints}
     if not saved:
-        raise DiffrlError(f"{text}: no checkpoint there yet; continue it with --resume {path}")
+        raise DiffrlError(
+            f"{text}: no checkpoint there yet; continue it with --resume {quoted(path)}"
+        )
     if epoch is not None and epoch not in saved:
         known = ", ".join(map(str, saved))
         raise DiffrlError(f"{text}: no checkpoint of epoch {epoch}; there are {known}")

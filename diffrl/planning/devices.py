@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -90,8 +91,8 @@ def device_of(
     problems = []
     if gpu is not None and memory is not None:
         problems.append("--gpu and --memory: give one of them")
-    if tflops is not None and tflops <= 0:
-        problems.append(f"--tflops {tflops:g}: expected more than 0")
+    if tflops is not None and not 0 < tflops < math.inf:
+        problems.append(f"--tflops {tflops:g}: expected a number above 0")
     name = None if gpu is None else _known(gpu)
     if gpu is not None and name is None:
         problems.append(f"--gpu {shown(gpu)}: not in the table.{did_you_mean(gpu, GPUS)} Give "

@@ -219,9 +219,11 @@ class Draft:
             self._put(path, field, item)
         elif path in self.targets:
             self.problems.append(f"{item.written}: name a field, for example {path}.weight=0.5")
-        elif not item.soft and self.rewards:
-            used = ", ".join(self.rewards)
-            self.problems.append(f"{item.written}: reward {shown(name)} is not in use ({used})")
+        elif not item.soft:
+            known = [*self.rewards, *self.watched]
+            used = f"in use ({', '.join(known)})" if known else "in use; none is"
+            near = did_you_mean(name, known) if get_close_matches(name, known) else ""
+            self.problems.append(f"{item.written}: reward {shown(name)} is not {used}.{near}")
 
     def _watch(self, given: Sequence[Any]) -> None:
         """Make targets of the rewards that are only watched; checks name unknown ones."""
@@ -249,5 +251,7 @@ class Draft:
             target.put(name, item.value, item.origin)
         elif not item.soft or path in SECTIONS:
             near = did_you_mean(name, target.model.model_fields)
+            if name == "name" and path in STAGES:
+                near = f" To swap it, write {path}={item.value}"
             has = f"{target.label} has no field {shown(name)}."
             self.problems.append(f"{item.written}: {has}{near}")

@@ -47,6 +47,11 @@ class Target:
     def build(self) -> tuple[Any, list[str]]:
         """Return the model and no problems, or None and one problem for each wrong value."""
         values = {name: given[-1][0] for name, given in self.history.items()}
+        wrong = [name for name, value in values.items() if self._is_misplaced(name, value)]
+        if wrong:  # which would count as 0 and 1
+            return None, [
+                self.problem(n, "input should be a number, not a truth value") for n in wrong
+            ]
         try:
             built = self.model.model_validate(values)
         except ValidationError as error:
@@ -54,6 +59,17 @@ class Target:
             return None, sorted(found)
         found = [self.problem(name, why) for name, value in built if (why := too_large(value))]
         return (None, found) if found else (built, [])
+
+    def _is_misplaced(self, name: str, value: Any) -> bool:
+        """Return whether a truth value is given, alone or in a list, where numbers are wanted."""
+        found = value if isinstance(value, list | tuple) else [value]
+        info = self.model.model_fields.get(name)
+        wanted = set() if info is None else kinds_of(info.annotation)
+        return (
+            any(isinstance(one, bool) for one in found)
+            and bool not in wanted
+            and bool(wanted & {int, float})
+        )
 
     def origins(self) -> dict[str, str]:
         """Return where the value of each field comes from."""
@@ -87,10 +103,18 @@ class Target:
         if not place:
             return f"{self.label}: {message}"
         name = str(place[0])
+        if error["type"] in ("tuple_type", "list_type"):
+            message = f"input should be a list; write --set '{self.path}.{name}=[…]', with quotes"
         if error["type"] == "missing" and len(place) == 1:
             return f"{self.path}.{name}: has no default, so set it with --set {self.path}.{name}=…"
         items = [str(p + 1) for p in place[1:] if isinstance(p, int)]
         return self.problem(name, message + (f" (item {', '.join(items)})" if items else ""))
+
+
+def kinds_of(annotation: Any) -> set[Any]:
+    """Return the plain types that an annotation is made of."""
+    inner = [one for part in get_args(annotation) for one in kinds_of(part)]
+    return {*inner} if inner else {annotation} if isinstance(annotation, type) else set()
 
 
 def too_large(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffrl import moments, shelf
-from diffrl.errors import ProcessLost
+from diffrl.errors import ProcessLost, quoted
 from diffrl.folder import METRICS, NOTICES, SETTINGS, check_free, claimed, create, given_back, write
 from diffrl.planning.refusal import refuse_what_cannot_fit
 from diffrl.registry import registry
@@ -69,7 +69,8 @@ def run(
             session.ranks.wait()
     except ProcessLost as error:
         raise ProcessLost(
-            f"{error}; continue, in any number of processes, with: diffrl train --resume {folder}"
+            f"{error}; continue, in any number of processes, with: diffrl train --resume "
+            f"{quoted(folder)}"
         ) from error
     finally:
         for observer in observers:

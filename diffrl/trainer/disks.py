@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diffrl import shelf
-from diffrl.errors import CannotWrite
+from diffrl.errors import CannotWrite, quoted
 from diffrl.folder import SETTINGS
 
 UNWRITABLE = {
@@ -48,7 +48,7 @@ def _next(folder: Path) -> str:
         return "nothing was saved; when it can be written, begin the run again"
     newest = shelf.newest(folder)
     kept = f"epoch {newest.name} is saved" if newest else "no epoch was saved"
-    again = f"continue with: diffrl train --resume {folder}"
+    again = f"continue with: diffrl train --resume {quoted(folder)}"
     return f"{kept}; when it can be written, {again}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diffrl.builtin.models import check_model
-from diffrl.errors import DiffrlError, PromptsError, SettingsError, did_you_mean, shown
+from diffrl.errors import DiffrlError, PromptsError, SettingsError, did_you_mean, quoted, shown
 from diffrl.folder import SETTINGS, check_free, evaluation_file, read_object
 from diffrl.registry import registry
 from diffrl.settings import Settings
@@ -107,7 +107,8 @@ def refuse_another_past(
     if asked.seed != before.seed:
         found.append(
             f"train.seed = {asked.seed}: the run in {folder} began with {before.seed} and goes on "
-            f"with its own noise; leave it out, or begin again with --resume {folder}@0"
+            f"with its own noise; leave it out, or begin again with --resume "
+            f"{quoted(f'{folder}@0')}"
         )
     found += _another_curve(settings, past, folder, eval_prompts)
     if found:

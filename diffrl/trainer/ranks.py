@@ -231,5 +231,12 @@ def check_device(device: str, precision: str) -> list[str]:
     return []
 
 
+def device_here(wanted: str) -> str:
+    """Return a device's name, of `auto` that of the best that this machine has."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "mps" if _mps() else "cpu"
+
+
 def _mps() -> bool:
     return bool(getattr(torch.backends, "mps", None)) and torch.backends.mps.is_available()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffrl import shelf
-from diffrl.errors import DiffrlError, Interrupted
+from diffrl.errors import DiffrlError, Interrupted, quoted
 from diffrl.events import Noticed
 from diffrl.registry import registry
 from diffrl.trainer import checkpoint
@@ -71,7 +71,9 @@ def stopped(session: Session, error: DiffrlError) -> DiffrlError:
         save(session)
         session.ranks.wait()  # the first to leave ends the others
     what = f"epoch {session.epoch} is saved" if session.epoch else "no epoch was finished"
-    return again(error, f"{error}; {what}; continue with: diffrl train --resume {session.folder}")
+    return again(
+        error, f"{error}; {what}; continue with: diffrl train --resume {quoted(session.folder)}"
+    )
 
 
 def again(error: DiffrlError, said: str) -> DiffrlError:
@@ -87,5 +89,5 @@ def lost(session: Session, error: DiffrlError) -> DiffrlError:
     return again(
         error,
         f"{error}; the weights are those of the middle of an epoch and are given up; {where}; "
-        f"continue with: diffrl train --resume {session.folder}",
+        f"continue with: diffrl train --resume {quoted(session.folder)}",
     )

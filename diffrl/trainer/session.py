@@ -168,6 +168,17 @@ def build_policy(settings: Settings, ranks: Ranks, pipeline: Any, seed: int) -> 
     )
 
 
+def refuse_odd_side(side: int | None, factor: int) -> None:
+    """Refuse a side of pictures, in pixels, that a VAE cannot divide by its factor.
+
+    Raises:
+        SettingsError: with the nearest that it can.
+    """
+    if side and side % factor:
+        near = max(1, round(side / factor)) * factor
+        raise SettingsError([f"model.size = {side}: expected a multiple of {factor}, as {near} is"])
+
+
 def policy_of(
     pipeline: Any,
     call: Callable[..., Any],
@@ -181,9 +192,7 @@ def policy_of(
     unet = pipeline.unet
     factor = pipeline.vae_scale_factor
     side = size or unet.config.sample_size * factor
-    if side % factor:
-        near = max(1, round(side / factor)) * factor
-        raise SettingsError([f"model.size = {side}: expected a multiple of {factor}, as {near} is"])
+    refuse_odd_side(side, factor)
     return UNetPolicy(
         unet=unet,
         call=call,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from diffrl.errors import SettingsError, did_you_mean, one_line
+from diffrl.errors import SettingsError, did_you_mean, one_line, quoted
 from diffrl.events import EpochDone, Evaluated, Noticed, RunStarted
 from diffrl.folder import write
 from diffrl.hookspecs import hookimpl
@@ -133,5 +133,5 @@ def _knows_wandb() -> bool:
 
 def _unstarted(name: str, error: Exception, event: RunStarted) -> str:
     told = one_line(str(error))[:200]
-    again = f"diffrl train --resume {event.folder}"
+    again = f"diffrl train --resume {quoted(event.folder)}"
     return f"train.track: {name!r} did not start: {told}; once it can, go on with: {again}"

@@ -86,6 +86,37 @@ def test_a_model_folder_that_lacks_a_part(refused, tmp_path, part):
     assert f"the model folder model lacks {part}" in refused("--model", "model")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"addition_embed_type": "text_time"}, "addition_embed_type = 'text_time'"),
+        ({"in_channels": 9}, "in_channels = 9, out_channels = 4"),
+    ],
+)
+def test_a_model_of_another_kind(refused, tmp_path, change, said):
+    shutil.copytree(PIPELINE, tmp_path / "model")
+    path = tmp_path / "model" / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    message = refused("--model", "./model")
+    assert f"the model ./model is of another kind ({said})" in message
+    assert "SDXL and inpainting models are not supported" in message
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet"])
+def test_a_model_whose_weights_are_cut_off(refused, tmp_path, part):
+    shutil.copytree(PIPELINE, tmp_path / "model")
+    (path,) = (tmp_path / "model" / part).glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:5000])
+    message = refused("--model", "./model", "--set", "eval.watch=[]")
+    assert "cannot load the model './model' (" in message
+    assert "Point to another copy, with safetensors, by --model FOLDER" in message
+
+
+def test_an_output_folder_that_is_a_link_to_nothing(refused, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert "link is a link to nothing; choose another --output" in refused("--output", "link")
+
+
 def test_a_model_folder_that_is_not_there(refused):
     assert "no model at ./nothing: expected a diffusers pipeline" in refused("--model", "./nothing")
 
@@ -104,6 +135,12 @@ def test_a_reward_checkpoint_that_is_not_there(refused):
         ("eval.eta=2", "eval.eta = 2: input should be less than or equal to 1"),
         ("model.size=2", "model.size = 2: input should be greater than or equal to 8"),
         ("train.seed=4294967296", "train.seed = 4294967296: input should be less than or equal to"),
+        ("train.epochs=true", "train.epochs = True: input should be a number, not a truth value"),
+        ("eval.steps=[1, true]", "eval.steps = [1, True]: input should be a number, not"),
+        ("loss.clip=false", "loss.clip = False: input should be a number, not a truth value"),
+        ("eval.watch=imagereward", "should be a list; write --set 'eval.watch=[…]', with quotes"),
+        ("loss.name=clipped-ratio", "has no field 'name'. To swap it, write loss=clipped-ratio"),
+        ("rewards.pickscor.scale=2", "'pickscor' is not in use (pickscore, animal-accuracy). Did"),
         ("model.device=cuda:99", "model.device = 'cuda:99': this machine has no such device"),
         ("train.trajectories=63", "train.trajectories = 63: input should be a multiple of"),
     ],

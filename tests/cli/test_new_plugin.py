@@ -1,6 +1,7 @@
 """`diffrl new-plugin` writes packages whose tests pass, and refuses what it cannot write."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -64,6 +65,9 @@ def test_what_is_written_passes_the_linter(written, tmp_path, kind):
         (("mine", "--kind", "los"), "--kind los: expected one of loss, reward"),
         (("loss",), "'loss' is diffrl's own word"),
         (("sdpo",), "'sdpo' is taken by sdpo (diffrl"),
+        (("sdpo", "--kind", "reward"), "a plugin is called 'sdpo' already (diffrl"),
+        (("none", "--kind", "reward"), "'none' is Python's own word; choose a more telling name"),
+        (("m" * 260, "--kind", "reward"), "cannot write "),
         (("ddim", "--kind", "sampler"), "'ddim' is taken by diffrl.builtin.samplers (diffrl"),
     ],
 )
@@ -91,3 +95,11 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path, capsys):
         main(["new-plugin", "mine", "--output", str(tmp_path / "file")])
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and "is no folder that can be written to" in said
+
+
+def test_the_next_command_is_one_that_a_shell_takes(tmp_path, capsys):
+    place = tmp_path / "with space"
+    with pytest.raises(SystemExit):
+        main(["new-plugin", "mine", "--output", str(place)])
+    said = capsys.readouterr().out
+    assert shlex.split(said.partition(": ")[2])[-1] == str(place / "diffrl-mine")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 from typing import ClassVar
@@ -169,6 +170,34 @@ def test_a_hook_that_returns_something_else_is_refused(given, message):
     with pytest.raises(PluginError, match=message):
         found.register(Brings(given), "odd")
     assert found.components("loss") == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("clipped-ratio", "'mine' should have a Loss value as its loss, but has 'clipped-ratio'"),
+        (Flat, r"as its loss, but has <class .*Flat.*>; write Flat\(\)"),
+    ],
+)
+def test_a_recipe_with_something_else_than_a_stage_is_refused(given, message):
+    class Plugin:
+        @hookimpl
+        def diffrl_algorithms(self):
+            recipe = replace(registry().get("algorithm", "ddpo").value, name="mine")
+            object.__setattr__(recipe, "loss", given)  # these tests check types where one is made
+            return [recipe]
+
+    found = Registry()
+    with pytest.raises(PluginError, match=message):
+        found.register(Plugin(), "odd")
+    assert found.components("algorithm") == {}
+
+
+def test_what_is_left_out_on_purpose_is_named_where_it_is_missed():
+    found = Registry()
+    found.left_out = ("sdpo", "rebel")
+    with pytest.raises(UnknownName, match=r"\(DIFFRL_PLUGINS leaves out sdpo, rebel\.\)"):
+        found.get("algorithm", "sdpo")
 
 
 def test_a_plugin_that_cannot_be_imported_is_a_row_and_the_others_work(tmp_path, monkeypatch):

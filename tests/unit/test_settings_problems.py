@@ -63,7 +63,7 @@ def test_misfits_are_told_beside_wrong_values():
         ("train=3", "--set train=3: train is a section; set one of train.epochs, "),
         ("loss", "--set loss: expected key=value, for example"),
         ("=3", "--set =3: expected key=value"),
-        ("rewards.try-tally.weight=1", "reward 'try-tally' is not in use (try-taste)"),
+        ("rewards.try-tally.weight=1", "reward 'try-tally' is not in use (try-taste"),
         ("rewards.try-taste=1", "name a field, for example rewards.try-taste.weight=0.5"),
         ("rewards.try-taste.chekpoint=1", "has no field 'chekpoint'. Did you mean checkpoint?"),
         (
@@ -150,7 +150,7 @@ def test_a_reward_is_needed_and_named_once():
         ),
         (b"[loss]\nclp = 1\n", ": loss.clp: loss 'try-clipped' has no field 'clp'. Did you mean"),
         (b"[loss]\nname = 'no'\n", ": no loss is called 'no'."),
-        (b"[rewards.try-tally]\nweight = 1\n", "reward 'try-tally' is not in use (try-taste)"),
+        (b"[rewards.try-tally]\nweight = 1\n", "reward 'try-tally' is not in use (try-taste"),
         (b"algo = 'sdpo'\n", ": algo = 'sdpo', but this run uses 'try-algo'"),
         (b"rewards = 3\n", ": rewards: no stage of 'try-algo' has a field 'rewards'."),
         (b"[loss]\nclip = -1\n", "loss.clip = -1: input should be greater than 0"),

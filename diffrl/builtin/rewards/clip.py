@@ -48,6 +48,7 @@ class ClipScorer:
         Raises:
             CheckpointMissing: if the weights are neither on disk nor reachable.
         """
+        from safetensors import SafetensorError
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         source = find(ref, "config.json", "CLIP", option)
@@ -62,7 +63,9 @@ class ClipScorer:
                 CLIPImageProcessor.from_pretrained(where, **at),
                 device,
             )
-        except (OSError, ValueError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, ValueError, SafetensorError, RuntimeError) as error:
             raise source.unreadable("CLIP", error) from None
         _loaded[key] = made
         return made
