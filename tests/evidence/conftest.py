@@ -39,6 +39,12 @@ def runs(sets, tmp_path_factory):
 
 
 @pytest.fixture
+def unplotted(monkeypatch):
+    """Leaves the curves out of pages, which are most of their time."""
+    monkeypatch.setattr("diffrl.report.charts.save", lambda wanted, _: ["<svg/>"] * len(wanted))
+
+
+@pytest.fixture
 def command(capsys):
     """Runs the command line in this process; returns exit code, output and errors."""
     from diffrl.cli import main

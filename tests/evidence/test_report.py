@@ -81,7 +81,7 @@ def test_a_run_that_repeats_a_seed_is_no_other_seed(runs, tmp_path):
     assert groups[1].name == f"sdpo, {tmp_path.name}/again"
 
 
-def test_seeds_that_are_not_equally_far_are_shown_as_far_as_all_are(runs, tmp_path):
+def test_seeds_that_are_not_equally_far_are_shown_as_far_as_all_are(runs, tmp_path, unplotted):
     shutil.copytree(runs / "sdpo", tmp_path / "sdpo")
     metrics = tmp_path / "sdpo/1/metrics.jsonl"
     lines = metrics.read_text().splitlines()
@@ -128,7 +128,7 @@ def test_settings_are_read_from_the_file_as_it_is(runs):
     assert values["train.epochs"].text == "2" and "epochs" in values["train.epochs"].origin
 
 
-def test_text_of_a_run_cannot_become_part_of_the_page(runs, tmp_path):
+def test_text_of_a_run_cannot_become_part_of_the_page(runs, tmp_path, unplotted):
     copy = tmp_path / "copy"
     shutil.copytree(runs / "sdpo/1", copy)
     path = copy / "settings.toml"
@@ -152,7 +152,7 @@ def test_what_a_run_noticed_is_on_the_page(runs, tmp_path):
     assert "KL to the base model" in text
 
 
-def test_a_run_without_an_epoch_is_shown_as_far_as_it_goes(runs, tmp_path, command):
+def test_a_run_without_an_epoch_is_shown_as_far_as_it_goes(runs, tmp_path, command, unplotted):
     copy = tmp_path / "young"
     shutil.copytree(runs / "sdpo/1", copy)
     path = copy / "metrics.jsonl"
@@ -172,7 +172,7 @@ def test_what_is_no_run_is_said_and_the_others_are_shown(runs, tmp_path, command
     assert code == 2 and told.startswith(f"error: no run in {tmp_path / 'nothing'}")
 
 
-def test_a_torn_metrics_file_and_a_missing_plugin_still_make_a_page(runs, tmp_path):
+def test_a_torn_metrics_file_and_a_missing_plugin_still_make_a_page(runs, tmp_path, unplotted):
     copy = tmp_path / "torn"
     shutil.copytree(runs / "sdpo/1", copy)
     with (copy / "metrics.jsonl").open("a") as file:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -92,7 +93,7 @@ def test_no_text_of_a_run_becomes_part_of_the_page(evil, runs, tmp_path, several
     assert outside == []
 
 
-def test_a_page_may_run_its_own_script_only_and_load_nothing(evil, tmp_path):
+def test_a_page_may_run_its_own_script_only_and_load_nothing(evil, tmp_path, unplotted):
     write_report([evil], tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text("utf-8")
     (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
@@ -107,16 +108,20 @@ def test_a_run_shows_itself_in_a_notebook_as_text(evil):
     assert set(shown.tags) == {"b", "table", "tr", "td"} and shown.attributes == []
 
 
-def test_the_report_runs_nothing_that_the_settings_name(runs, tmp_path):
+def test_the_report_runs_nothing_that_the_settings_name(runs, tmp_path, monkeypatch, unplotted):
+    (tmp_path / "module_of_mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
     copy = tmp_path / "run"
     shutil.copytree(runs / "sdpo/1", copy)
     with (copy / "settings.toml").open("a") as file:
-        file.write(f'\n[rewards.mine]\nweight = 1.0\npath = "{"no_such_module"}:taste"\n')
+        file.write('\n[rewards.mine]\nweight = 1.0\npath = "module_of_mine:taste"\n')
     assert write_report([copy], tmp_path / "page.html") == []
+    assert "module_of_mine:taste" in (tmp_path / "page.html").read_text("utf-8")
+    assert not (tmp_path / "ran").exists() and "module_of_mine" not in sys.modules
 
 
 @pytest.mark.parametrize("linked", ["images/00001.png", "images", "before-after"])
-def test_pictures_through_links_that_leave_the_run_are_not_shown(runs, tmp_path, linked):
+def test_pictures_through_links_that_leave_the_run_are_not_shown(runs, tmp_path, linked, unplotted):
     copy, secret = tmp_path / "run", tmp_path / "secret"
     shutil.copytree(runs / "sdpo/1", copy)
     write_report([copy], tmp_path / "before.html")
@@ -135,7 +140,7 @@ def test_pictures_through_links_that_leave_the_run_are_not_shown(runs, tmp_path,
     assert before.count("data:image/webp") - text.count("data:image/webp") == lost
 
 
-def test_other_files_through_links_are_not_read_either(runs, tmp_path):
+def test_other_files_through_links_are_not_read_either(runs, tmp_path, unplotted):
     copy = tmp_path / "run"
     shutil.copytree(runs / "sdpo/1", copy)
     (tmp_path / "secret.json").write_text('{"commit": "a secret!!"}')
@@ -159,7 +164,7 @@ def test_plots_are_not_written_through_a_link(runs, tmp_path):
     assert list(elsewhere.iterdir()) == []
 
 
-def test_files_of_another_shape_leave_their_part_out(runs, tmp_path):
+def test_files_of_another_shape_leave_their_part_out(runs, tmp_path, unplotted):
     copy = tmp_path / "run"
     shutil.copytree(runs / "sdpo/1", copy)
     cell = {"subject": 1, "prompts": [], "steps": "x", "found": 3, "wins": 0}

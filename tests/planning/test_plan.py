@@ -180,7 +180,7 @@ def test_full_finetuning_is_advised_to_take_adapters(estimated):
 def test_a_plan_goes_through_json(estimated, cpu):
     sets = ("train.micro_batch=64", "sampler.steps=4")
     estimate = estimated("sdpo", "emoji", cpu(int(1.2 * GIB)), sets=sets)
-    plan = estimate.plan().suggesting(suggestions(estimate))
+    plan = estimate.plan().suggesting(suggestions(estimate, most=1))
     said = json.loads(json.dumps(plan.as_json()))
     assert Plan.from_json(said) == plan
     assert said["decides"] == "updating"

@@ -1,5 +1,6 @@
 """Starts runs in one or several processes, and compares what came of them."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffrl.trainer import Run
+from diffrl import trainer
+from diffrl.trainer import Run, loop
 
 HERE = Path(__file__).parent
 ALGORITHMS = ("sdpo", "ddpo", "d3po", "rebel", "prdp", "prdp-rebel")
@@ -18,6 +20,7 @@ UNEVEN = (
     "train.sample_batch=8",
     "train.epochs=2",
     "eval.every=0",
+    "train.track=[]",
     "optimizer.eps=1e-3",
     "optimizer.lr=1e-3",
 )
@@ -69,15 +72,35 @@ def launched(*arguments, memory_ends="-1,-1", tired="", **options):
 
 
 def trained(folder, algorithms, sets, processes=1, reward="pickscore"):
-    """Train in so many processes, and return what each of them has to say, by algorithm."""
-    done = launched(folder, algorithms, sets, processes, reward)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """Train in so many processes, and return what each of them has to say, by algorithm.
+
+    One is this process.
+    """
+    if processes == 1:
+        trained_here(folder, algorithms, sets, reward)
+    else:
+        done = launched(folder, algorithms, sets, processes, reward)
+        assert done.returncode == 0, done.stderr[-3000:]
     return {
         algo: [
             torch.load(folder / f"{algo}-{rank}.pt", weights_only=True) for rank in range(processes)
         ]
         for algo in algorithms
     }
+
+
+def trained_here(folder, algorithms, sets, reward):
+    """Train in this process, as the others do in theirs."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        patch.setattr(trainer, "build", trainer.build)  # which is put back
+        patch.setattr(loop, "keep_pace", loop.keep_pace)
+        many_processes = importlib.import_module("many_processes")
+        try:
+            many_processes.main(folder, ",".join(algorithms), reward, ["model.device=cpu", *sets])
+        finally:
+            torch.set_num_threads(threads)
 
 
 def wait_for(seen):

@@ -8,7 +8,10 @@ import time
 
 import pytest
 
-from diffrl.trainer import Run
+from diffrl.errors import SettingsError
+from diffrl.settings.resolve import resolve
+from diffrl.trainer import Run, run
+from diffrl.trainer.ranks import Ranks
 
 from .launching import (
     ALGORITHMS,
@@ -62,11 +65,14 @@ def test_groups_without_scores_are_left_out_in_all_processes(tiny_sets, tmp_path
     assert 0 < Run(tmp_path / "one" / "sdpo").metrics[-1]["dropped"] < 20
 
 
-def test_fewer_groups_than_processes_are_refused(tiny_sets, tmp_path):
-    sets = [*tiny_sets, "train.trajectories=2"]
-    done = launched(tmp_path, ["sdpo"], sets, processes=2)
-    assert done.returncode != 0
-    assert "makes 1 group(s) for 2 processes; expected at least one for each" in done.stderr
+def test_fewer_groups_than_processes_are_refused(tiny_sets, tmp_path, monkeypatch):
+    settings = resolve("sdpo", ["pickscore"], sets=[*tiny_sets, "train.trajectories=2"])
+    said = r"makes 1 group\(s\) for 2 processes; expected at least one for each"
+    with monkeypatch.context() as patch:
+        patch.setattr(Ranks, "count", 2)
+        with pytest.raises(SettingsError, match=said):
+            run(settings, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_process_that_dies_takes_the_run_down_within_a_minute(tiny_sets, tmp_path):

@@ -20,20 +20,26 @@ def small(tiny_model, tiny_clip):
     ]
 
 
-def test_an_epoch_makes_the_published_number_of_optimizer_steps(small, tmp_path):
+def test_an_epoch_of_fewer_trajectories_makes_the_published_number_of_steps(small, tmp_path):
+    """16 of 256, by as many fewer in an update; `tests/unit` counts the updates of all."""
     run = train(
         "sdpo",
         "pickscore",
         preset="sd-turbo",
-        sets=[*small, "model.precision=fp32"],
+        sets=[
+            *small,
+            "model.precision=fp32",
+            "train.trajectories=16",
+            "update_scheduler.per_update=4",
+        ],
         epochs=1,
         output=tmp_path / "run",
         live=False,
     )
     last = run.metrics[-1]
     assert last["updates"] == 50 * 2
-    assert last["samples"] == 256
-    assert 2 * 256 <= last["reward_queries"] <= 3 * 256
+    assert last["samples"] == 16
+    assert 2 * 16 <= last["reward_queries"] <= 3 * 16
     assert last["log_prob_gap/max"] < run.settings.recipe.loss.log_ratio_limit / 10
 
 

@@ -42,19 +42,22 @@ def test_every_stage_field_of_a_preset_belongs_to_an_installed_stage(name):
             assert set(table.get(slot, {})) <= {"name", *known}
 
 
+def updates_of_an_epoch(settings):
+    recipe, rows = settings.recipe, settings.train.trajectories
+    group = torch.arange(rows) // recipe.sampler.group
+    epoch = recipe.update_scheduler(
+        Prompts(("a",) * rows, group, torch.zeros(rows, 1)),
+        Advantages(torch.zeros(rows, recipe.sampler.steps)),
+        torch.Generator(),
+    )
+    return sum(m.commit for m in epoch)
+
+
 @pytest.mark.parametrize("reward", ["pickscore", "aesthetic"])
 def test_the_papers_baselines_take_16_pictures_an_update_of_each_of_4_gpus(reward):
     for algo in ("ddpo", "d3po", "rebel", "prdp", "prdp-rebel"):
         settings = resolve(algo, [reward], preset="sd-turbo")
-        recipe, rows = settings.recipe, settings.train.trajectories
-        text = ("a",) * rows
-        group = torch.arange(rows) // recipe.sampler.group
-        epoch = recipe.update_scheduler(
-            Prompts(text, group, torch.zeros(rows, 1)),
-            Advantages(torch.zeros(rows, recipe.sampler.steps)),
-            torch.Generator(),
-        )
-        assert sum(m.commit for m in epoch) == rows / 64, algo
+        assert updates_of_an_epoch(settings) == settings.train.trajectories / 64, algo
         assert settings.optimizer.lr == 3e-4
 
 
@@ -69,6 +72,8 @@ def test_the_sd_turbo_preset_follows_sdpos_table(reward, lr, epochs, pairs):
         pairs,
         50,
     )
+    assert settings.train.trajectories == 256
+    assert updates_of_an_epoch(settings) == 50 * 128 / pairs
     assert (settings.adapter.rank, settings.adapter.alpha) == (4, 4.0)
     assert (settings.model.precision, settings.model.size) == ("fp16", 512)
 
