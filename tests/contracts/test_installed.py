@@ -94,6 +94,11 @@ class TestRewards(RewardContract):
     def component(self, request, tiny_weights):
         return request.param(**tiny_weights.get(request.param.name, {}))
 
+    @pytest.fixture
+    def scorer(self, component):
+        """Which must load: there are weights of every reward here."""
+        return component.load("cpu")
+
 
 @pytest.mark.parametrize("recipe", installed("algorithm"))
 def test_stages_of_recipes_are_registered(recipe):

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from diffrl.builtin.advantages import Returns
 from diffrl.builtin.samplers import Ddim, Ode
 from diffrl.builtin.update_schedulers import Pairs
-from diffrl.errors import FitError
+from diffrl.errors import FitError, SettingsError
 from diffrl.settings.resolve import resolve
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -69,9 +69,14 @@ def test_variants_in_the_readmes_resolve(algo, sets):
     for name in recipes:
         try:
             resolve(name, ["pickscore"], sets=sets)
-        except Exception as error:
+        except SettingsError as error:
             failures.append(str(error))
     assert len(failures) < len(recipes), failures
+
+
+def test_the_readmes_have_variants_of_every_plugin():
+    found = [given.values[0] for given in variants()]
+    assert all(found.count(algo) >= 3 for algo in ("ddpo", "d3po", "rebel", "sdpo")), found
 
 
 @pytest.mark.parametrize("gamma", [None, 0.0, -1.0])
