@@ -95,7 +95,7 @@ def test_preferences_are_read_or_refused_with_their_line(examples, read, tmp_pat
 
     fuzz(examples, st.one_of(rows, files(whole * 2, row)), check)
     print(dict(seen))
-    assert sum(seen.values()) >= examples
+    assert seen["read"] and seen["refused"] >= examples / 2
 
 
 CONFIG = b"""# mine
@@ -125,7 +125,7 @@ def test_configurations_are_read_or_refused_by_name(examples, read):
 
     fuzz(examples, files(CONFIG), check)
     print(dict(seen))
-    assert sum(seen.values()) >= examples
+    assert seen["read"] and seen["refused"] >= examples / 2
 
 
 @pytest.mark.parametrize("examples", TIERS)
@@ -152,7 +152,7 @@ def test_mappings_of_any_shape_are_read_or_refused(examples):
 
     fuzz(examples, st.dictionaries(keys, trees, max_size=4), check)
     print(dict(seen))
-    assert sum(seen.values()) >= examples
+    assert seen["read"] and seen["refused"] >= examples / 2
 
 
 @pytest.mark.parametrize("examples", TIERS)
@@ -172,7 +172,7 @@ def test_cards_are_read_or_refused_by_name(examples, read):
     whole = min(HERE.glob("*.toml"), key=lambda path: path.stat().st_size).read_bytes()
     fuzz(examples, files(whole), check)
     print(dict(seen))
-    assert sum(seen.values()) >= examples
+    assert seen["read"] and seen["refused"] >= examples / 2
 
 
 @pytest.mark.parametrize(
