@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ PREDICTORS = {
     "1 query, copied": Anchors(query="last"),
 }
 
-TEST = "paired bootstrap over trajectories"
+TEST = "paired bootstrap over prompts"
 SAID = {"higher": REPRODUCED, "lower": CONTRADICTED, UNCLEAR: UNCLEAR}
 
 
@@ -68,6 +69,7 @@ def measured(rollouts: int) -> tuple[dict[str, dict[str, dict[str, Any]]], float
     given = {reward: {name: [] for name in PREDICTORS} for reward in REWARDS}
     rng = torch.Generator().manual_seed(7)
     alike: list[Tensor] = []
+    prompts: list[str] = []
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         session = build(
             settings, accelerator("cpu", "fp32"), Path(folder), preflight(settings, None)
@@ -75,6 +77,7 @@ def measured(rollouts: int) -> tuple[dict[str, dict[str, dict[str, Any]]], float
         for start in range(0, rollouts, PIECE):
             text = [session.prompts[i % len(session.prompts)] for i in range(start, start + PIECE)]
             rollout = sampler(session.policy, text, rng)
+            prompts += text
             alike.append(likeness(rollout))
             for reward, score in scored(session, rollout).items():
                 exact[reward].append(score)
@@ -87,7 +90,7 @@ def measured(rollouts: int) -> tuple[dict[str, dict[str, dict[str, Any]]], float
         every = {n: apart(torch.cat(v), torch.cat(exact[reward])) for n, v in own.items()}
         ours = every[next(iter(PREDICTORS))]
         found[reward] = {
-            name: {**near(one), **({} if one is ours else {"claims": claims(ours, one)})}
+            name: {**near(one), **({} if one is ours else {"claims": claims(ours, one, prompts)})}
             for name, one in every.items()
         }
     return found, float(torch.cat(alike).mean())
@@ -148,12 +151,14 @@ def near(one: Apart) -> dict[str, float]:
     }
 
 
-def claims(better: Apart, worse: Apart) -> dict[str, dict[str, Any]]:
-    """Return by measure the verdict on `better` being nearer, and by how much it is."""
+def claims(better: Apart, worse: Apart, prompts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return by measure the verdict on `better` being nearer, and by how much it is.
+
+    Trajectories of one prompt, of `prompts`, are resampled together.
+    """
     found = {}
     for measure, sign in (("cosine", 1), ("l1", -1), ("l2", -1)):
         low, high = (sign * getattr(one, measure) for one in (worse, better))
-        units = [str(i) for i in range(len(low))]
-        change, said = difference(low.tolist(), high.tolist(), units)
+        change, said = difference(low.tolist(), high.tolist(), prompts)
         found[measure] = {"said": SAID[said], "low": change.low, "high": change.high}
     return found

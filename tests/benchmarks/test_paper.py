@@ -199,10 +199,13 @@ def test_accuracy_of_predicted_rewards_in_cases_with_an_answer():
 def test_a_predictor_is_judged_by_every_measure():
     exact = torch.randn(32, 50)
     near, far = (accuracy.apart(exact + n * torch.randn(32, 50), exact) for n in (0.1, 1.0))
-    assert {one["said"] for one in accuracy.claims(near, far).values()} == {"reproduced"}
-    assert {one["said"] for one in accuracy.claims(far, near).values()} == {"contradicted"}
-    assert {one["said"] for one in accuracy.claims(far, far).values()} == {"not distinguishable"}
-    same = accuracy.claims(near, far)["l1"]
+    prompts = [str(number // 2) for number in range(32)]
+    assert {one["said"] for one in accuracy.claims(near, far, prompts).values()} == {"reproduced"}
+    assert {one["said"] for one in accuracy.claims(far, near, prompts).values()} == {"contradicted"}
+    assert {one["said"] for one in accuracy.claims(far, far, prompts).values()} == {
+        "not distinguishable"
+    }
+    same = accuracy.claims(near, far, prompts)["l1"]
     assert same["low"] <= float(far.l1.mean() - near.l1.mean()) <= same["high"]
 
 
