@@ -29,7 +29,7 @@ from generators.gallery import gallery
 from generators.handed import declared, protocols, values
 from generators.hooks import hooks
 from generators.means import gap, startup
-from generators.paper import accuracy, by_prompt, figure, summary, table_one
+from generators.paper import accuracy, by_prompt, by_seed, figure, summary, table_one
 from generators.planning import gpus, plan_error
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
@@ -96,6 +96,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "summary": summary,
         "table-1": table_one,
         "by-prompt": by_prompt,
+        "by-seed": by_seed,
         "accuracy": accuracy,
         "fig-4": partial(figure, "Fig. 4", *(f"fig-4-{n}" for n in (1, 2, 4, 8))),
         "fig-5": partial(figure, "Fig. 5", "fig-5-samples", "fig-5-seconds", "fig-5-gamma"),

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy
+from scipy.stats import ttest_1samp
 
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.experiments import Claim
 from benchmarks.paper.records import Evaluation, Record, Records
-from diffrl.evidence.intervals import Estimate, between_runs, difference
+from diffrl.evidence.intervals import LEVEL, Estimate, between_runs, difference
 
 REPRODUCED, UNCLEAR, CONTRADICTED = "reproduced", "not distinguishable", "contradicted"
 APART = "on different machines"
@@ -21,12 +22,17 @@ FEWEST = 3
 one compares two models and not two ways of training."""
 
 WELCH = "Welch's t over seeds"
+BY_SEED = "paired t over seeds"
 PAIRED = "paired bootstrap over pictures of one seed"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim with the difference that was found; `seeds` of 0: nothing was run."""
+    """A claim with the difference that was found; `seeds` of 0: nothing was run.
+
+    `by_seed` is the same difference by `BY_SEED`, where there are several seeds, and `said_by_seed`
+    what that says: runs of one seed begin with the same adapter, prompts and noise.
+    """
 
     place: str
     text: str
@@ -37,6 +43,8 @@ class Verdict:
     change: Estimate | None
     test: str
     seeds: int
+    by_seed: Estimate | None = None
+    said_by_seed: str = ""
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -54,9 +62,10 @@ def judge(claim: Claim, records: Records) -> Verdict:
         return Verdict(*asked, said, None, "", 0)
     pairs = [sides(claim, records, seed) for seed in seeds]
     worse, better = ([side[i] for side in pairs] for i in (0, 1))
+    by_seed = None
     if len(seeds) > 1:
         change, said = between_runs(worse, better)
-        test = WELCH
+        test, by_seed = WELCH, within_seeds(worse, better)
     else:
         # With four prompts or forty, pictures are the units: other prompts are not asked about.
         change, said = difference(worse[0], better[0], [str(i) for i in range(len(better[0]))])
@@ -66,7 +75,21 @@ def judge(claim: Claim, records: Records) -> Verdict:
         "higher": REPRODUCED if enough else FOR,
         "lower": CONTRADICTED if enough else AGAINST,
     }
-    return Verdict(*asked, names.get(said, UNCLEAR), change, test, len(seeds))
+    told = names.get(direction(by_seed), UNCLEAR) if by_seed else ""
+    return Verdict(*asked, names.get(said, UNCLEAR), change, test, len(seeds), by_seed, told)
+
+
+def within_seeds(worse: Sequence[Sequence[float]], better: Sequence[Sequence[float]]) -> Estimate:
+    """Return how much higher `better` is than `worse` within a seed, by a paired t over seeds."""
+    apart = numpy.array(better).mean(1) - numpy.array(worse).mean(1)
+    found = ttest_1samp(apart, 0.0).confidence_interval(LEVEL)
+    count, mean, std = len(apart), float(apart.mean()), float(apart.std(ddof=1))
+    return Estimate(mean, std, float(found.low), float(found.high), count, count)
+
+
+def direction(change: Estimate) -> str:
+    """Return `higher` or `lower` where an interval says so."""
+    return "higher" if change.low > 0 else "lower" if change.high < 0 else ""
 
 
 def fair(claim: Claim, found: Sequence[Record]) -> bool:

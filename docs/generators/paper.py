@@ -80,6 +80,30 @@ def figure(place: str, *charts: str) -> str:
     return f"{pictures}\n\n{_claims(verdicts)}"
 
 
+def by_seed() -> str:
+    """Return the claims on which a paired test over seeds says something else than Welch's."""
+    if not (found := _measured("full")):
+        return "*Not measured yet.*"
+    both = [v for v in found["verdicts"] if v["by_seed"]]
+    others = [v for v in both if v["said_by_seed"] != v["said"]]
+    rows = [
+        (
+            v["place"],
+            v["text"] if len(v["steps"]) > 1 else f"{v['text']}, {v['reward']}",
+            _steps(v["steps"][0]) if len(v["steps"]) == 1 else MEASURES[v["measure"]],
+            str(v["seeds"]),
+            _said(v),
+            _said({"said": v["said_by_seed"], "change": v["by_seed"]}),
+        )
+        for v in others
+    ]
+    head = ("where", "claim", "", "seeds", "Welch", "paired by seed")
+    return (
+        f"{len(both) - len(others)} of {len(both)} verdicts are the same. The others:\n\n"
+        f"{table(head, rows)}"
+    )
+
+
 def accuracy() -> str:
     """Return Tables II and III."""
     for tier in ("full", "quick"):

@@ -76,11 +76,23 @@ def test_a_claim_is_judged_by_seeds_where_there_are_several(kept):
     assert verdicts.judge(gained, kept).change.mean == pytest.approx(2.0, abs=1e-4)
 
 
+def test_what_seeds_have_in_common_is_no_noise_where_they_are_paired(kept):
+    for seed, luck in ((42, 0.0), (43, 5.0), (44, -5.0)):
+        pretend(kept, "good", 1.0 + luck, seed)
+        pretend(kept, "bad", 0.2 + luck + seed / 1000, seed)
+    found = verdicts.judge(claim(), kept)
+    assert (found.said, found.said_by_seed) == ("not distinguishable", "reproduced")
+    assert found.by_seed.mean == pytest.approx(found.change.mean, abs=1e-6)
+    other = experiments.Claim("", "", claim().worse, claim().better, (1,))
+    assert verdicts.judge(other, kept).said_by_seed == "contradicted"
+
+
 def test_a_single_seed_pairs_pictures_and_says_so(kept):
     pretend(kept, "good", 1.0, 42)
     pretend(kept, "bad", 0.2, 42)
     found = verdicts.judge(claim(), kept)
     assert (found.said, found.test, found.seeds) == (verdicts.FOR, verdicts.PAIRED, 1)
+    assert found.by_seed is None
 
 
 def test_two_seeds_are_no_verdict(kept):

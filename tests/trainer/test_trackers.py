@@ -1,5 +1,6 @@
 """Metrics and pictures reach TensorBoard and Weights & Biases."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -34,6 +35,7 @@ def test_tensorboard_forgets_epochs_that_a_run_goes_back_on(tmp_path):
     observer.diffrl_run_started(RunStarted(tmp_path, settings, 0))
     for epoch, value in ((0, 1.0), (1, 2.0), (2, 3.0)):
         observer.diffrl_update_done(EpochDone(epoch, 3, {"loss/value": value}))
+    time.sleep(1.1)  # files are read in the order of their names, which hold the second
     observer.diffrl_noticed(Noticed(2, "watchdog", "kl", "far", "rollback to epoch 1", back_to=1))
     observer.diffrl_update_done(EpochDone(2, 3, {"loss/value": 4.0}))
     for tracker in made.trackers:
