@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 import torch
 
-from diffrl.errors import OutOfMemory
 from diffrl.evidence.drawing import PIECE, Artist
 from diffrl.evidence.intervals import Estimate, estimate, wins
 from diffrl.evidence.judges import Judges
@@ -24,9 +22,12 @@ from diffrl.measures import (
     pixel_distances,
 )
 from diffrl.scoring import ScoredBy
-from diffrl.speed.fitting import memory_ended
+from diffrl.speed.fitting import in_words
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.look import Look
+
+ADVICE = "--precision bf16, fewer rewards, or --device cpu"
+"""What takes less memory."""
 
 FRECHET = 1000
 """Pictures below which a distance of distributions says nothing."""
@@ -79,7 +80,8 @@ def evaluate(
             where = f"{one.name}: {name}, {steps} step{'s' if steps > 1 else ''}"
             judges.tell(where)
             look = Look(judges.of(name), protocol.text(name), drop=True, embed=judges.embed)
-            with _naming(where):
+            ended = f"{where}: memory ends with {PIECE} pictures in one call"
+            with in_words(ended, ADVICE):
                 for images in artist.pictures(look.text, steps):
                     look.add(images)
                 scores, failed = look.scores_and_failures()
@@ -89,25 +91,6 @@ def evaluate(
                 first[name, steps] = look
             cells.append(_cell(one.name, name, steps, look, scores, reference, judges.of(name)))
         yield cells
-
-
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Say of what pictures memory ended.
-
-    Raises:
-        OutOfMemory: with what would take less.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not memory_ended(error):
-            raise
-        cause = " ".join(str(error).split())[:160]
-        raise OutOfMemory(
-            f"{where}: memory ends with {PIECE} pictures in one call; try --precision bf16, fewer "
-            f"rewards, or --device cpu ({cause})"
-        ) from None
 
 
 def _cell(

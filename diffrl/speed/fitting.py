@@ -153,12 +153,20 @@ class Pieces:
                 one.size, one.cuts = int(found[one.setting]), one.cuts + 1
 
 
+IN_TRAINING = (
+    "--set speed.low_memory=on (without speed.graphs), --precision bf16, fewer train.trajectories "
+    "or a smaller model.size"
+)
+"""What takes less memory in the parts of an epoch that are not cut into pieces."""
+
+
 @contextlib.contextmanager
-def in_words(doing: str) -> Iterator[None]:
+def in_words(said: str, advice: str = IN_TRAINING) -> Iterator[None]:
     """Say in one line that memory ended in what cannot be done in smaller pieces.
 
     Args:
-        doing: what was done.
+        said: that memory ended, and where.
+        advice: what would take less.
 
     Raises:
         OutOfMemory: in place of what torch raises.
@@ -169,10 +177,7 @@ def in_words(doing: str) -> Iterator[None]:
         if not memory_ended(error):
             raise
         cause = " ".join(str(error).split())[:160]
-        raise OutOfMemory(
-            f"memory ends in {doing}; try --set speed.low_memory=on (without speed.graphs), "
-            f"--precision bf16, fewer train.trajectories or a smaller model.size ({cause})"
-        ) from None
+        raise OutOfMemory(f"{said}; try {advice} ({cause})") from None
 
 
 def memory_ended(error: BaseException) -> bool:

@@ -163,7 +163,7 @@ def collect(
                     rollouts.append(rollout)
                     scoring.add(rollout)
                 clock.lap("score")
-        with refusing(ranks), in_words("what an epoch has sampled"):
+        with refusing(ranks), in_words("memory ends in what an epoch has sampled"):
             rewards = scoring.finish()
             rollout, own = concat(rollouts), moved(concat_rewards(rewards), policy.device)
     finally:

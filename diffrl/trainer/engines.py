@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
@@ -162,12 +163,14 @@ def _of_deepspeed_flags(environ: Mapping[str, str], settings: Settings) -> Asked
         for key in keys
         if environ.get(key, "none").lower() != "none"
     ]
-    clip = environ.get("ACCELERATE_GRADIENT_CLIPPING", "none").lower()
+    clip: Any = environ.get("ACCELERATE_GRADIENT_CLIPPING", "none").lower()
     if clip not in ("none", "auto"):
-        asked = {"gradient_clipping": float(clip)}
+        with contextlib.suppress(ValueError):  # of no number, which is told as it is
+            clip = float(clip)
+        asked = {"gradient_clipping": clip}
         problems += [f"ACCELERATE_GRADIENT_CLIPPING: {line}" for line in _unlike(asked, settings)]
     pieces = environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if pieces != "1":
+    if pieces.lower() not in ("1", "none", "auto"):
         problems.append(
             f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS = {pieces}: expected 1; train.micro_batch and "
             f"the update scheduler decide it"

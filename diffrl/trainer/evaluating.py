@@ -38,7 +38,7 @@ def evaluated(session: Session) -> Evaluation | None:
         Interrupted: in every process, if one was asked to stop.
     """
     done, ranks = None, session.ranks
-    with refusing(ranks), in_words("an evaluation"):
+    with refusing(ranks), in_words("memory ends in an evaluation"):
         if ranks.is_main:
             done = draw_and_score(session)
         elif ranks.in_step:

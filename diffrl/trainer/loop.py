@@ -164,7 +164,7 @@ def alone_where_memory_ends(ranks: Ranks) -> Iterator[None]:
             one that the network's own exchange misses.
     """
     try:
-        with in_words("an optimizer step"), hearing(backend_alone=True):
+        with in_words("memory ends in an optimizer step"), hearing(backend_alone=True):
             yield
     except OutOfMemory as error:
         if ranks.count == 1:

@@ -60,11 +60,11 @@ def preflight(
 def best_problems(settings: Settings) -> list[str]:
     """Return what keeps `checkpoint.best` from ever having a value, where evaluations give it."""
     best = settings.checkpoint.best
-    if best is None or not best.lstrip("-").startswith("eval/"):
+    key = (best or "").removeprefix("-")
+    if not key.startswith("eval/"):
         return []
     names = [*(w.reward.name for w in settings.rewards), *(r.name for r in settings.watched)]
     known = [f"eval/{name}/{steps}-step" for name in names for steps in settings.eval.steps]
-    key = best.lstrip("-")
     if key in known:
         return []
     steps = ", ".join(map(str, settings.eval.steps))

@@ -7,6 +7,7 @@ import pytest
 from diffrl.errors import SettingsError
 from diffrl.settings.resolve import resolve
 from diffrl.trainer.engines import settled, shard_problems
+from diffrl.trainer.ranks import device_here
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "none"}
@@ -109,6 +110,7 @@ def test_what_is_neither_a_word_nor_a_configuration_is_said(tmp_path):
     ("name", "value", "line"),
     [
         ("CLIPPING", "0.5", "ACCELERATE_GRADIENT_CLIPPING: gradient_clipping = 0.5: the run has 1"),
+        ("CLIPPING", "much", "ACCELERATE_GRADIENT_CLIPPING: gradient_clipping = much: the run has"),
         ("CLIPPING", "1.0", None),
         (
             "ACCUMULATION_STEPS",
@@ -116,6 +118,7 @@ def test_what_is_neither_a_word_nor_a_configuration_is_said(tmp_path):
             "ACCELERATE_GRADIENT_ACCUMULATION_STEPS = 4: expected 1; train",
         ),
         ("ACCUMULATION_STEPS", "1", None),
+        ("ACCUMULATION_STEPS", "None", None),
     ],
 )
 def test_deepspeeds_flags_are_not_passed_over(name, value, line):
@@ -151,3 +154,11 @@ def test_a_pytorch_without_what_is_needed_is_said(monkeypatch):
     monkeypatch.delattr("torch.distributed.fsdp.FSDPModule.set_force_sum_reduction_for_comms")
     (found,) = shard_problems(settings("speed.shard=weights"), processes=2)
     assert found.endswith("is too old; update it")
+
+
+def test_auto_is_the_best_device_that_is_here(monkeypatch):
+    for cuda, best in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+        assert device_here("auto") == best
+        assert device_here("cuda:1") == "cuda:1"
