@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def short(value: float, sign: str = "") -> str:
+def short(value: float, sign: str = "", beside: float | None = None) -> str:
     """Return a number with two decimals, or as many as show two digits of a small one.
 
     Args:
         value: the number.
         sign: `+` to show that of positive numbers as well.
+        beside: a number beside which it stands, as a mean is; if that is large, two decimals do.
     """
-    digits = ".2f" if abs(value) >= 0.1 or abs(value) < 1e-6 else ".2g"
+    size = abs(value if beside is None else beside)
+    digits = ".2f" if size >= 0.1 or size < 1e-6 else ".2g"
     return f"{value:{sign}{digits}}"
 
 

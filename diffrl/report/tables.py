@@ -32,9 +32,9 @@ def score_rows(group: Group) -> list[tuple[str, ...]]:
         if all(is_finite(line.get(key)) for lines in runs for line in (lines[0], lines[-1])):
             before = statistics.mean(lines[0][key] for lines in runs)
             after = [lines[-1][key] for lines in runs]
-            spread = f" ± {short(statistics.stdev(after))}" if len(after) > 1 else ""
             mean = statistics.mean(after)
-            shown = (short(before), short(mean) + spread, short(mean - before, "+"))
+            spread = f" ± {short(statistics.stdev(after), '', mean)}" if len(after) > 1 else ""
+            shown = (short(before), short(mean) + spread, short(mean - before, "+", mean))
             rows.append((key.split("/")[1], steps_of(key), *shown))
     return rows
 
@@ -74,5 +74,5 @@ def _entry(cell: Cell, name: str) -> str:
         return "–"
     text = short(found.mean)
     if found.low is not None and found.high is not None:
-        text += f" ± {short((found.high - found.low) / 2)}"
+        text += f" ± {short((found.high - found.low) / 2, '', found.mean)}"
     return f"{text} ({won.mean:.0f} %)" if won else text

@@ -164,7 +164,7 @@ def result_table(lines: list[dict[str, Any]]) -> Table:
     for key in (k for k in after if k.startswith("eval/")):
         _, name, steps = key.split("/")
         old, new = before.get(key), after[key]
-        change = "" if old is None else short(new - old, "+")
+        change = "" if old is None else short(new - old, "+", new)
         shown = "" if old is None else short(old)
         table.add_row(name, steps.split("-")[0], shown, short(new), change)
     return table

@@ -22,3 +22,7 @@ def test_nan_becomes_null_wherever_it_stands():
         "a": [1.0, None],
         "b": [None, "nan"],
     }
+
+
+def test_a_small_change_of_a_large_number_has_its_decimals():
+    assert (short(0.0069, "+", 65.49), short(0.0069, "+", 0.02)) == ("+0.01", "+0.0069")
