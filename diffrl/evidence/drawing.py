@@ -12,20 +12,24 @@ from diffrl.evidence.protocol import Protocol, sampler_called
 from diffrl.evidence.subjects import Subject
 from diffrl.pipeline import decoder, fit_attention
 from diffrl.policy import UNetPolicy
+from diffrl.speed.fitting import UNBOUNDED, Fitting
 from diffrl.speed.formats import DTYPES
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.evaluate import clean
 from diffrl.trainer.session import policy_of, quiet
 
 PIECE = 32
-"""Pictures drawn in one call. Another number would be other noise."""
+"""Pictures whose noise is drawn at once. Another number would be other noise."""
 
 DECODED = 8
-"""Pictures decoded and scored in one call."""
+"""Pictures decoded and scored in one call, at most."""
+
+ADVICE = "--precision bf16, fewer rewards, or --device cpu"
+"""What takes less memory."""
 
 
 class Artist:
-    """A judged model, ready to draw.
+    """A judged model, ready to draw, with as many pictures in one call as memory holds.
 
     Args:
         subject: whose pictures are wanted.
@@ -44,7 +48,8 @@ class Artist:
                 weight.data = weight.data.float()
         fit_attention(pipeline.unet)
         self._policy = policy(pipeline, protocol)
-        self._decode: Callable[[Tensor], Tensor] = decoder(pipeline.vae)
+        self._decode: Callable[[Tensor], Tensor] = torch.no_grad()(decoder(pipeline.vae))
+        self._decoded = Fitting("pictures decoded at once", DECODED, advice=ADVICE)
 
     def pictures(self, text: Sequence[str], steps: int) -> Iterator[Float[Tensor, "b 3 h w"]]:
         """Yield the pictures of prompts, in pieces and in order."""
@@ -54,20 +59,22 @@ class Artist:
             rng = torch.Generator().manual_seed(noise_seed(self._protocol.seed, start, part))
             with torch.no_grad():
                 latents = clean(sampler(self._policy, part, rng))
-            for piece in latents.split(DECODED):
-                with torch.no_grad():
-                    images = self._decode(piece)
-                yield images
+            yield from self._decoded.over(len(latents), lambda at, of=latents: self._decode(of[at]))
 
 
 def policy(pipeline: Any, protocol: Protocol) -> UNetPolicy:
     """Return the policy that draws with a pipeline."""
     unet, precision = pipeline.unet, protocol.precision
+    rows = Fitting("pictures in one network call", UNBOUNDED, advice=ADVICE)
 
-    def call(*inputs: Any, **more: Any) -> Any:
+    def call(*inputs: Tensor, **more: Any) -> tuple[Tensor]:
         # As accelerate calls it in training: inputs stay in fp32, and the network chooses.
+        def piece(at: slice) -> Tensor:
+            of_rows = {n: v[at] if isinstance(v, Tensor) else v for n, v in more.items()}
+            return unet(*(one[at] for one in inputs), **of_rows)[0]
+
         with torch.autocast(unet.device.type, DTYPES[precision], enabled=precision != "fp32"):
-            return unet(*inputs, **more)
+            return (torch.cat(list(rows.over(len(inputs[0]), piece))),)
 
     return policy_of(pipeline, call, protocol.size, protocol.guidance)
 

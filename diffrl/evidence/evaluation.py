@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from diffrl.evidence.drawing import PIECE, Artist
+from diffrl.errors import OutOfMemory
+from diffrl.evidence.drawing import ADVICE, Artist
 from diffrl.evidence.intervals import Estimate, estimate, wins
 from diffrl.evidence.judges import Judges
 from diffrl.evidence.protocol import Protocol
@@ -25,9 +26,6 @@ from diffrl.scoring import ScoredBy
 from diffrl.speed.fitting import in_words
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.look import Look
-
-ADVICE = "--precision bf16, fewer rewards, or --device cpu"
-"""What takes less memory."""
 
 FRECHET = 1000
 """Pictures below which a distance of distributions says nothing."""
@@ -70,27 +68,36 @@ def evaluate(
     `judges.failures` says so, and the cell has none of its scores.
 
     Raises:
-        OutOfMemory: if memory does not hold the pictures of one call.
+        OutOfMemory: if memory does not even hold one picture in a call.
     """
     first: dict[tuple[str, int], Look] = {}
     for one in ([base] if base else []) + list(subjects):
-        artist = Artist(one, protocol, device)
+        with in_words(f"{one.name}: memory ends in loading it", ADVICE):
+            artist = Artist(one, protocol, device)
         cells = []
         for name, steps in product(protocol.prompts, protocol.steps):
             where = f"{one.name}: {name}, {steps} step{'s' if steps > 1 else ''}"
             judges.tell(where)
             look = Look(judges.of(name), protocol.text(name), drop=True, embed=judges.embed)
-            ended = f"{where}: memory ends with {PIECE} pictures in one call"
-            with in_words(ended, ADVICE):
-                for images in artist.pictures(look.text, steps):
-                    look.add(images)
-                scores, failed = look.scores_and_failures()
+            scores, failed = _scored(artist, look, steps, where)
             judges.failures.extend(f"{where}: {why}" for why in failed)
             reference = first.get((name, steps))
             if one is base:
                 first[name, steps] = look
             cells.append(_cell(one.name, name, steps, look, scores, reference, judges.of(name)))
         yield cells
+
+
+def _scored(
+    artist: Artist, look: Look, steps: int, where: str
+) -> tuple[Mapping[str, Tensor], Sequence[str]]:
+    try:
+        with in_words("memory ends in looking at pictures", ADVICE):
+            for images in artist.pictures(look.text, steps):
+                look.add(images)
+            return look.scores_and_failures()
+    except OutOfMemory as error:
+        raise OutOfMemory(f"{where}: {error}") from None
 
 
 def _cell(

@@ -39,6 +39,7 @@ class Fitting:
         cuts: how often it was.
         fixed: whether it must stay, since other processes count on it.
         given: what the setting says; 0: what fits.
+        advice: what takes less memory, for whom it would not even hold one.
     """
 
     setting: str
@@ -46,6 +47,9 @@ class Fitting:
     cuts: int = 0
     fixed: bool = False
     given: int = 0
+    advice: str = (
+        "--set speed.low_memory=on (without speed.graphs), --precision bf16 or a smaller model.size"
+    )
 
     @classmethod
     def of(cls, setting: str, given: int, device: str, fixed: bool = False) -> Fitting:
@@ -111,10 +115,7 @@ class Fitting:
                 f"memory ends with {self.setting} = {size}, which processes that split weights "
                 f"cannot lower one by one; give less of it, or --set speed.low_memory=on ({cause})"
             )
-        return (
-            f"memory ends even with {self.setting} = {size}; try --set speed.low_memory=on "
-            f"(without speed.graphs), --precision bf16 or a smaller model.size ({cause})"
-        )
+        return f"memory ends even with {self.setting} = {size}; try {self.advice} ({cause})"
 
 
 @dataclass(frozen=True)

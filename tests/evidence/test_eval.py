@@ -8,6 +8,7 @@ import types
 import numpy
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from diffrl.evidence.drawing import Artist
 from diffrl.evidence.evaluation import frechet
@@ -190,7 +191,32 @@ def test_memory_that_ends_is_one_line_and_finished_models_are_shown(
     monkeypatch.setattr(Artist, "pictures", ending)
     words = [runs / "ddpo/1", *QUICK, "--base", "none", "-o", tmp_path / "e.json"]
     code, _, told = command("eval", *words)
-    assert code == 3 and "error: 1: unseen, 2 steps: memory ends with 32 pictures in" in told
+    assert code == 3 and "error: 1: unseen, 2 steps: memory ends in looking at pic" in told
+
+
+@pytest.mark.parametrize(("most", "ends"), [(3, False), (0, True)])
+def test_calls_are_halved_until_memory_holds_them(runs, command, tmp_path, monkeypatch, most, ends):
+    words = [runs / "ddpo/1", "--steps", "2", "--prompts", "unseen", "--seeds", "2", "--base"]
+    words += ["none", "--reward", "jpeg-compressibility", "-o"]
+    whole, pieces = tmp_path / "whole.json", tmp_path / "pieces.json"
+    assert command("eval", *words, whole)[0] == 0
+    call, rows = UNet2DConditionModel.forward, []
+
+    def small(self, sample, *inputs, **more):
+        if len(sample) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        rows.append(len(sample))
+        return call(self, sample, *inputs, **more)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", small)
+    code, _, told = command("eval", *words, pieces)
+    if ends:
+        assert code == 3 and "1: unseen, 2 steps: memory ends even with pictures in one" in told
+        return
+    assert code == 0 and sum(rows) == 2 * 8 and max(rows) == 2, told
+    (one,), (other,) = (json.loads(p.read_text())["cells"] for p in (whole, pieces))
+    name = "jpeg-compressibility"  # the same noise, whatever the pieces
+    assert other["values"][name] == pytest.approx(one["values"][name], rel=1e-2)
 
 
 def test_one_picture_has_no_interval(runs, command, tmp_path):
