@@ -76,7 +76,7 @@ class WeighedJudge:
     def each(
         self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
     ) -> Float[Tensor, "b r"]:
-        """Return the weighed score of each reward; their sum is what a call returns."""
+        """Return the weighted score of each reward; their sum is what a call returns."""
         self._ledger.steps.append(step.detach().cpu())
         precise = torch.promote_types(x0.dtype, torch.float32)
         scores = x0.new_zeros(len(x0), len(self._rewards), dtype=precise)

@@ -90,7 +90,7 @@ class Judge(Protocol):
     def each(
         self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
     ) -> Float[Tensor, "b r"]:
-        """Return the weighed score of each reward; their sum is what a call returns."""
+        """Return the weighted score of each reward; their sum is what a call returns."""
         ...
 
     def grad(

@@ -91,7 +91,7 @@ class Rollout:
 class Rewards:
     """A reward for every step. A terminal reward fills the last column only.
 
-    `each` holds the weighed scores of the r rewards in use, where every row was scored once.
+    `each` holds the weighted scores of the r rewards in use, where every row was scored once.
     """
 
     value: Float[Tensor, "n T"]

@@ -61,7 +61,7 @@ def train(
         list[str] | None, typer.Option(metavar="NAME=REF", help="Weights of a reward; repeatable.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Rounds of sampling and updating.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness.")] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, cuda:<number> or mps.")
     ] = None,
@@ -144,7 +144,7 @@ def presets(
 
 @app.command("new-plugin")
 def new_plugin(
-    name: Annotated[str, typer.Argument(help="Of the component, in kebab-case.")],
+    name: Annotated[str, typer.Argument(help="Name of the component, in kebab-case.")],
     kind: Annotated[
         str, typer.Option(help="loss (with its algorithm), reward, sampler, reward-predictor, …")
     ] = "loss",
@@ -169,7 +169,7 @@ def ablate(
             metavar="KEY=VALUE,VALUE", help="A setting, or algo, and its values; repeatable."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of every combination.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every combination.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
     preset: Preset = None,
     epochs: Annotated[int | None, typer.Option(help="Rounds of each run.")] = None,
@@ -207,7 +207,7 @@ def serve_reward(
     set_: Sets = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:<number> or mps.")] = "cpu",
     batch: Annotated[int, typer.Option(min=1, help="Pictures scored in one call.")] = 64,
-    max_megabytes: Annotated[int, typer.Option(min=1, help="Of one question.")] = 256,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Largest request, in MiB.")] = 256,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Serve a reward over HTTP, for runs in other processes or on other machines.

@@ -14,7 +14,7 @@ import typer
 
 from diffrl import presets
 from diffrl.cli.columns import columns
-from diffrl.errors import RewardError, SettingsError
+from diffrl.errors import PromptsError, RewardError, SettingsError
 from diffrl.figures import short
 from diffrl.folder import EVALUATION, check_file
 
@@ -147,10 +147,9 @@ def _base(given: str | None, judged: Sequence[Subject], model: str) -> Subject |
 def _protocol(
     asked: Asked, runs: Sequence[Settings], model: Mapping[str, Any], precision: str
 ) -> Protocol:
-    from diffrl.evidence.protocol import PROMPTS, Protocol, sampler_called
+    from diffrl.evidence.protocol import Protocol, sampler_called
     from diffrl.evidence.sharing import usual
     from diffrl.settings.checks import most_steps
-    from diffrl.trainer.preflight import open_prompts
 
     plain = {"sampler": "ddim", "guidance": 1.0, "eta": 1.0, **model}
     first = usual(runs[0]) if runs else plain
@@ -158,7 +157,7 @@ def _protocol(
     steps = _steps(asked.steps, sampler, most_steps(sampler_called(sampler)))
     size, guidance = first.get("size"), first["guidance"]
     return Protocol(
-        prompts={ref: open_prompts(ref) for ref in (asked.prompts or PROMPTS)},
+        prompts=_prompts(asked.prompts, runs),
         steps=steps,
         seeds=asked.seeds,
         seed=asked.seed,
@@ -168,6 +167,23 @@ def _protocol(
         guidance=float(guidance),
         precision=precision,
     )
+
+
+def _prompts(asked: Sequence[str], runs: Sequence[Settings]) -> dict[str, tuple[str, ...]]:
+    """Return the sets of prompts: as asked, else what the first run was trained on, and unseen.
+
+    A run's own file is cut where the run's evaluations cut it.
+    """
+    from diffrl.evidence.protocol import PROMPTS
+    from diffrl.trainer.preflight import open_prompts
+
+    seen = runs[0].train.prompts if runs else PROMPTS[0]
+    if not asked and seen not in PROMPTS:
+        try:
+            return {seen: open_prompts(seen)[: runs[0].eval.images]} | _prompts(PROMPTS[1:], runs)
+        except PromptsError as error:
+            typer.echo(f"left out: {error}", err=True)
+    return {ref: open_prompts(ref) for ref in (asked or PROMPTS)}
 
 
 def _steps(text: str, sampler: str, most: int) -> tuple[int, ...]:

@@ -72,24 +72,25 @@ def evaluate(
     ],
     reward: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="To score with; repeatable; default: all there are."),
+        typer.Option(metavar="NAME", help="Reward to score with; repeatable; default: all."),
     ] = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help="animals, unseen or a file; repeatable; default: both."),
+        typer.Option(help="animals, unseen, a file; repeatable; default: the run's own, unseen."),
     ] = None,
     steps: Annotated[
         str, typer.Option(metavar="N,N,…", help="Numbers of denoising steps.")
     ] = "1,2,4,8,16,50",
     seeds: Annotated[int, typer.Option(min=1, help="Pictures of every prompt.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 1234,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all noise.")] = 1234,
     preset: Annotated[
-        str | None, typer.Option(help="Where weights are; default: the run's, or emoji.")
+        str | None,
+        typer.Option(help="Preset of the weights; default: the run's, or emoji."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="That a bare adapter belongs to.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model that a bare LoRA belongs to.")] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="To compare with; default: the adapters' own model; none: without."),
+        typer.Option(help="Model to compare with; default: the adapters' own; none: without."),
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="Default: the run's, or ddim.")] = None,
     eta: Annotated[

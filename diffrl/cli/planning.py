@@ -41,12 +41,12 @@ def plan(
         ),
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Of another GPU: 24GiB.")
+        str | None, typer.Option(metavar="SIZE", help="Memory of another GPU: 24GiB.")
     ] = None,
     tflops: Annotated[
-        float | None, typer.Option(help="Of that GPU: its dense rate in the run's precision.")
+        float | None, typer.Option(help="Dense TFLOPS of that GPU in the run's precision.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="That share an epoch's pictures.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share an epoch.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     no_probe: Annotated[
         bool, typer.Option("--no-probe", help="Measure nothing; only count.")

@@ -74,7 +74,7 @@ class OptimizerSettings(Section):
 
 
 class TrainSettings(Section):
-    """How much is sampled and how it is cut into pieces; pieces never change the result."""
+    """How much is sampled, and in which pieces; these change the result by rounding only."""
 
     epochs: PositiveInt = Field(100, description="Rounds of sampling, scoring and updating.")
     trajectories: PositiveInt = Field(
@@ -110,7 +110,7 @@ class TrainSettings(Section):
         description="animals, unseen, a file with one prompt a line, or a .jsonl of preferences.",
     )
     seed: NonNegativeInt = Field(
-        42, le=2**31 - 1, description="Of everything random, in any number of processes."
+        42, le=2**31 - 1, description="Seed of all randomness, in any number of processes."
     )
     track: tuple[str, ...] = Field(
         ("tensorboard",),
@@ -131,8 +131,10 @@ class EvalSettings(Section):
     shown: PositiveInt = Field(12, description="How many of them the image grids show.")
     watch: tuple[str, ...] = Field((), description="Rewards to score with but not to train on.")
     eta: NonNegativeFloat = Field(1.0, le=1, description="Noise of the sampler: 1 is ancestral.")
-    seed: NonNegativeInt = Field(1234, le=2**31 - 1, description="Of the fixed evaluation noise.")
-    prompts: str | None = Field(None, description="As train.prompts, which is the default.")
+    seed: NonNegativeInt = Field(1234, le=2**31 - 1, description="Seed of fixed evaluation noise.")
+    prompts: str | None = Field(
+        None, description="As train.prompts, which are taken where it is none; some presets set it."
+    )
 
 
 class CheckpointSettings(Section):

@@ -51,7 +51,7 @@ class SpeedSettings(Section):
     low_memory: bool = Field(
         False,
         description="Recomputes activations, decodes one by one, keeps rollouts and the text "
-        "encoder off the GPU: slower, same result.",
+        "encoder off the GPU: slower, same gradients; tiles change pictures larger than the VAE's.",
     )
     shard: str = Field(
         "off",

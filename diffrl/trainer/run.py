@@ -39,7 +39,7 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict per epoch, 0 being the model before training; keys as in the docs' glossary."""
+        """One dict per epoch, 0 being the model before training; keys: the docs' *Metrics*."""
         return read_metrics(self.folder)
 
     @property

@@ -29,4 +29,9 @@ def options(command: Any) -> Iterator[tuple[str, str]]:
         typed = ", ".join(parameter.opts) if flags else parameter.name.upper()
         if metavar := flags and getattr(parameter, "metavar", None):
             typed += f" {metavar}"
-        yield f"`{typed}`", " ".join((getattr(parameter, "help", "") or "").split())
+        told = " ".join((getattr(parameter, "help", "") or "").split())
+        usual = parameter.default
+        if usual in (None, False, "auto") or callable(usual) or not flags:
+            yield f"`{typed}`", told
+        else:
+            yield f"`{typed}`", f"{told} Default: `{usual}`."

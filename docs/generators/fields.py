@@ -162,19 +162,28 @@ def fields_table(slot: str, model: Any) -> str:
 
 def kind(field: Any) -> str:
     """Return the values that a field takes, in words."""
-    return f"{in_words(field.annotation)} {limits(field.metadata)}".strip()
+    words, _, none = in_words(field.annotation).partition(" or none")
+    either = field.annotation is not None and type(None) in typing.get_args(field.annotation)
+    bounds, several = limits(field.metadata), any(sign in words for sign in LIMITS.values())
+    bounded = f"{words}{none}{', ' if bounds and several else ' '}{bounds}".strip()
+    return f"{bounded}, or none" if either else bounded
 
 
 def limits(metadata: typing.Iterable[Any]) -> str:
     """Return the bounds among what annotates a number, those inside a `Field` included."""
     flat = [one for each in metadata for one in getattr(each, "metadata", [each])]
     found = [
-        f"{sign} {getattr(limit, name):g}"
+        f"{sign} {number(getattr(limit, name))}"
         for name, sign in LIMITS.items()
         for limit in flat
         if getattr(limit, name, None) is not None
     ]
     return ", ".join(found)
+
+
+def number(bound: float) -> str:
+    """Return a bound with all of its digits."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def in_words(annotation: Any) -> str:

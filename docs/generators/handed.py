@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from generators.hooks import dataclasses, signature
+from generators.markdown import listed
 
 PACKAGE = Path(__file__).resolve().parents[2] / "diffrl"
 
@@ -14,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "diffrl"
 def protocols() -> str:
     """Return the methods of the policy and the judge, each with its signature."""
     return "\n\n".join(
-        f"## {node.name}\n\n{ast.get_docstring(node)}\n\n{methods(node)}"
+        f"## {node.name}\n\n{listed(ast.get_docstring(node) or '')}\n\n{methods(node)}"
         for node in classes(PACKAGE / "protocols.py")
     )
 
@@ -26,7 +27,7 @@ def values() -> str:
     for node in classes(PACKAGE / "types.py"):
         what = fields[node.name]
         if not any(isinstance(one, ast.AnnAssign) for one in node.body):
-            what = f"{ast.get_docstring(node)}\n\n{methods(node)}"
+            what = f"{listed(ast.get_docstring(node) or '')}\n\n{methods(node)}"
         parts.append(f"### {node.name}\n\n{what}")
     return "\n\n".join(parts)
 
@@ -35,7 +36,7 @@ def methods(node: ast.ClassDef) -> str:
     """Return a class's methods, each with its signature."""
     own = [m for m in node.body if isinstance(m, ast.FunctionDef) and ast.get_docstring(m)]
     return "\n\n".join(
-        f"```python\n{signature(m)}\n```\n\n{ast.get_docstring(m)}"
+        f"```python\n{signature(m)}\n```\n\n{listed(ast.get_docstring(m) or '')}"
         for m in own
         if m.name == "__call__" or not m.name.startswith("_")
     )
@@ -70,17 +71,3 @@ def classes(path: Path) -> Iterator[ast.ClassDef]:
     for node in ast.parse(path.read_text("utf-8")).body:
         if isinstance(node, ast.ClassDef):
             yield node
-
-
-def listed(docstring: str) -> str:
-    """Return a docstring with its attributes as a list."""
-    text, found, attributes = docstring.partition("Attributes:\n")
-    if not found:
-        return docstring
-    block, _, after = attributes.partition("\n\n")
-    lines = []
-    for line in block.splitlines():
-        name, colon, what = line.strip().partition(": ")
-        begins = colon and line.startswith("    ") and not line.startswith("     ")
-        lines.append(f"- `{name}`: {what}" if begins else f"  {line.strip()}")
-    return "\n".join([text.rstrip(), "", *lines]) + (f"\n\n{after}" if after else "")

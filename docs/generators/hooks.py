@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from generators.markdown import listed
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -17,7 +19,7 @@ def hooks() -> str:
         note = "\n\nThe first result that is not None counts." if first else ""
         parts.append(
             f"## {function.name}\n\n```python\n{signature(function)}\n```\n\n"
-            f"{ast.get_docstring(function)}{note}"
+            f"{listed(ast.get_docstring(function) or '')}{note}"
         )
     events = [f"### {name}\n\n{text}" for name, text in dataclasses("diffrl/events.py")]
     intro = (
@@ -49,4 +51,4 @@ def dataclasses(path: str) -> Iterator[tuple[str, str]]:
             fields = [f for f in node.body if isinstance(f, ast.AnnAssign)]
             lines = [f"    {ast.get_source_segment(source, f)}" for f in fields]
             code = "\n".join([f"class {node.name}:", *lines])
-            yield node.name, f"{ast.get_docstring(node)}\n\n```python\n{code}\n```"
+            yield node.name, f"{listed(ast.get_docstring(node) or '')}\n\n```python\n{code}\n```"

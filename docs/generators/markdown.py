@@ -28,3 +28,18 @@ def commit(measured: Mapping[str, Any]) -> str:
 def short(name: str) -> str:
     """Return the beginning of a commit's name, and whether files had been changed."""
     return name[:10] + (" with changed files" if name.endswith("-dirty") else "")
+
+
+def listed(docstring: str) -> str:
+    """Return a docstring with its attributes or arguments as a list."""
+    name = "Args:" if "Args:\n" in docstring else "Attributes:"
+    text, found, attributes = docstring.partition(f"{name}\n")
+    if not found:
+        return docstring
+    block, _, after = attributes.partition("\n\n")
+    lines = []
+    for line in block.splitlines():
+        name, colon, what = line.strip().partition(": ")
+        begins = colon and line.startswith("    ") and not line.startswith("     ")
+        lines.append(f"- `{name}`: {what}" if begins else f"  {line.strip()}")
+    return "\n".join([text.rstrip(), "", *lines]) + (f"\n\n{after}" if after else "")

@@ -20,9 +20,9 @@ class StepPreference(Loss):
     with p = (1, -1) where row a is preferred, (-1, 1) where row b is, and (0, 0) where neither is:
     the loss is then log 2 and has no gradient. A row is preferred if its advantage is larger. With
     several rewards it must be at least as good in each of them and better in one, if the reward
-    predictor scores each row once (`terminal`); else their weighed sum decides. `base` is the model
-    as it was loaded, not the policy that sampled. A ratio outside its range gets no gradient; the
-    bounds on log r are not symmetric.
+    predictor scores each row once (`terminal`); else their weighted sum decides. `base` is the
+    model as it was loaded, not the policy that sampled. A ratio outside its range gets no
+    gradient; the bounds on log r are not symmetric.
 
     Metrics: `preferred` is the share of pairs with a preference; `ranked_right` the share of all
     pairs that have one and whose better row is already likelier, compared with the base;

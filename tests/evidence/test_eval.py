@@ -10,10 +10,12 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from diffrl.cli.evaluate import _prompts
 from diffrl.evidence.drawing import Artist
 from diffrl.evidence.evaluation import frechet
 from diffrl.evidence.protocol import Protocol
 from diffrl.evidence.subjects import subject
+from diffrl.settings.resolve import resolve
 
 QUICK = [
     "--steps",
@@ -262,6 +264,19 @@ def test_what_cannot_be_judged_is_said_in_one_line(words, said, runs, command, t
     code, _, told = command("eval", *given, "-o", target)
     assert code == 2 and told.startswith("error:") and said in told, told
     assert not target.exists()
+
+
+def test_a_run_of_its_own_prompts_is_judged_on_these(tmp_path, capsys):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("".join(f"a street {n}\n" for n in range(9)))
+    sets = [f'train.prompts="{mine}"', "eval.images=6"]
+    runs = [resolve("sdpo", ["jpeg-compressibility"], "sd-turbo", None, sets)]
+    found = _prompts([], runs)
+    assert list(found) == [str(mine), "unseen"] and found[str(mine)][-1] == "a street 5"
+    assert len(_prompts([str(mine)], runs)[str(mine)]) == 9  # asked for, it is whole
+    mine.unlink()
+    assert list(_prompts([], runs)) == ["animals", "unseen"]
+    assert f"left out: no prompts at '{mine}'" in capsys.readouterr().err
 
 
 def test_a_reward_that_knows_other_prompts_is_left_out_or_refused(runs, command, tmp_path):
