@@ -86,10 +86,17 @@ def _alone(unet: Any, weights: Mapping[str, Tensor] | None) -> Any:
 
 
 def _metadata(unet: Any) -> dict[str, Any]:
-    """Return the adapter's configuration, without which a loader would assume alpha = rank."""
-    config = unet.peft_config["default"].to_dict()
-    config["target_modules"] = sorted(config["target_modules"])
-    return {k: v for k, v in config.items() if v is None or isinstance(v, str | int | float | list)}
+    """Return the adapter's configuration, without which a loader would assume alpha = rank.
+
+    What is as usual is left out: an older peft refuses names that it does not know.
+    """
+    from peft import LoraConfig
+
+    usual = LoraConfig().to_dict()
+    own = unet.peft_config["default"].to_dict()
+    own["target_modules"] = sorted(own["target_modules"])
+    told = {k: v for k, v in own.items() if v != usual[k] or k in ("r", "lora_alpha")}
+    return {k: v for k, v in told.items() if isinstance(v, str | int | float | list)}
 
 
 def load_weights(pipeline: Any, folder: Path) -> None:

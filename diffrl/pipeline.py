@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from diffrl.errors import ModelIncomplete
+from diffrl.kernels import Prediction
 from diffrl.tensors import Float, Tensor
 
 
@@ -21,11 +23,26 @@ def fit_attention(unet: Any, kind: str = "auto") -> None:
 
 
 def ddim_schedule(config: Any) -> Any:
-    """Return a DDIM scheduler with another scheduler's noise table and spacing."""
+    """Return a DDIM scheduler with another scheduler's noise table and spacing.
+
+    What another scheduler took from its own defaults counts, and is not replaced by DDIM's; only
+    its spacing is, if it is named nowhere, since Euler's ends in a state without noise.
+
+    Raises:
+        ModelIncomplete: if the network predicts something that is not known.
+    """
     from diffusers import DDIMScheduler
 
     plain = {"clip_sample": False, "set_alpha_to_one": False, **dict(config)}
-    return DDIMScheduler.from_config(plain)
+    usual = plain.get("_use_default_values", ())
+    plain["_use_default_values"] = [name for name in usual if name == "timestep_spacing"]
+    made: Any = DDIMScheduler.from_config(plain)
+    if (found := made.config.prediction_type) not in get_args(Prediction):
+        raise ModelIncomplete(
+            f"the model's scheduler says prediction_type = {found!r}; expected "
+            f"{', '.join(get_args(Prediction))}"
+        )
+    return made
 
 
 def encoder(pipeline: Any) -> Any:

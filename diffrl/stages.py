@@ -206,6 +206,8 @@ class Reward(Component):
             failure.
         remote: whether scores come from elsewhere, so that sampling may go on meanwhile.
         licence: of its weights.
+        preset: of whose pictures alone it knows anything; `diffrl eval` leaves it out of others
+            unless it is named.
 
     A loaded scorer may have attributes of these names, which count instead: a function or a server
     is only known when it is loaded.
@@ -218,6 +220,7 @@ class Reward(Component):
     likes_noise: ClassVar[bool] = False
     remote: ClassVar[bool] = False
     licence: ClassVar[str] = "unknown"
+    preset: ClassVar[str | None] = None
 
     def unfit(self, prompts: Sequence[str]) -> str | None:
         """Return why it cannot score these prompts, if so; asked before any weights load."""

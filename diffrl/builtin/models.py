@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffrl.builtin.references import find, local
-from diffrl.errors import CheckpointMissing, ModelIncomplete, one_line
+from diffrl.errors import CheckpointMissing, DiffrlError, ModelIncomplete, one_line
 from diffrl.hookspecs import hookimpl
 
 INDEX = "model_index.json"
@@ -73,7 +73,6 @@ def check_model(ref: str) -> None:
 def diffrl_open_model(ref: str) -> Any:
     """Load a StableDiffusionPipeline from a folder, the hub, or the package itself."""
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-    from safetensors import SafetensorError
 
     check_model(ref)
     source = find(ref, INDEX, "model", "--model ")
@@ -88,5 +87,7 @@ def diffrl_open_model(ref: str) -> Any:
             use_safetensors=True,
             **source.at,
         )
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        raise source.unreadable("model", error) from None
+    except DiffrlError:
+        raise
+    except Exception as error:  # of files, or of a hub's transport, which has errors of its own
+        raise source.unreadable("model", error) from error

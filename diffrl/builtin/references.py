@@ -97,8 +97,8 @@ def find(ref: str, file: str, what: str, option: str) -> Source:
 
     try:
         found = Path(hf_hub_download(repo, file, revision=revision))
-    except (OSError, ValueError) as error:
-        raise unreachable(what, ref, option, error) from None
+    except Exception as error:  # of a hub's transport, which has errors of its own
+        raise unreachable(what, ref, option, error) from error
     commit = _commit(found)
     pinned = revision == commit and COMMIT.fullmatch(commit) is not None
     return _noted(Source(ref, repo, found, commit, pinned, digest, option), commit)

@@ -132,7 +132,13 @@ def _available(
                 there[name] = chosen(name, preset, [s for s in sets if _is_about(name, s, False)])
             except DiffrlError as error:  # needs settings that no preset gives
                 left_out.append(f"reward {name!r}: {' '.join(str(error).split())}")
-    yield from there.values()
+    for reward in there.values():
+        if reward.preset in (None, preset):
+            yield reward
+        else:
+            left_out.append(
+                f"reward {reward.name!r}: knows pictures of the preset {reward.preset!r} alone"
+            )
 
 
 def _problems(reward: Reward, prompts: PromptSets) -> list[str]:

@@ -64,7 +64,9 @@ class Subject:
                 )
             else:
                 load_weights(pipeline, self.weights)
-        except (RuntimeError, ValueError, OSError, KeyError, SafetensorError) as error:
+        except (
+            RuntimeError, ValueError, OSError, KeyError, TypeError, AttributeError, SafetensorError,
+        ) as error:  # fmt: skip
             raise self._misfit(" ".join(str(error).split())[:160]) from error
         if self.weights.is_file() and not getattr(pipeline.unet, "peft_config", None):
             raise self._misfit("it holds no adapter of the UNet")

@@ -81,9 +81,9 @@ class Batcher:
         """Return the scores of pictures.
 
         Raises:
-            Overloaded: if too many questions wait.
+            Overloaded: if too many questions wait, or nobody answers any more.
         """
-        if self._questions.qsize() >= self._waiting:
+        if self._questions.qsize() >= self._waiting or not self.alive:
             raise Overloaded
         answer: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
         await self._questions.put(Question(images, prompts, answer))
@@ -124,17 +124,17 @@ class Batcher:
         """Return the scores, or what the reward raised: some errors do not survive a future."""
         import torch
 
-        images = torch.cat([q.images for q in questions])
         prompts = [p for q in questions for p in q.prompts]
-        size = len(images) if self._alone else self._batch
+        size = len(prompts) if self._alone else self._batch
         try:
+            images = torch.cat([q.images for q in questions])
             with torch.no_grad():
                 pieces = [
                     self._score(images[i : i + size].float() / 255, prompts[i : i + size])
                     for i in range(0, len(images), size)
                 ]
             scores = torch.cat([torch.as_tensor(p).float().cpu() for p in pieces])
-        except Exception as error:
+        except BaseException as error:  # whatever ends this thread ends no server
             log.exception("the reward failed")
             return Unanswered(type(error).__name__)
         if scores.shape != (len(images),):

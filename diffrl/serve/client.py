@@ -128,7 +128,6 @@ class Client:
             TimeoutError: if it drips in too slowly.
             RewardUnreachable: if it is too long.
         """
-        deadline = time.monotonic() + self._timeout
         answer = self._session.request(
             method,
             self.url + path,
@@ -138,9 +137,10 @@ class Client:
             allow_redirects=False,
             stream=True,
         )
+        deadline = time.monotonic() + self._timeout
         with answer:
             read = b""
-            for part in answer.iter_content(2**16):
+            while part := answer.raw.read1(2**16):  # what has come, without waiting for all of it
                 read += part
                 if len(read) > ANSWER:
                     raise RewardUnreachable(f"reward server {self.url}: its answer is too long")

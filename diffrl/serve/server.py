@@ -127,7 +127,8 @@ def run(service: Service, host: str, port: int) -> None:
         socket.create_server((host, port), family=family(host)).close()
     except OSError as error:
         raise ValueError(f"cannot listen at {host}:{port} ({error.strerror or error})") from None
-    print(f"serving {service.about.get('name', 'a reward')} on http://{host}:{port}", flush=True)
+    shown = f"[{host}]" if ":" in host else host  # as addresses of IPv6 are written
+    print(f"serving {service.about.get('name', 'a reward')} on http://{shown}:{port}", flush=True)
     uvicorn.run(
         application(service),
         host=host,

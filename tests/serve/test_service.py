@@ -1,5 +1,6 @@
 """The service as any client may find it: a real process, asked well and badly."""
 
+import contextlib
 import json
 import pickle
 import socket
@@ -17,7 +18,7 @@ import diffrl.serve.client as client_module
 from diffrl.builtin.rewards.served import served_reward
 from diffrl.errors import RewardError, RewardUnreachable
 from diffrl.scoring import ScoredBy, finite_or_nan
-from diffrl.serve.batching import Batcher, Unanswered
+from diffrl.serve.batching import Batcher, Overloaded, Unanswered
 from diffrl.serve.client import Client, ServedScorer
 from diffrl.serve.server import Service, is_loopback, run
 from diffrl.serve.wire import MEDIA, Malformed, pack_question, read_answer, read_question
@@ -171,6 +172,29 @@ def test_a_question_may_take_its_time_to_leave(free_port, monkeypatch):
     assert time.monotonic() - began > 2 * client_module.CONNECT
 
 
+def test_an_answer_that_drips_in_has_no_more_time_than_any_other(free_port):
+    answer = save({"scores": torch.ones(1)})
+
+    def drip(listening):
+        taken, seen = listening.accept()[0], b""
+        while b"images" not in seen:
+            seen += taken.recv(2**16)
+        taken.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\n\r\n".encode())
+        with contextlib.suppress(OSError):  # the client has given up
+            for one in answer:
+                time.sleep(0.1)
+                taken.sendall(bytes([one]))
+        taken.close()
+
+    with socket.create_server(("127.0.0.1", free_port)) as listening:
+        threading.Thread(target=drip, args=(listening,), daemon=True).start()
+        began = time.monotonic()
+        client = Client(f"http://127.0.0.1:{free_port}", timeout=1.0, attempts=1)
+        with pytest.raises(RewardError, match="no answer within 1 s"):
+            client.score(torch.rand(1, 3, 4, 4), ["a"])
+    assert time.monotonic() - began < 0.1 * len(answer) / 2
+
+
 @pytest.mark.parametrize("scale", [10**400, 1e39, 0, float("nan"), True, "1"])
 def test_a_scale_that_is_no_number_is_refused(scale):
     with pytest.raises(RewardError, match=r"its scale is .*, expected a number"):
@@ -235,6 +259,34 @@ def test_questions_that_wait_share_a_call():
     assert calls[0] == 11  # together, then one by one, because one of them is bad
     assert all(torch.allclose(s, torch.full((2,), i / 5)) for i, s in enumerate(scores))
     assert isinstance(bad, Unanswered) and str(bad) == "StopIteration"
+
+
+def test_a_reward_that_ends_its_thread_ends_no_server():
+    import asyncio
+
+    class Panic(BaseException):
+        """As extensions written in Rust raise it."""
+
+    calls = []
+
+    def score(images, prompts):
+        calls.append(len(images))
+        if len(calls) == 1:
+            raise Panic
+        return images.mean((1, 2, 3))
+
+    async def ask_twice():
+        batcher = Batcher(score, batch=64, wait=0.0, waiting=99)
+        picture = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
+        async with batcher.running():
+            with pytest.raises(Unanswered, match="Panic"):
+                await asyncio.wait_for(batcher.ask(picture, ["a"]), 10)
+            scores = await asyncio.wait_for(batcher.ask(picture, ["a"]), 10)
+        with pytest.raises(Overloaded):  # where nobody answers any more
+            await asyncio.wait_for(batcher.ask(picture, ["a"]), 10)
+        return scores
+
+    assert asyncio.run(ask_twice()).tolist() == pytest.approx([0.2])
 
 
 def test_a_reward_that_compares_has_each_question_alone(serve):

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import diffrl
 from diffrl import trainer
@@ -106,6 +107,11 @@ def test_an_adapter_whose_alpha_is_not_its_rank_loads_at_its_own_scale(tiny_mode
     x, t, cond = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 16, 32)
     with torch.no_grad():
         assert torch.equal(made.unet(x, t, cond).sample, loaded.unet(x, t, cond).sample)
+    with safe_open(tmp_path / LORA_FILE, "pt") as file:
+        told = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert {"unet.r", "unet.lora_alpha", "unet.target_modules"} <= set(told)
+    assert not [name for name in told if "version" in name or told[name] is None]
+    assert len(told) <= 5  # each name that an older peft does not know is one it refuses
 
 
 def test_a_run_is_opened_by_its_path(tiny_run):

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from diffrl.errors import ModelIncomplete
 from diffrl.kernels import Ddim, leading, log_density, trailing
+from diffrl.pipeline import ddim_schedule
 from diffrl.types import Transition
 
 TABLE = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
@@ -89,3 +91,26 @@ def test_a_model_that_begins_with_noise_alone_has_finite_steps():
         x = torch.randn(2, 4, 8, 8)
         step = kernel.transition(torch.randn(2, 4, 8, 8), torch.tensor([999, 999]), x)
         assert bool(step.mean.isfinite().all()), steps
+
+
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "DDPMScheduler", "LCMScheduler"])
+def test_what_a_scheduler_took_from_its_own_defaults_is_not_replaced_by_those_of_ddim(kind):
+    import diffusers
+
+    # As a pipeline settles it: what a hand-written file leaves out stays marked as a default.
+    made = getattr(diffusers, kind).from_config({"_class_name": kind})
+    made.register_to_config(steps_offset=1, clip_sample=False)
+    found, own = ddim_schedule(made.config), made.config
+    assert own["_use_default_values"]
+    for name in ("clip_sample", "steps_offset", "beta_start", "beta_end", "beta_schedule"):
+        assert getattr(found.config, name, None) == own.get(name), name
+    found.set_timesteps(4)
+    assert 0 not in found.timesteps.tolist()
+
+
+def test_a_scheduler_of_another_kind_of_prediction_is_refused():
+    from diffusers import DDIMScheduler
+
+    made = DDIMScheduler(prediction_type="flow_prediction")
+    with pytest.raises(ModelIncomplete, match=r"'flow_prediction'; expected epsilon, sample"):
+        ddim_schedule(made.config)

@@ -74,6 +74,18 @@ def test_what_the_cache_lacks_is_told_in_one_line(hub, ref):
     assert "Point to a local copy with --reward-checkpoint NAME=FOLDER" in told
 
 
+def test_a_transport_that_fails_in_its_own_way_is_told_in_one_line(hub, monkeypatch):
+    class ProxyError(Exception):
+        """As httpx raises it: neither an OSError nor a ValueError."""
+
+    def fails(*_, **__):
+        raise ProxyError("403 Forbidden")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
+    with pytest.raises(CheckpointMissing, match=r"'org/new': .*403 Forbidden"):
+        clip("org/new")
+
+
 @pytest.mark.parametrize(
     "ref", ["org/../clip", "org/clip@../main", "org/clip@a/../../b", "org/clip@/etc", "a/b/c"]
 )

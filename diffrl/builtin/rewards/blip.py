@@ -79,8 +79,8 @@ class BlipScorer:
             words = AutoTokenizer.from_pretrained(
                 spoken.where, trust_remote_code=False, **spoken.at
             )
-        except (OSError, ValueError) as error:
-            raise spoken.unreadable("tokenizer", error) from None
+        except Exception as error:  # of files, or of a hub's transport, which has errors of its own
+            raise spoken.unreadable("tokenizer", error) from error
         weights, path = read_weights(source), source.file
         vision, text = towers(weights, path, **heads)
         return cls(vision, text, linear_layers(weights, path, "mlp."), words, device, precision)

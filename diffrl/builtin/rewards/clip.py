@@ -48,7 +48,6 @@ class ClipScorer:
         Raises:
             CheckpointMissing: if the weights are neither on disk nor reachable.
         """
-        from safetensors import SafetensorError
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         source = find(ref, "config.json", "CLIP", option)
@@ -65,8 +64,8 @@ class ClipScorer:
             )
         except torch.OutOfMemoryError:
             raise
-        except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-            raise source.unreadable("CLIP", error) from None
+        except Exception as error:  # of files, or of a hub's transport, which has errors of its own
+            raise source.unreadable("CLIP", error) from error
         _loaded[key] = made
         return made
 

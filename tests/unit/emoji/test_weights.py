@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffrl.builtin.rewards.accuracy import AnimalAccuracy
 from diffrl.emoji import (
     AESTHETIC,
     HPSV2,
@@ -64,6 +65,12 @@ def test_judge_knows_two_animals_of_one_kind():
     judge, prompt = load_judge(), ["a cat and a cat"]
     assert judge.accuracy(renders(prompt), prompt).tolist() == [1.0]
     assert judge.accuracy(renders(["dog"]), prompt).tolist() == [0.0]
+
+
+def test_the_watching_reward_sees_pictures_of_any_size():
+    prompts = ["cat", "dog", "horse"]
+    large = torch.nn.functional.interpolate(renders(prompts), 256, mode="bicubic").clamp(0, 1)
+    assert AnimalAccuracy().load("cpu")(large, prompts).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_plain_diffusers_draws_with_the_pipeline():
