@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from diffrl.kernels import Ddim, Lcm, log_density
+from diffrl.speed.compiling import sized_as_in_updates
 from diffrl.speed.memory import MOST_PROMPTS
 from diffrl.speed.merging import merged
 from diffrl.speed.sharding import alike, called_with, regather
@@ -172,7 +173,8 @@ class UNetPolicy:
             return self._log_prob(at_step(batch, j), weights)
 
         if weights == "live" and torch.is_grad_enabled():
-            return one_step_at_a_time(evaluate, steps, self.device)
+            with sized_as_in_updates():  # its values are those that the backward pass starts from
+                return one_step_at_a_time(evaluate, steps, self.device)
         return torch.cat([evaluate(j) for j in range(steps)], dim=2)
 
     def _log_prob(self, batch: Batch, weights: Weights) -> Float[Tensor, "m k s"]:

@@ -102,6 +102,7 @@ def prompts_of(settings: Settings) -> tuple[str, ...]:
 
 def _probed(estimate: Estimate) -> Estimate:
     from diffrl.planning.probe import probe, worth_it
+    from diffrl.speed.fitting import in_words
 
     shape = worth_it(estimate.counted, estimate.shape)
     if shape is None:
@@ -109,7 +110,8 @@ def _probed(estimate: Estimate) -> Estimate:
     where = estimate.settings.model.device
     kind = estimate.device.kind
     device = where if where.startswith(kind) else kind
-    measured = probe(estimate.settings, estimate.config, shape, device)
+    with in_words("memory ends in trying the networks", "--no-probe, which only counts"):
+        measured = probe(estimate.settings, estimate.config, shape, device)
     return replace(estimate, measured=measured, costs=estimate.counted)
 
 

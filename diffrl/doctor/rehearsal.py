@@ -13,6 +13,7 @@ from diffrl.stages import Weights
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.collect import Batches, Clock, collect
 from diffrl.trainer.epochs import draw
+from diffrl.trainer.fitted import Losses, learnt
 from diffrl.trainer.loop import cut
 from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session
@@ -71,11 +72,34 @@ def rehearse(session: Session, given: Pictures | None = None) -> Rehearsal:
     everyone, _ = recipe.advantage_estimator(found.everyone, found.share.prompts, session.memory)
     tally = Tally(found, everyone, judge.drain())
     minibatches = recipe.update_scheduler(found.share.prompts, everyone, session.rng)
-    own = (found.share.of(whole)[0] for whole in minibatches)
-    first = _first_update(cut(own, pieces.micro.size))
     rollout, advantages = found.rollout, tally.advantages
+    whole = _first_update(found.share.of(one)[0] for one in minibatches)
+    if session.ranks.accelerator.device.type != "cpu":  # a CPU never says that memory has ended
+        find_size(session, recipe, rollout, advantages, whole)
+    first = tuple(cut(whole, pieces.micro.size))
     rows = max((piece.rows.numel() for piece in first), default=len(found.rollout))
     return Rehearsal(recipe, rollout, advantages, first, rows, given)
+
+
+def find_size(
+    session: Session,
+    recipe: Recipe,
+    rollout: Rollout,
+    advantages: Advantages,
+    whole: Iterable[Minibatch],
+) -> None:
+    """Halve the pieces of updates until they fit into memory, as a run's first update does."""
+
+    def learn(piece: Minibatch, _: int) -> Losses:
+        out = recipe.loss(session.policy, gather(rollout, advantages, piece))
+        session.ranks.backward(piece.weight * out.value)
+        return piece.weight, {}
+
+    trained = session.policy.trained.values()
+    for one in whole:
+        learnt(one, session.pieces.micro, learn, trained)
+    for weight in trained:
+        weight.grad = None
 
 
 def _first_update(pieces: Iterable[Minibatch]) -> tuple[Minibatch, ...]:

@@ -11,6 +11,7 @@ from torch import nn
 from diffrl.doctor.finding import Finding, found, skipped
 from diffrl.doctor.rehearsal import Rehearsal
 from diffrl.doctor.weights import forget_gradients, parameters, perturb
+from diffrl.speed.compiling import GRAPHS, sized_as_in_updates
 from diffrl.tensors import Tensor
 from diffrl.trainer.checks import SAMPLING, SHARE, digest
 from diffrl.trainer.recompute import mode
@@ -34,11 +35,15 @@ def log_prob_gap(session: Session, rehearsal: Rehearsal) -> list[Finding]:
     sampling, again, within = [], [], mode(session.settings)
     for batch in rehearsal.chunks():
         assert batch.log_prob is not None
-        own = session.policy.log_prob(batch).detach()
+        live = session.policy.log_prob(batch)
+        if recorded(session) and live.requires_grad:  # the next call would wait for it
+            live.backward(torch.zeros_like(live))
+        own = live.detach()
         sampling.append((own - batch.log_prob).abs())
         if within is not None:  # as a run does before its updates
-            with within():
+            with within(), sized_as_in_updates():
                 again.append((own - session.policy.log_prob(batch).detach()).abs())
+    forget_gradients(session)
     gap, off = _largest(again or sampling), _largest(sampling)
     count = sum(one.numel() for one in sampling)
     measured = f"largest |log-ratio| of unchanged weights {gap:.1e}, of {count} steps"
@@ -124,7 +129,7 @@ def memory(session: Session, rehearsal: Rehearsal) -> list[Finding]:
         session.ranks.backward(rehearsal.recipe.loss(session.policy, batch).value)
         session.ranks.commit()
     device = session.ranks.accelerator.device
-    used, total = peak(device), total_memory(device)
+    used, total = peak(device, recorded(session)), total_memory(device)
     if device.type != "cuda":  # one memory for all processes
         used = sum(session.ranks.everyones([used]))
     where = f"device {device}" if device.type == "cuda" else "this machine"
@@ -136,10 +141,19 @@ def memory(session: Session, rehearsal: Rehearsal) -> list[Finding]:
     return [found("memory", measured, f"{HEAD_ROOM:.0%}", used <= HEAD_ROOM * total, advice)]
 
 
-def peak(device: torch.device) -> int:
-    """Return the most bytes that this process has held so far."""
+def recorded(session: Session) -> bool:
+    """Return whether networks are recorded as CUDA graphs."""
+    return session.settings.speed.graphs or session.settings.speed.compile in GRAPHS
+
+
+def peak(device: torch.device, graphs: bool = False) -> int:
+    """Return the most bytes that this process has held so far; `graphs`: in recordings, too.
+
+    What a CUDA graph keeps is reserved, and allocated to no tensor.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+        held = torch.cuda.max_memory_reserved if graphs else torch.cuda.max_memory_allocated
+        return int(held(device))
     if sys.platform == "win32":
         import psutil
 

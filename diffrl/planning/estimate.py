@@ -130,6 +130,8 @@ class Estimate:
         trained = own_bytes(self.settings, costs, self.processes)
         rollout = Part("rollout", 0 if self._spares else max(e.held for e in epochs))
         gradients = Part("gradients", trained)
+        again = any(e.accumulates for e in epochs) and self.settings.speed.shard == "off"
+        kept = Part("gradients to go back to", trained if again else 0)
         graded = any(e.graded for e in epochs)
         asked = any(e.decoding for e in epochs)
         judging = (costs.graded if graded else costs.score)(shape.decoded).peak if asked else 0
@@ -149,7 +151,7 @@ class Estimate:
             self._phase("sampling", (rollout,), drawing, drew, f"{shape.sampled} rows"),
             self._phase("scoring", (rollout,), judging, judged, f"{shape.decoded} pictures"),
             self._phase("joining", (rollout, copied), 0, nothing, ""),
-            self._phase("updating", (rollout, gradients), learning, learned,
+            self._phase("updating", (rollout, gradients, kept), learning, learned,
                         f"{shape.trained} rows"),
             self._phase("following", (rollout, followed), 0, nothing, ""),
             self._phase("evaluating", (), drawn, evaluated, f"{self.drawn} pictures"),

@@ -34,12 +34,13 @@ def gathered_bytes(settings: Settings, costs: Costs, processes: int) -> int:
     """Return the bytes of split weights that are put together for a call, at the most.
 
     Of weights that are split, too, one block computes, the next one comes, and a block's gradients
-    are on their way; what is in no block stays together during a call.
+    are on their way; what is in no block stays together during a call. Losses of whole trajectories
+    call the network within a backward pass, where FSDP takes no block apart again.
     """
     if settings.speed.shard == "off" or processes == 1:
         return 0
     every = trained_bytes(costs)
-    if settings.speed.shard == "gradients":
+    if settings.speed.shard == "gradients" or settings.recipe.loss.whole_trajectories:
         return every
     blocks = [bytes_of(m) for m in costs.made.unet.modules() if type(m).__name__ in BLOCKS]
     return min(every, every - sum(blocks) + 3 * max(blocks, default=0))

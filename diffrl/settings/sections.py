@@ -97,8 +97,8 @@ class TrainSettings(Section):
     )
     overlap: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether one piece is scored while the next is sampled; auto: on a GPU, and "
-        "where a reward is served.",
+        description="Whether one piece is scored while the next is sampled; auto: on a GPU unless "
+        "speed.compile is on, and where a reward is served.",
     )
     bad_scores: Literal["stop", "drop"] = Field(
         "stop",

@@ -56,12 +56,22 @@ def compile_forward(network: Any, mode: str, name: str) -> None:
         name: in messages.
     """
     keep_kernels()
+    compiled = torch.compile(type(network).forward, options=options(mode), dynamic=False)
+
+    def call(*given: Any, **more: Any) -> Any:
+        allow_variants()
+        return compiled(*given, **more)
+
+    network.forward = MethodType(steady(call, mode, name), network)
+
+
+def allow_variants() -> None:
+    """Raise how many versions of a network torch compiles; newer ones count for each thread."""
     from torch._dynamo import config
 
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-    setattr(config, limit, max(getattr(config, limit), VARIANTS))
-    compiled = torch.compile(type(network).forward, options=options(mode), dynamic=False)
-    network.forward = MethodType(steady(compiled, mode, name), network)
+    if getattr(config, limit) < VARIANTS:
+        setattr(config, limit, VARIANTS)
 
 
 def options(mode: str) -> dict[str, Any]:

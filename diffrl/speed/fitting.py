@@ -22,7 +22,13 @@ HOLDERS: WeakSet[Any] = WeakSet()
 UNBOUNDED = sys.maxsize
 """More than there is of anything."""
 
-SIGNS = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+SIGNS = (
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "Triton Error [CUDA]: out of memory",
+    "STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",  # cuDNN, where every try ended memory
+)
 """What CUDA and its libraries say where their own memory ends."""
 
 ON_CPU = {"train.sample_batch": 16, "train.micro_batch": 8, "train.decode_batch": 16}

@@ -14,6 +14,7 @@ from diffrl.planning.refusal import refuse_what_cannot_fit
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.resolve import dump
+from diffrl.speed.fitting import in_words
 from diffrl.trainer import checkpoint
 from diffrl.trainer.api import resume, train
 from diffrl.trainer.disks import telling_of_disks
@@ -98,7 +99,8 @@ def _loaded(
         start = _start(folder, at, made) if resume else None
         if start is not None:
             refuse_another_past(settings, folder, start, prompts[1])
-        return build(settings, made, folder, prompts), start
+        with in_words("memory ends in loading the models"):
+            return build(settings, made, folder, prompts), start
 
 
 def _start(folder: Path, at: int | None, made: Accelerator) -> Path | None:

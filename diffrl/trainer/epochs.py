@@ -10,6 +10,7 @@ from diffrl.errors import Diverged, Interrupted, OutOfMemory, RewardError, Unrea
 from diffrl.events import EpochDone, RolloutDone, RunDone, RunStarted
 from diffrl.folder import evaluation_file, read_metrics
 from diffrl.speed.compiling import seconds_compiling
+from diffrl.speed.fitting import in_words
 from diffrl.trainer import checks, guard
 from diffrl.trainer.collect import Batches
 from diffrl.trainer.evaluating import evaluated, is_due, is_last
@@ -70,7 +71,11 @@ def _one_epoch(session: Session) -> None:
             continue.
         Diverged: after the epoch, if too many updates in a row were skipped, or the watchdog stops.
     """
-    before = Moment.of(session)
+    try:
+        with in_words("memory ends in keeping what an epoch can go back to"):
+            before = Moment.of(session)
+    except OutOfMemory as error:
+        raise stopped(session, error) from error
     began = time.perf_counter()
     try:
         metrics = _train(session, session.epoch + 1)

@@ -43,7 +43,12 @@ def load_rewards(
 
 
 def overlaps(settings: Settings, device: torch.device) -> bool:
-    """Return whether pictures are scored while the next ones are sampled."""
+    """Return whether pictures are scored while the next ones are sampled.
+
+    A compiled decoder would not be called in the thread that it is compiled in: it would be
+    compiled or recorded anew for each thread, which old versions of PyTorch refuse.
+    """
     served = any(w.reward.remote for w in settings.rewards)
+    gains = served or (device.type == "cuda" and settings.speed.compile == "off")
     chosen = settings.train.overlap
-    return chosen == "on" or (chosen == "auto" and (served or device.type == "cuda"))
+    return chosen == "on" or (chosen == "auto" and gains)

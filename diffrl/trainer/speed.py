@@ -10,7 +10,7 @@ import torch
 from diffrl.errors import SettingsError
 from diffrl.pipeline import fit_attention
 from diffrl.settings import OptimizerSettings, Settings, SpeedSettings
-from diffrl.speed.compiling import compile_forward, compile_problems
+from diffrl.speed.compiling import GRAPHS, compile_forward, compile_problems
 from diffrl.speed.formats import channels_last, half_norms, multiply_in_tf32
 from diffrl.speed.graphs import graph_forward, graph_problems
 from diffrl.speed.memory import save_memory
@@ -30,6 +30,11 @@ def speed_problems(settings: Settings) -> list[str]:
         "speed.low_memory": speed.low_memory,
     }
     found += graph_problems(speed.graphs, device, processes, beside)
+    if speed.compile in GRAPHS and settings.train.overlap == "on":
+        found.append(
+            f"train.overlap = 'on': not with speed.compile = {speed.compile!r}, whose recordings "
+            f"belong to the thread that makes them; leave it at auto"
+        )
     if speed.merge and settings.adapter.kind == "full":
         found.append("speed.merge = True: with adapter.kind = 'full' there is nothing to merge")
     if speed.low_memory and not speed.cache_text:

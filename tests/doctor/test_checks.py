@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from diffrl.doctor import examine, training
+from diffrl.doctor.rehearsal import find_size, rehearse
 from diffrl.doctor.weights import kept, parameters
 from diffrl.policy import UNetPolicy
+from diffrl.speed.fitting import HOLDERS
+from diffrl.speed.graphs import Bare
 from diffrl.trainer import checkpoint
 
 # of numpy, about diffusers' own Euler scheduler
@@ -213,6 +217,51 @@ def test_memory_over_the_limit_is_caught(session_of, verdict, monkeypatch):
     assert finding.verdict == "fail"
     for setting in ("train.sample_batch", "train.micro_batch", "train.decode_batch"):
         assert setting in finding.advice
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_memory_of_recordings_is_looked_at_where_it_lies(graphs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 8)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 17)
+    assert training.peak(torch.device("cuda"), graphs) == (17 if graphs else 8)
+
+
+def test_pieces_are_halved_before_they_are_looked_at(session_of, monkeypatch):
+    session = session_of()
+    with kept(session):
+        rehearsal = rehearse(session)
+        plain = UNet2DConditionModel.forward
+
+        def small(self, x, *given, **more):
+            if torch.is_grad_enabled() and len(x) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return plain(self, x, *given, **more)
+
+        monkeypatch.setattr(UNet2DConditionModel, "forward", small)
+        assert session.pieces.micro.size == 3  # pairs
+        find_size(session, *_of(rehearsal), rehearsal.pieces)
+        assert session.pieces.micro.size == 2
+        assert all(p.grad is None for p in session.policy.trained.values())
+
+
+def _of(rehearsal):
+    return rehearsal.recipe, rehearsal.rollout, rehearsal.advantages
+
+
+def test_a_recording_is_asked_again_after_the_gap_was_looked_at(session_of, monkeypatch):
+    made = []
+
+    def recorded(network, plain, gradient, given, names):
+        made.append(gradient)
+        return Bare(network, plain, names)
+
+    monkeypatch.setattr("diffrl.trainer.speed.graph_problems", lambda *_: [])  # on a CPU
+    monkeypatch.setattr("diffrl.speed.graphs.record", recorded)
+    session = session_of("model.precision=bf16", "speed.graphs=true")
+    with kept(session):
+        training.log_prob_gap(session, rehearse(session))
+    (graphed,) = (h for h in HOLDERS if getattr(h, "_home", None) is session.pipeline.unet)
+    assert True in made and not graphed._waiting
 
 
 def test_an_error_inside_a_check_is_a_failed_finding(session_of, monkeypatch):

@@ -139,6 +139,22 @@ def test_processes_that_split_weights_hold_a_part_of_what_is_trained(estimated):
     assert "UNet, frozen weights" not in {**off, **weights}
 
 
+def test_losses_of_whole_trajectories_put_all_split_weights_together(estimated):
+    sets = ("adapter.kind=full", "speed.shard=weights")
+    held = {p.name: p.bytes for p in estimated("prdp", "emoji", processes=4, sets=sets).plan().held}
+    assert held["weights put together"] == pytest.approx(4 * held["trained weights"], abs=16)
+
+
+def test_gradients_of_several_pieces_are_kept_to_go_back_to(estimated):
+    def updating(*sets):
+        plan = estimated("sdpo", "emoji", sets=("adapter.kind=full", *sets)).plan()
+        return {part.name: part.bytes for part in plan.phases[3].held}
+
+    several = updating("train.micro_batch=2")
+    assert several["gradients to go back to"] == several["gradients"] > 0
+    assert not updating("train.micro_batch=64").get("gradients to go back to")
+
+
 def test_splitting_weights_is_advised_first_where_only_that_helps(estimated):
     sets = ("adapter.kind=full", "train.micro_batch=1", "train.decode_batch=1")
     whole = estimated("ddpo", "emoji", processes=64, sets=sets)

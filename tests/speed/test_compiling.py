@@ -1,12 +1,15 @@
 """Compiled networks: few shapes, the same numbers, a gap that stays small, one line of error."""
 
 import os
+import threading
+from types import MethodType
 
 import pytest
 import torch
 
 import diffrl
 from diffrl.errors import CompileFailed, SettingsError
+from diffrl.settings.resolve import resolve
 from diffrl.speed import compiling
 from diffrl.speed.compiling import (
     compile_problems,
@@ -15,6 +18,8 @@ from diffrl.speed.compiling import (
     sized_as_in_updates,
     steady,
 )
+from diffrl.trainer.scorers import overlaps
+from diffrl.trainer.speed import speed_problems
 
 CLIP = 1e-4
 
@@ -203,3 +208,53 @@ def test_a_compiled_run_tells_what_compiling_took(tiny_model, tiny_clip, tmp_pat
     assert first["log_prob_gap/max"] < CLIP / 10
     pipeline = run.pipeline()
     assert pipeline.unet.peft_config
+
+
+def test_the_values_of_whole_trajectories_are_computed_in_calls_as_large_as_their_gradients(world):
+    sizes = []
+
+    def prepare(pipeline):
+        plain = type(pipeline.unet).forward
+
+        def noted(self, x, *args, **options):
+            sizes.append((torch.is_grad_enabled(), len(x)))
+            return plain(self, x, *args, **options)
+
+        pipeline.unet.forward = MethodType(steady(noted, "default", "UNet"), pipeline.unet)
+
+    made = world(prepare=prepare)
+    batch = made.batch(made.rollout(), rows=((0, 1),), steps=((0, 1),))
+    assert {size for _, size in sizes} == {4}
+    sizes.clear()
+    made.gradients(batch)  # of two steps: their values first, then each anew with its gradient
+    assert sizes == [(False, 2), (False, 2), (True, 2), (True, 2)]
+
+
+def test_every_thread_may_compile_as_many_versions(monkeypatch):
+    from torch._dynamo import config
+
+    seen, limit = (
+        [],
+        "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit",
+    )
+
+    def compiled(*given, **_):
+        seen.append(getattr(config, limit))
+        return (given[1],)
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: compiled)
+    module = torch.nn.Linear(2, 2)
+    compiling.compile_forward(module, "default", "network")
+    thread = threading.Thread(target=lambda: module(torch.ones(3, 2)))
+    thread.start()
+    thread.join()
+    assert seen == [compiling.VARIANTS]
+
+
+def test_a_compiled_decoder_stays_in_its_own_thread():
+    for mode, beside in (("off", True), ("default", False)):
+        settings = resolve("sdpo", ["pickscore"], sets=[f"speed.compile={mode}"])
+        assert overlaps(settings, torch.device("cuda")) is beside
+    both = ["speed.compile=reduce-overhead", "train.overlap=on"]
+    found = speed_problems(resolve("sdpo", ["pickscore"], sets=both))
+    assert any("train.overlap = 'on': not with speed.compile = 'reduce" in one for one in found)

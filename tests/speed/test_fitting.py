@@ -210,6 +210,9 @@ def test_a_run_goes_on_with_what_fits_and_says_so(tiny_model, tiny_clip, tmp_pat
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA driver error: out of memory"),
     ],
 )
 def test_memory_that_ends_in_cudas_libraries_is_memory_that_ends(error):
@@ -269,3 +272,13 @@ def test_a_size_that_was_cut_counts_while_the_setting_is_the_same():
     old = Pieces.of(0, 8, 16, "cuda")
     old.go_on({"train.micro_batch": 2.0})  # of a checkpoint that does not say what was given
     assert old.micro.size == 2
+
+
+def test_memory_that_ends_while_models_load_is_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("diffrl.trainer.session.open_pipeline", full)
+    with pytest.raises(OutOfMemory, match=r"^memory ends in loading the models; try .* 2 GiB"):
+        diffrl.train("sdpo", "pickscore", epochs=1, output=tmp_path / "run", live=False)
+    assert not (tmp_path / "run").exists()
