@@ -60,7 +60,12 @@ def main() -> None:
     root = options.folder / tier.name
     target = ROOT / "benchmarks" / "results" / f"paper_{tier.name}.json"
     before = json.loads(target.read_text("utf-8")) if target.exists() else {}
-    asked = {"rollouts": tier.rollouts, "weights": weights(), "test": accuracy.TEST}
+    asked = {
+        "rollouts": tier.rollouts,
+        "weights": weights(),
+        "test": accuracy.TEST,
+        "errors": accuracy.ERRORS,
+    }
     table = before.get("accuracy") or {}
     if not asked.items() <= table.items():
         table = {}  # of other weights

@@ -35,6 +35,9 @@ PREDICTORS = {
 }
 
 TEST = "paired bootstrap over prompts"
+ERRORS = "by prompt"
+"""What standard errors are counted over."""
+
 SAID = {"higher": REPRODUCED, "lower": CONTRADICTED, UNCLEAR: UNCLEAR}
 
 
@@ -85,12 +88,15 @@ def measured(rollouts: int) -> tuple[dict[str, dict[str, dict[str, Any]]], float
                 judge: Any = Remembered(rollout.path.x0_hat, score)
                 for name, anchors in PREDICTORS.items():
                     given[reward][name].append(anchors(rollout, judge).value)
-    found = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for reward, own in given.items():
         every = {n: apart(torch.cat(v), torch.cat(exact[reward])) for n, v in own.items()}
         ours = every[next(iter(PREDICTORS))]
         found[reward] = {
-            name: {**near(one), **({} if one is ours else {"claims": claims(ours, one, prompts)})}
+            name: {
+                **near(one, prompts),
+                **({} if one is ours else {"claims": claims(ours, one, prompts)}),
+            }
             for name, one in every.items()
         }
     return found, float(torch.cat(alike).mean())
@@ -141,14 +147,22 @@ def apart(given: Float[Tensor, "n T"], exact: Float[Tensor, "n T"]) -> Apart:
     )
 
 
-def near(one: Apart) -> dict[str, float]:
+def near(one: Apart, prompts: Sequence[str]) -> dict[str, Any]:
     """Return means over trajectories; L2 is the root of its mean."""
     return {
         "cosine": float(one.cosine.mean()),
-        "cosine_error": float(one.cosine.std() / len(one.cosine) ** 0.5),
+        "cosine_error": error(one.cosine, prompts),
         "l1": float(one.l1.mean()),
         "l2": float(one.l2.mean().sqrt()),
     }
+
+
+def error(values: Float[Tensor, "n"], prompts: Sequence[str]) -> float:
+    """Return the standard error of a mean whose values are alike within each prompt."""
+    known = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    at = torch.tensor([known[prompt] for prompt in prompts])
+    sums = torch.zeros(len(known)).index_add(0, at, values - values.mean())
+    return float((sums.square().sum() * len(known) / (len(known) - 1)).sqrt() / len(values))
 
 
 def claims(better: Apart, worse: Apart, prompts: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -61,7 +61,10 @@ def chart(
     steps: Sequence[int] = STEPS,
     axis: str = "samples",
 ) -> Chart | None:
-    """Return the curves of cells: means over the finished seeds, with a band of their deviation.
+    """Return the curves of cells: means over seeds, with a band of their deviation.
+
+    Only seeds count that all of these cells have finished, and by time only those that ran on one
+    machine: curves of other seeds or machines would differ by these.
 
     Args:
         records: of a tier.
@@ -71,10 +74,16 @@ def chart(
         steps: numbers of denoising steps whose scores are averaged.
         axis: `samples`, or `seconds` of training.
     """
+    begun = {label: cell for label, cell in cells.items() if records.finished(cell)}
+    every = records.seeds([*begun.values()]) if begun else []
+    of_seed = [[records.get(cell, seed) for cell in begun.values()] for seed in every]
+    if axis == "seconds":
+        of_seed = [own for own in of_seed if len({run.machine for run in own if run}) == 1]
+    if not of_seed:
+        return None
     lines = []
-    for label, cell in cells.items():
-        if not (runs := records.finished(cell)):
-            continue
+    for i, (label, cell) in enumerate(begun.items()):
+        runs = [run for own in of_seed if (run := own[i])]
         curves = [_scores(run, cell, steps) for run in runs]
         if axis == "seconds":
             times = [[one.seconds for one in run.evaluations] for run in runs]
@@ -85,7 +94,8 @@ def chart(
         y = [statistics.mean(column) for column in zip(*curves, strict=True)]
         band = [statistics.stdev(c) for c in zip(*curves, strict=True)] if len(runs) > 1 else []
         lines.append(Line(label, x, y, band))
-    return Chart(name, title, axis, lines, dots=True) if lines else None
+    many = f"{len(of_seed)} seed{'s' if len(of_seed) > 1 else ''}"
+    return Chart(name, f"{title}, {many}", axis, lines, dots=True)
 
 
 def _scores(run: Record, cell: Cell, steps: Sequence[int]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,7 +32,8 @@ class Verdict:
     """A claim with the difference that was found; `seeds` of 0: nothing was run.
 
     `by_seed` is the same difference by `BY_SEED`, where there are several seeds, and `said_by_seed`
-    what that says: runs of one seed begin with the same adapter, prompts and noise.
+    what that says: runs of one seed begin with the same adapter and, as far as they ask for the
+    same, the same prompts and noise.
     """
 
     place: str
@@ -80,10 +82,15 @@ def judge(claim: Claim, records: Records) -> Verdict:
 
 
 def within_seeds(worse: Sequence[Sequence[float]], better: Sequence[Sequence[float]]) -> Estimate:
-    """Return how much higher `better` is than `worse` within a seed, by a paired t over seeds."""
+    """Return how much higher `better` is than `worse` within a seed, by a paired t over seeds.
+
+    Where seeds agree to the last digit, there is nothing to judge by, and the interval holds all.
+    """
     apart = numpy.array(better).mean(1) - numpy.array(worse).mean(1)
-    found = ttest_1samp(apart, 0.0).confidence_interval(LEVEL)
     count, mean, std = len(apart), float(apart.mean()), float(apart.std(ddof=1))
+    if std == 0:
+        return Estimate(mean, std, -math.inf, math.inf, count, count)
+    found = ttest_1samp(apart, 0.0).confidence_interval(LEVEL)
     return Estimate(mean, std, float(found.low), float(found.high), count, count)
 
 

@@ -19,7 +19,8 @@ class Returns(AdvantageEstimator):
 
     `prompt-step` takes mean and population std over the newest `buffer` returns of the prompt at
     that step, the present ones included; while it has fewer than `min_count` of them, over this
-    epoch's returns of that step, whatever their prompt. `prompt` pools the steps of the same rows;
+    epoch's returns of that step, whatever their prompt. Trajectories of another number of steps
+    have a memory of their own. `prompt` pools the steps of the same rows;
     with gamma = 1 and a terminal reward that is DDPO. `group` uses the returns of that step in the
     row's group, `step` this epoch's column, `batch` all of this epoch, `none` gives the returns
     themselves.

@@ -187,18 +187,49 @@ def test_figures_are_drawn_of_what_there_is(kept, tmp_path, monkeypatch):
     assert list((tmp_path / "figures").iterdir()) == []  # nothing is kept of the paper's cells
     one = records.Evaluation(0, 0.0, {f"eval/pickscore/{n}-step": [1.0, 2.0] for n in (1, 2, 4, 8)})
     known = records.Record("", "", "", [one, dataclasses.replace(one, epoch=1, seconds=9.0)])
-    monkeypatch.setattr(records.Records, "finished", lambda *_: [known, known])
+    monkeypatch.setattr(records.Records, "get", lambda *_: known)
     monkeypatch.setattr(experiments, "unseen", lambda algo, _: CELLS["good"])
     figures.save(kept, tmp_path / "figures")
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
     assert drawn >= {"fig-4-1", "fig-5-samples", "fig-5-seconds", "fig-6-norm", "fig-7-8", "fig-8"}
 
 
+def test_curves_of_one_chart_are_of_the_same_seeds(kept):
+    for seed, shift in ((42, 1.0), (43, 1.0), (44, 9.0)):
+        pretend(kept, "good", shift, seed)
+    pretend(kept, "bad", 1.0, 42)
+    pretend(kept, "bad", 1.0, 43)
+    drawn = figures.chart(kept, "c", "Both", CELLS, (1,))
+    good, bad = drawn.lines
+    assert good.y == bad.y and drawn.title == "Both, 2 seeds"
+
+
+def test_by_time_only_runs_of_one_machine_are_drawn(kept, monkeypatch):
+    machines = iter(["one", "one", "one", "other"])
+    monkeypatch.setattr(records, "machine", lambda: next(machines))
+    for seed in (42, 43):
+        pretend(kept, "good", 1.0, seed)
+        pretend(kept, "bad", 1.0, seed)
+    assert figures.chart(kept, "c", "t", CELLS, (1,), "seconds").title == "t, 1 seed"
+    assert figures.chart(kept, "c", "t", CELLS, (1,)).title == "t, 2 seeds"
+
+
+def test_every_predictor_is_judged_in_the_end_and_on_the_way():
+    claims = experiments.figure_five()
+    for cell in experiments.PREDICTORS.values():
+        assert {c.measure for c in claims if c.worse == cell} >= {"end", "area"}
+
+
+def test_seeds_that_agree_to_the_last_digit_decide_nothing():
+    found = verdicts.within_seeds([[0.0]] * 3, [[1.0]] * 3)
+    assert found.mean == 1.0 and verdicts.direction(found) == ""
+
+
 def test_accuracy_of_predicted_rewards_in_cases_with_an_answer():
     exact = torch.randn(32, 50)
 
     def near(given):
-        return accuracy.near(accuracy.apart(given, exact))
+        return accuracy.near(accuracy.apart(given, exact), [str(i) for i in range(32)])
 
     assert near(exact + 7.0)["cosine"] == pytest.approx(1.0, abs=1e-5)
     assert near(exact + 7.0)["l2"] == pytest.approx(0.0, abs=1e-5)
@@ -206,6 +237,14 @@ def test_accuracy_of_predicted_rewards_in_cases_with_an_answer():
     assert near(constant)["cosine"] == pytest.approx(0.0, abs=1e-5)
     assert near(constant)["l2"] == pytest.approx(1.0, abs=1e-5)
     assert near(-exact)["cosine"] == pytest.approx(-1.0, abs=1e-5)
+
+
+def test_trajectories_that_repeat_each_other_tell_no_more():
+    values = torch.randn(16)
+    alone = accuracy.error(values, [str(i) for i in range(16)])
+    assert alone == pytest.approx(float(values.std() / 4))
+    twice = accuracy.error(values.repeat(2), [str(i % 16) for i in range(32)])
+    assert twice == pytest.approx(alone)
 
 
 def test_a_predictor_is_judged_by_every_measure():
