@@ -38,7 +38,7 @@ class Ledger:
         return torch.cat(self.steps), {n: torch.cat(s) for n, s in self.scores.items()}
 
 
-class WeighedJudge:
+class WeightedJudge:
     """The weighted sum of rewards on decoded latents; implements `diffrl.stages.Judge`.
 
     Args:
@@ -138,8 +138,8 @@ class WeighedJudge:
             leaf = x0[at].detach().requires_grad_()
             images = self._decode(leaf)
             scores = [checked(r, images, prompts.text[at], step[at]) for r in self._rewards]
-            weighed = [r.factor * s for r, s in zip(self._rewards, scores, strict=True)]
-            total = torch.stack(weighed).sum(0)
+            weighted = [r.factor * s for r, s in zip(self._rewards, scores, strict=True)]
+            total = torch.stack(weighted).sum(0)
             grad = torch.autograd.grad(total.sum(), leaf)[0]
             precise = torch.promote_types(x0.dtype, torch.float32)
             return [s.detach() for s in scores], total.detach().to(x0.device, precise), grad

@@ -47,8 +47,8 @@ def read_spec(spec: str) -> Named:
     name, rest = alias.groups() if alias else (None, spec)
     if found := _open_form(rest, name):
         return found
-    if weighed := WEIGHT.fullmatch(rest):
-        ref, weight = weighed.groups()
+    if weighted := WEIGHT.fullmatch(rest):
+        ref, weight = weighted.groups()
         if found := _open_form(ref, name):
             return Named(found.reward, weight)
     if alias:

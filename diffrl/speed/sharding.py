@@ -47,7 +47,7 @@ def split(unet: nn.Module, kind: str) -> None:
         fully_shard(module, **options)
     fully_shard(unet, **options)
     for module in _gathered(unet):
-        module.set_gradient_divide_factor(1.0)  # losses are weighed for a sum
+        module.set_gradient_divide_factor(1.0)  # losses are weighted for a sum
         module.set_force_sum_reduction_for_comms(True)  # Gloo cannot multiply on the way
 
 

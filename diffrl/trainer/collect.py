@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from diffrl.errors import Interrupted, RewardError
-from diffrl.judge import WeighedJudge
+from diffrl.judge import WeightedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.rollouts import concat, concat_rewards, only, rows_of, take
@@ -72,7 +72,7 @@ class Scoring:
     """
 
     recipe: Recipe
-    judge: WeighedJudge
+    judge: WeightedJudge
     overlap: bool
     drop: bool = False
     rewards: list[Future[Rewards]] = field(default_factory=list)
@@ -133,7 +133,7 @@ class Collected:
 def collect(
     recipe: Recipe,
     policy: UNetPolicy,
-    judge: WeighedJudge,
+    judge: WeightedJudge,
     ranks: Ranks,
     share: Share,
     batches: Batches,

@@ -40,7 +40,7 @@ class LiveView:
         """Say what runs, and where."""
         self._settings, self._from = event.settings, event.epoch
         self._began = time.perf_counter()
-        rewards = " + ".join(_weighed(w) for w in event.settings.rewards) or "none"
+        rewards = " + ".join(_weighted(w) for w in event.settings.rewards) or "none"
         recipe = event.settings.recipe
         self._console.print(
             f"[bold]{escape(recipe.name)}[/] on [bold]{escape(event.settings.model.ref)}[/], "
@@ -124,7 +124,7 @@ class LiveView:
         return Group(table, bar, status)
 
 
-def _weighed(w: Any) -> str:
+def _weighted(w: Any) -> str:
     return w.reward.name if w.weight == 1 else f"{w.reward.name}:{w.weight:g}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from diffrl.errors import OutOfMemory
-from diffrl.judge import WeighedJudge
+from diffrl.judge import WeightedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.speed.compiling import seconds_compiling
@@ -31,7 +31,7 @@ from diffrl.types import Advantages, Batch, Memory, Minibatch, gather
 def train_epoch(
     recipe: Recipe,
     policy: UNetPolicy,
-    judge: WeighedJudge,
+    judge: WeightedJudge,
     ranks: Ranks,
     share: Share,
     memory: Memory,

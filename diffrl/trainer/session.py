@@ -17,7 +17,7 @@ from diffrl.adapters import attach_lora, train_all
 from diffrl.builtin.references import recording
 from diffrl.errors import SettingsError
 from diffrl.heap import reuse_freed_memory
-from diffrl.judge import WeighedJudge
+from diffrl.judge import WeightedJudge
 from diffrl.pipeline import ddim_schedule, decoder, encoder, latent_encoder
 from diffrl.policy import UNetPolicy
 from diffrl.registry import registry
@@ -55,7 +55,7 @@ class Session:
     ranks: Ranks
     pipeline: Any
     policy: UNetPolicy
-    judge: WeighedJudge
+    judge: WeightedJudge
     rewards: tuple[ScoredBy, ...]
     watched: tuple[ScoredBy, ...]
     prompts: tuple[str, ...]
@@ -129,7 +129,7 @@ def build(
         ranks=ranks,
         pipeline=pipeline,
         policy=policy,
-        judge=WeighedJudge(decoder(pipeline.vae), rewards, pieces.decode, drops),
+        judge=WeightedJudge(decoder(pipeline.vae), rewards, pieces.decode, drops),
         rewards=rewards,
         watched=rewards + watched,
         prompts=prompts[0],

@@ -71,13 +71,13 @@ def noted(function, diary, phase):
 
 def note_everything(diary):
     """Wrap the parts of a run."""
-    from diffrl.judge import WeighedJudge
+    from diffrl.judge import WeightedJudge
     from diffrl.registry import registry
     from diffrl.trainer import checkpoint, evaluating, loop
 
     for entry in registry().components("sampler").values():
         entry.value.__call__ = noted(entry.value.__call__, diary, "sampling")
-    WeighedJudge.each = noted(WeighedJudge.each, diary, "scoring")
+    WeightedJudge.each = noted(WeightedJudge.each, diary, "scoring")
     loop.update = noted(loop.update, diary, "updating")
     evaluating.draw_and_score = noted(evaluating.draw_and_score, diary, "evaluating")
     checkpoint.save = noted(checkpoint.save, diary, "saving")

@@ -6,7 +6,7 @@ import torch
 import diffrl
 from diffrl.builtin.samplers import Ddim
 from diffrl.errors import OutOfMemory
-from diffrl.judge import WeighedJudge
+from diffrl.judge import WeightedJudge
 from diffrl.scoring import ScoredBy
 from diffrl.settings import EvalSettings
 from diffrl.speed.fitting import UNBOUNDED, Fitting, Pieces
@@ -136,7 +136,7 @@ def test_scores_are_the_same_and_entered_once(plain, by):
 
     def judged(batch):
         reward = ScoredBy("bright", bright, 2.0, differentiable=True)
-        judge = WeighedJudge(decode, [reward], batch)
+        judge = WeightedJudge(decode, [reward], batch)
         return getattr(judge, by)(rollout.x0, rollout.prompts, steps), judge.drain()
 
     small = False

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffrl.errors import RewardError
-from diffrl.judge import WeighedJudge
+from diffrl.judge import WeightedJudge
 from diffrl.scoring import ScoredBy
 from diffrl.types import Prompts
 
@@ -20,13 +20,13 @@ def length(images, text):
 
 
 def test_rewards_are_summed_by_weight_and_booked_apart():
-    judge = WeighedJudge(
+    judge = WeightedJudge(
         lambda x: x, [ScoredBy("bright", brightness, 2.0), ScoredBy("length", length, -1.0)], 2
     )
     x0 = torch.rand(5, 3, 4, 4)
     total = judge(x0, prompts(5), torch.tensor([0, 0, 3, 3, 3]))
     assert torch.allclose(total, 2 * x0.mean((1, 2, 3)) - 1)
-    each = WeighedJudge(lambda x: x, judge._rewards, 2).each(x0, prompts(5), torch.arange(5))
+    each = WeightedJudge(lambda x: x, judge._rewards, 2).each(x0, prompts(5), torch.arange(5))
     assert torch.allclose(each, torch.stack([2 * x0.mean((1, 2, 3)), -torch.ones(5)], 1))
     ledger = judge.drain()
     steps, scores = ledger.columns()
@@ -40,7 +40,7 @@ def test_rewards_are_summed_by_weight_and_booked_apart():
 def test_batch_size_does_not_change_scores():
     x0 = torch.rand(7, 3, 4, 4)
     one, many = (
-        WeighedJudge(lambda x: x, [ScoredBy("bright", brightness)], size) for size in (1, 16)
+        WeightedJudge(lambda x: x, [ScoredBy("bright", brightness)], size) for size in (1, 16)
     )
     step = torch.zeros(7, dtype=torch.int64)
     assert torch.allclose(
@@ -56,13 +56,13 @@ def test_batch_size_does_not_change_scores():
     ],
 )
 def test_a_reward_that_breaks_its_promise_is_named(scorer, message):
-    judge = WeighedJudge(lambda x: x, [ScoredBy("odd", scorer)])
+    judge = WeightedJudge(lambda x: x, [ScoredBy("odd", scorer)])
     with pytest.raises(RewardError, match=f"'odd' gave.*{message.split()[-1]}"):
         judge(torch.rand(2, 3, 4, 4), prompts(2), torch.zeros(2, dtype=torch.int64))
 
 
 def test_gradient_is_that_of_the_weighted_sum():
-    judge = WeighedJudge(
+    judge = WeightedJudge(
         lambda x: 3 * x, [ScoredBy("bright", brightness, 2.0, differentiable=True)], batch=2
     )
     value, grad = judge.grad(torch.rand(3, 3, 2, 2) / 3, prompts(3), torch.full((3,), 7))
@@ -71,13 +71,13 @@ def test_gradient_is_that_of_the_weighted_sum():
 
 
 def test_a_reward_without_gradient_is_refused():
-    judge = WeighedJudge(lambda x: x, [ScoredBy("blind", brightness)])
+    judge = WeightedJudge(lambda x: x, [ScoredBy("blind", brightness)])
     with pytest.raises(RewardError, match="blind: not differentiable"):
         judge.grad(torch.rand(1, 3, 2, 2), prompts(1), torch.zeros(1, dtype=torch.long))
 
 
 def test_scores_are_not_rounded_to_what_latents_are_kept_in():
-    judge = WeighedJudge(lambda x: x.float(), [ScoredBy("fine", fine, differentiable=True)], 8)
+    judge = WeightedJudge(lambda x: x.float(), [ScoredBy("fine", fine, differentiable=True)], 8)
     x0, step = torch.rand(2, 3, 2, 2).bfloat16(), torch.zeros(2, dtype=torch.int64)
     for scores in (judge(x0, prompts(2), step), judge.grad(x0, prompts(2), step)[0]):
         assert torch.equal(scores, torch.tensor([0.2, 0.2001]))
@@ -94,7 +94,7 @@ def test_pictures_without_scores_are_left_out_whatever_comes_with_them(batch):
             raise ValueError("not that")
         return brightness(images, text)
 
-    judge = WeighedJudge(lambda x: x, [ScoredBy("s", squeamish)], batch, drop=True)
+    judge = WeightedJudge(lambda x: x, [ScoredBy("s", squeamish)], batch, drop=True)
     assert judge.why == ""
     scores = judge(torch.rand(4, 3, 2, 2), prompts(4), torch.arange(4))
     assert scores.isnan().tolist() == [True, True, False, False]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffrl.errors import RewardError, RewardUnreachable
-from diffrl.judge import WeighedJudge
+from diffrl.judge import WeightedJudge
 from diffrl.scoring import ScoredBy, checked, finite_or_nan
 from diffrl.types import Prompts
 
@@ -83,7 +83,7 @@ def test_a_reward_that_compares_is_never_asked_for_single_pictures():
 
     ranked = ScoredBy("rank", rank, groupwise=True)
     assert finite_or_nan(ranked, torch.rand(3, 3, 2, 2), ["a"] * 3).isnan().all()
-    judge = WeighedJudge(lambda x: x, [ScoredBy("r", rank, differentiable=True, groupwise=True)])
+    judge = WeightedJudge(lambda x: x, [ScoredBy("r", rank, differentiable=True, groupwise=True)])
     with pytest.raises(RewardError, match="they compare pictures"):
         judge.grad(torch.rand(2, 3, 2, 2), prompts("a", group=2), torch.zeros(2).long())
 
@@ -97,7 +97,7 @@ def test_a_silent_server_is_no_fault_of_a_picture():
 
 
 def test_where_lower_is_better_training_lowers_the_score():
-    judge = WeighedJudge(lambda x: x, [ScoredBy("dark", brightness, 2.0, higher_is_better=False)])
+    judge = WeightedJudge(lambda x: x, [ScoredBy("dark", brightness, 2.0, higher_is_better=False)])
     x0 = torch.rand(3, 3, 2, 2)
     assert torch.allclose(
         judge(x0, prompts("a", "b", "c"), torch.zeros(3).long()), -2 * x0.mean((1, 2, 3))
@@ -112,7 +112,7 @@ def test_a_reward_that_compares_sees_all_pictures_of_a_group_and_step_at_once():
         seen.append((len(images), set(text)))
         return brightness(images, text).argsort().argsort().float()
 
-    judge = WeighedJudge(
+    judge = WeightedJudge(
         lambda x: x, [ScoredBy("rank", rank, groupwise=True), ScoredBy("b", brightness)], batch=3
     )
     x0 = torch.rand(8, 3, 2, 2)
