@@ -110,12 +110,24 @@ def _unwritable(folder: Path) -> str | None:
     return f"{nearest} is no folder that can be written to"
 
 
-def create(folder: Path, settings_text: str, sources: Mapping[str, str]) -> None:
-    """Make the folder of a new run; write its settings, and its environment with its sources."""
+def create(
+    folder: Path,
+    settings_text: str,
+    sources: Mapping[str, str],
+    plugins: Mapping[str, str] | None = None,
+) -> None:
+    """Make the folder of a new run; write its settings, and its environment with its sources.
+
+    Args:
+        folder: of the run.
+        settings_text: of all settings.
+        sources: what came from a hub, with its commit.
+        plugins: that were loaded, with package and version.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("images", "checkpoints"):
         (folder / name).mkdir(exist_ok=True)
-    content = {**environment(), "sources": dict(sources)}
+    content = {**environment(), "plugins": dict(plugins or {}), "sources": dict(sources)}
     write(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
     write(folder / SETTINGS, settings_text)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffrl.errors import PluginError
 from diffrl.kernels import Ddim, Lcm, log_density
 from diffrl.speed.compiling import sized_as_in_updates
 from diffrl.speed.memory import MOST_PROMPTS
@@ -151,7 +152,9 @@ class UNetPolicy:
             options["timestep_cond"] = self._embedded.expand(len(x), -1)
         if weights == "live":
             return self._call(x, t, cond, **options)[0].float()
-        kept = self._old if weights == "old" else self._base
+        kept = {"old": self._old, "base": self._base}.get(weights)
+        if kept is None:
+            raise PluginError(f"weights {weights!r}: expected live, old or base")
         return called_with(self._unet, kept, (x, t, cond), options)[0].float()
 
     def log_prob(self, batch: Batch, weights: Weights = "live") -> Float[Tensor, "m k s"]:

@@ -7,8 +7,10 @@ cannot be loaded, misspells a hook or returns something else than the hook promi
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -18,7 +20,7 @@ from typing import Any
 import pluggy
 
 from diffrl import hookspecs, origin
-from diffrl.errors import DiffrlError, DuplicateName, PluginError, UnknownName, did_you_mean
+from diffrl.errors import DiffrlError, DuplicateName, PluginError, UnknownName, did_you_mean, shown
 from diffrl.kinds import KINDS, Kind, refuse_misfit
 
 BUILTINS = tuple(
@@ -189,8 +191,11 @@ class Registry:
 
     def _load(self, name: str, about: tuple[str, str, str], load: Callable[[], object]) -> None:
         try:
-            self.register(load(), name, *about)
-        except (Exception, SystemExit) as error:
+            with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of our answer
+                self.register(load(), name, *about)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             text = str(error) if isinstance(error, PluginError) else _one_line(error)
             self._broken.append(Broken(name, *about[:2], text, about[2]))
 
@@ -200,16 +205,22 @@ class Registry:
             if not caller.has_spec():
                 near = did_you_mean(caller.name, hooks)
                 raise PluginError(f"no hook is called {caller.name!r}.{near}")
-        for name in hooks:
+        for name in (n for n in dir(plugin) if n.startswith("diffrl_")):
             function = getattr(plugin, name, None)
             if callable(function) and not hasattr(function, f"{hookspecs.PROJECT}_impl"):
-                raise PluginError(f"{name} is not marked with @hookimpl, so it would be ignored")
+                near = "" if name in hooks else f" No hook is called so.{did_you_mean(name, hooks)}"
+                raise PluginError(
+                    f"{name} is not marked with @hookimpl, so it would be ignored.{near}"
+                )
 
     def _collect(self, plugin: object, kind: Kind) -> Iterator[Any]:
         for implementation in getattr(self.hook, kind.hook).get_hookimpls():
             if implementation.plugin is not plugin:
                 continue
-            for value in implementation.function():
+            found = implementation.function()
+            if not isinstance(found, Iterable) or isinstance(found, str | type):
+                raise PluginError(f"{kind.hook} should return a list, but returned {shown(found)}")
+            for value in found:
                 refuse_misfit(value, kind)
                 yield value
 

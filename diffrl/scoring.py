@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from diffrl.errors import RewardError, RewardUnreachable
+from diffrl.errors import DiffrlError, RewardError, RewardUnreachable
 from diffrl.speed.fitting import memory_ended
 from diffrl.stages import Reward, Scorer
 from diffrl.tensors import Float, Int, Tensor
@@ -39,10 +41,27 @@ class ScoredBy:
 
     @classmethod
     def load(cls, reward: Reward, device: str, weight: float) -> ScoredBy:
-        """Load a reward; what its scorer says of itself counts more than what its class says."""
-        scorer = reward.load(device)
+        """Load a reward; what its scorer says of itself counts more than what its class says.
+
+        Raises:
+            RewardError: if it cannot be loaded, or its scale is no number.
+        """
+        try:
+            scorer = reward.load(device)
+        except (DiffrlError, OSError):
+            raise
+        except Exception as error:
+            if memory_ended(error):
+                raise
+            cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise RewardError(f"reward {reward.name!r} cannot be loaded ({cause})") from error
         said = ("scale", "differentiable", "groupwise", "higher_is_better", "likes_noise")
         own = {name: getattr(scorer, name, getattr(reward, name)) for name in said}
+        scale = own["scale"]
+        if not isinstance(scale, int | float) or not math.isfinite(scale) or scale == 0:
+            raise RewardError(
+                f"reward {reward.name!r}: its scale is {scale!r}, expected a number other than 0"
+            )
         return cls(reward.name, scorer, weight, **own)
 
     @property
@@ -125,7 +144,7 @@ def _scores(
     """Return one score per picture, finite or not."""
     _refuse_out_of_range(reward, images, text, step)
     try:
-        score = reward.score(images, text)
+        score = _as_tensor(reward.score(images.clone(), text))  # pictures that it may change
     except RewardUnreachable as error:
         raise RewardUnreachable(f"reward {reward.name!r}: {error}") from error
     except Exception as error:
@@ -144,6 +163,14 @@ def _scores(
             f"{_place(text, step, 0)}; expected one score each"
         )
     return score.to(images.device)
+
+
+def _as_tensor(given: Any) -> Any:
+    """Return an array or a list of numbers as a tensor; anything else as it is."""
+    try:
+        return given if torch.is_tensor(given) else torch.as_tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        return given
 
 
 def _refuse_out_of_range(

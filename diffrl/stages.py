@@ -121,12 +121,14 @@ class UpdateScheduler(Component):
     Attributes:
         arity: k, rows per tuple.
         whole_groups: whether a tuple is a whole group instead, of at least `arity` rows.
+        chooses_rows: whether it may leave rows out, as one does that takes the best and the worst.
         commits_once: whether an epoch has a single optimizer step (stays on-policy).
         whole_trajectories: whether each minibatch holds all steps of its rows.
     """
 
     arity: ClassVar[int]
     whole_groups: ClassVar[bool] = False
+    chooses_rows: ClassVar[bool] = False
 
     @property
     def commits_once(self) -> bool:

@@ -13,6 +13,7 @@ from diffrl.stages import Weights
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.collect import Batches, Clock, collect
 from diffrl.trainer.epochs import draw
+from diffrl.trainer.expected import as_loss, as_rewards_are, as_tuples
 from diffrl.trainer.fitted import Losses, learnt
 from diffrl.trainer.loop import cut
 from diffrl.trainer.scorers import overlaps
@@ -69,9 +70,12 @@ def rehearse(session: Session, given: Pictures | None = None) -> Rehearsal:
     share = draw(session).first(max(1, pieces.sample.size // max(1, recipe.sampler.group)))
     judge = session.judge
     found = collect(recipe, session.policy, judge, session.ranks, share, batches, Clock())
-    everyone, _ = recipe.advantage_estimator(found.everyone, found.share.prompts, session.memory)
+    returned = recipe.advantage_estimator(found.everyone, found.share.prompts, session.memory)
+    everyone, _ = as_rewards_are(recipe.advantage_estimator, returned, found.everyone)
     tally = Tally(found, everyone, judge.drain())
-    minibatches = recipe.update_scheduler(found.share.prompts, everyone, session.rng)
+    scheduler, prompts = recipe.update_scheduler, found.share.prompts
+    every = scheduler(prompts, everyone, session.rng)
+    minibatches = (as_tuples(scheduler, o, prompts, everyone.value.shape[1]) for o in every)
     rollout, advantages = found.rollout, tally.advantages
     whole = _first_update(found.share.of(one)[0] for one in minibatches)
     if session.ranks.accelerator.device.type != "cpu":  # a CPU never says that memory has ended
@@ -91,7 +95,7 @@ def find_size(
     """Halve the pieces of updates until they fit into memory, as a run's first update does."""
 
     def learn(piece: Minibatch, _: int) -> Losses:
-        out = recipe.loss(session.policy, gather(rollout, advantages, piece))
+        out = as_loss(recipe.loss, recipe.loss(session.policy, gather(rollout, advantages, piece)))
         session.ranks.backward(piece.weight * out.value)
         return piece.weight, {}
 

@@ -14,6 +14,7 @@ from diffrl.doctor.weights import forget_gradients, parameters, perturb
 from diffrl.speed.compiling import GRAPHS, sized_as_in_updates
 from diffrl.tensors import Tensor
 from diffrl.trainer.checks import SAMPLING, SHARE, digest
+from diffrl.trainer.expected import as_loss
 from diffrl.trainer.recompute import mode
 from diffrl.trainer.session import Session
 from diffrl.types import Batch
@@ -176,7 +177,8 @@ def total_memory(device: torch.device) -> int:
 def _loss(session: Session, rehearsal: Rehearsal) -> None:
     """Send the gradient of the first optimizer step."""
     for piece, batch in zip(rehearsal.pieces, rehearsal.batches(), strict=True):
-        out = rehearsal.recipe.loss(session.policy, batch)
+        loss = rehearsal.recipe.loss
+        out = as_loss(loss, loss(session.policy, batch))
         session.ranks.backward(piece.weight * out.value)
 
 

@@ -80,7 +80,9 @@ def read_saved(name: str, table: dict[str, object]) -> type[Reward]:
     except UnknownName:
         for field, make in (("path", function_reward), ("url", served_reward)):
             if isinstance(given := table.get(field), str):
-                return make(given, name)
+                made = make(given, name)
+                if set(table) <= {*made.model_fields, "weight"}:  # else it was another's
+                    return made
         raise
 
 

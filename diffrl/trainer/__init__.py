@@ -121,7 +121,10 @@ def _begin(session: Session, start: Path | None) -> None:
         return
     shelf.set_aside(folder, session.epoch)  # first: a kill must not leave them to other settings
     if start is None:
-        create(folder, dump(session.settings), session.sources)
+        loaded = {
+            n: f"{package} {version}" for n, (package, version, _) in registry().loaded.items()
+        }
+        create(folder, dump(session.settings), session.sources, loaded)
     else:
         for name in (METRICS, NOTICES):
             if (start / name).is_file():

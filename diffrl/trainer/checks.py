@@ -23,16 +23,26 @@ the latent. Adapters that are merged in bf16 move them further: the pictures are
 
 def of_epoch(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) -> list[Noticed]:
     """Return what an epoch's metrics say is wrong with the run."""
-    found = (gap(settings, epoch, metrics), sampling_gap(epoch, metrics))
+    found = (
+        gap(settings, epoch, metrics),
+        sampling_gap(epoch, metrics),
+        no_step(settings, epoch, metrics),
+    )
     return [notice for notice in found if notice is not None]
 
 
 def gap(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) -> Noticed | None:
     """Return a notice if weights that have not changed have changed log-probs."""
-    limit = settings.recipe.loss.log_ratio_limit
+    limit = settings.recipe.loss.log_ratio_limit or SAMPLING * SHARE
     measured = metrics.get("log_prob_gap/max", 0.0)
-    if not limit or measured <= limit / SHARE:
+    if measured <= limit / SHARE:
         return None
+    if not settings.recipe.loss.log_ratio_limit:
+        message = (
+            f"the log-prob of unchanged weights is {measured:.1e} from that of sampling, more than "
+            f"{SAMPLING:g}: the sampler {settings.recipe.sampler.name!r} tells others than it drew"
+        )
+        return Noticed(epoch, "check", "log_prob_gap", message, "warn", measured, SAMPLING)
     message = (
         f"the log-ratio of unchanged weights is {measured:.1e}, more than a tenth of the clip "
         f"range {limit:g}; precision, batch shape and speed.merge move it"
@@ -52,6 +62,22 @@ def sampling_gap(epoch: int, metrics: Mapping[str, int | float]) -> Noticed | No
         f"does it, or a sampler that is called otherwise"
     )
     return Noticed(epoch, "check", "sampling_gap", message, "warn", measured, SAMPLING)
+
+
+def no_step(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) -> Noticed | None:
+    """Return a notice if an epoch ended without an optimizer step: nothing was learned in it."""
+    if epoch == 0 or metrics.get("updates"):
+        return None
+    skipped = int(metrics.get("skipped", 0))
+    if skipped and settings.model.precision == "fp16" and epoch == 1:
+        return None  # until the scaler has found its scale
+    message = (
+        f"epoch {epoch} made no optimizer step"
+        + (f": the gradients of all {skipped} were not finite" if skipped else "")
+        + ("" if skipped else f"; update scheduler {settings.recipe.update_scheduler.name!r} "
+           f"yielded no minibatch that commits")
+    )  # fmt: skip
+    return Noticed(epoch, "check", "no_step", message, "warn", 0.0, 1.0)
 
 
 def of_training(session: Session) -> list[Noticed]:

@@ -6,7 +6,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from diffrl.errors import Diverged, Interrupted, OutOfMemory, RewardError, UnreadableData
+from diffrl.errors import (
+    DiffrlError,
+    Diverged,
+    Interrupted,
+    OutOfMemory,
+    PluginError,
+    RewardError,
+    UnreadableData,
+)
 from diffrl.events import EpochDone, RolloutDone, RunDone, RunStarted
 from diffrl.folder import evaluation_file, read_metrics
 from diffrl.speed.compiling import seconds_compiling
@@ -19,7 +27,7 @@ from diffrl.trainer.metrics import summarise
 from diffrl.trainer.moment import Moment
 from diffrl.trainer.randomness import random_state, restore_random
 from diffrl.trainer.recompute import mode
-from diffrl.trainer.saving import lost, notice, save, stopped, tell
+from diffrl.trainer.saving import lost, note_after, notice, save, stopped, tell
 from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session
 from diffrl.trainer.shares import Share, shared
@@ -67,8 +75,8 @@ def _one_epoch(session: Session) -> None:
     """Train for an epoch; where it cannot end, save the state that it began with, and stop.
 
     Raises:
-        RewardError, UnreadableData, Interrupted, OutOfMemory: saying what happened and how to
-            continue.
+        RewardError, UnreadableData, Interrupted, OutOfMemory, PluginError: saying what happened
+            and how to continue.
         Diverged: after the epoch, if too many updates in a row were skipped, or the watchdog stops.
     """
     try:
@@ -79,11 +87,18 @@ def _one_epoch(session: Session) -> None:
     began = time.perf_counter()
     try:
         metrics = _train(session, session.epoch + 1)
-    except (RewardError, UnreadableData, Interrupted, OutOfMemory) as error:
+    except (RewardError, UnreadableData, Interrupted, OutOfMemory, PluginError) as error:
         if not before.is_near(session):
             raise lost(session, error) from error
         before.back(session)
         raise stopped(session, error) from error
+    except (DiffrlError, OSError):
+        raise
+    except Exception as error:  # of a plugin's own code
+        if session.ranks.count == 1 and before.is_near(session):  # else others wait elsewhere
+            before.back(session)
+            note_after(session, error)
+        raise
     session.epoch += 1
     session.progress["seconds"] += time.perf_counter() - began
     if session.ranks.bad_steps >= session.settings.optimizer.bad_steps:

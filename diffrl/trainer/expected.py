@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from diffrl.errors import PluginError, RewardError, SettingsError
-from diffrl.stages import AdvantageEstimator, RewardPredictor, Sampler
-from diffrl.types import Advantages, Minibatch, Rewards, Rollout
+import torch
+
+from diffrl.errors import PluginError, RewardError, SettingsError, shown
+from diffrl.stages import AdvantageEstimator, Loss, RewardPredictor, Sampler, UpdateScheduler
+from diffrl.types import Advantages, LossOut, Memory, Minibatch, Prompts, Rewards, Rollout
 
 
-def rows_side_by_side(sampler: Sampler, rollout: Rollout, text: Sequence[str], group: int) -> None:
-    """Refuse a rollout whose rows are not each prompt's, `group` times.
+def rows_side_by_side(sampler: Sampler, rollout: Any, text: Sequence[str], group: int) -> None:
+    """Refuse a rollout whose rows are not each prompt's, `group` times, or whose sizes disagree.
 
     Raises:
-        PluginError: naming the sampler and the first row that is another prompt's.
+        PluginError: naming the sampler, and the first row that is another prompt's.
     """
+    _of_type(rollout, Rollout, f"sampler {sampler.name!r}")
+    _sizes(sampler, rollout)
     wanted = tuple(one for one in text for _ in range(group))
     if (given := rollout.prompts.text) == wanted:
         return
@@ -29,6 +35,36 @@ def rows_side_by_side(sampler: Sampler, rollout: Rollout, text: Sequence[str], g
         f"sampler {sampler.name!r} gave {given[row]!r} in row {row}; expected {wanted[row]!r}: "
         f"each prompt {group} time(s), side by side"
     )
+
+
+def _of_type(given: object, wanted: type, who: str) -> None:
+    if not isinstance(given, wanted):
+        raise PluginError(f"{who} gave {_in_words(given)}; expected {wanted.__name__}")
+
+
+def _in_words(given: object) -> str:
+    """Return what somebody gave, in a few words."""
+    if isinstance(given, torch.Tensor):
+        return f"a tensor of shape {tuple(given.shape)}"
+    simple = given is None or isinstance(given, int | float | str)
+    return shown(given, 40) if simple else type(given).__name__
+
+
+def _sizes(sampler: Sampler, rollout: Rollout) -> None:
+    """Refuse parts of a rollout that do not have one entry for each row, and for each step."""
+    rows, steps, path = len(rollout), len(rollout.times), rollout.path
+    sizes: dict[str, tuple[torch.Tensor, tuple[int, ...]]] = {"x0": (rollout.x0, (rows,))}
+    if path is not None:
+        sizes["path.x"] = path.x, (rows, steps + 1)
+        sizes["path.log_prob"] = path.log_prob, (rows, steps)
+        if path.x0_hat is not None:
+            sizes["path.x0_hat"] = (path.x0_hat, (rows, steps))
+    for name, (given, wanted) in sizes.items():
+        if tuple(given.shape[: len(wanted)]) != wanted:
+            raise PluginError(
+                f"sampler {sampler.name!r} gave {name} of shape {tuple(given.shape)}; expected "
+                f"{wanted} first, of {rows} row(s) and {steps} step(s)"
+            )
 
 
 def noiseless(rollout: Rollout) -> frozenset[int]:
@@ -59,7 +95,7 @@ def refuse_noiseless(blank: frozenset[int], whole: Minibatch, rollout: Rollout) 
 
 
 def one_for_each_step(
-    predictor: RewardPredictor, rewards: Rewards, rollout: Rollout, drop: bool
+    predictor: RewardPredictor, rewards: Any, rollout: Rollout, drop: bool
 ) -> Rewards:
     """Return rewards without gradient, refused unless there is a finite one for every step.
 
@@ -72,7 +108,9 @@ def one_for_each_step(
     Raises:
         RewardError: naming the predictor, and the prompt and step of the first that is not finite.
     """
-    value, name = rewards.value, predictor.name
+    name = predictor.name
+    _of_type(rewards, Rewards, f"reward predictor {name!r}")
+    _of_type(value := rewards.value, torch.Tensor, f"reward predictor {name!r}: its value")
     wanted = (len(rollout), len(rollout.times))
     if value.shape != wanted or not value.is_floating_point():
         raise RewardError(
@@ -89,22 +127,92 @@ def one_for_each_step(
 
 
 def as_rewards_are(
-    estimator: AdvantageEstimator, advantages: Advantages, rewards: Rewards
-) -> Advantages:
-    """Return advantages, refused unless there is a finite one for every reward.
+    estimator: AdvantageEstimator, given: object, rewards: Rewards
+) -> tuple[Advantages, Memory]:
+    """Return advantages and memory, refused unless there is a finite one for every reward.
 
     Raises:
         PluginError: naming the estimator.
     """
-    value, name = advantages.value, estimator.name
-    if value.shape != rewards.value.shape:
+    name = f"advantage estimator {estimator.name!r}"
+    if not (isinstance(given, tuple) and len(given) == 2):
+        raise PluginError(f"{name} gave {_in_words(given)}; expected (Advantages, Memory)")
+    advantages, memory = given
+    _of_type(advantages, Advantages, name)
+    _of_type(memory, Memory, f"{name}: as its memory, it")
+    _of_type(value := advantages.value, torch.Tensor, f"{name}: its value")
+    if value.shape != rewards.value.shape or not value.is_floating_point():
         raise PluginError(
-            f"advantage estimator {name!r} gave shape {tuple(value.shape)} for rewards of shape "
-            f"{tuple(rewards.value.shape)}; expected the same"
+            f"{name} gave {value.dtype} of shape {tuple(value.shape)} for rewards of shape "
+            f"{tuple(rewards.value.shape)}; expected a floating point number for each"
         )
     if not bool((good := value.isfinite()).all()):
         raise PluginError(
-            f"advantage estimator {name!r} gave {int((~good).sum())} advantage(s) that are not "
-            f"finite, of finite rewards"
+            f"{name} gave {int((~good).sum())} advantage(s) that are not finite, of finite rewards"
         )
-    return advantages
+    for key, past in memory.history.items():
+        _of_type(past, torch.Tensor, f"{name}: its memory of {key!r}")
+    return advantages, memory
+
+
+def as_tuples(scheduler: UpdateScheduler, one: object, prompts: Prompts, steps: int) -> Minibatch:
+    """Return a minibatch, refused unless it names rows and steps that there are.
+
+    Args:
+        scheduler: that yielded it.
+        one: the minibatch.
+        prompts: of all rows of the epoch.
+        steps: T of their trajectories.
+
+    Raises:
+        PluginError: naming the scheduler.
+    """
+    name = f"update scheduler {scheduler.name!r}"
+    _of_type(one, Minibatch, name)
+    assert isinstance(one, Minibatch)
+    for what, most in (("rows", len(prompts)), ("steps", steps)):
+        _of_type(at := getattr(one, what), torch.Tensor, f"{name}: its {what}")
+        if at.ndim != 2 or at.is_floating_point() or len(at) != len(one.rows) or not at.numel():
+            raise PluginError(
+                f"{name} gave {what} as {at.dtype} of shape {tuple(at.shape)}; expected whole "
+                f"numbers of shape m × {'k' if what == 'rows' else 's'}, for m tuples"
+            )
+        if int(at.min()) < 0 or int(at.max()) >= most:
+            raise PluginError(
+                f"{name} gave {what} from {int(at.min())} to {int(at.max())}; there are {most}, "
+                f"counted from 0"
+            )
+    if not scheduler.whole_groups and one.rows.shape[1] != scheduler.arity:
+        raise PluginError(
+            f"{name} gave tuples of {one.rows.shape[1]} row(s); it says arity = {scheduler.arity}"
+        )
+    if not math.isfinite(one.weight):
+        raise PluginError(f"{name} gave the weight {one.weight!r}; expected a finite number")
+    return one
+
+
+def as_loss(loss: Loss, out: object) -> LossOut:
+    """Return what a loss gave, refused unless it is one number that can be minimised.
+
+    Raises:
+        PluginError: naming the loss.
+    """
+    name = f"loss {loss.name!r}"
+    _of_type(out, LossOut, name)
+    assert isinstance(out, LossOut)
+    _of_type(value := out.value, torch.Tensor, f"{name}: its value")
+    if value.shape != () or not value.requires_grad:
+        graph = "" if value.requires_grad else " without a gradient"
+        raise PluginError(
+            f"{name} gave a value of shape {tuple(value.shape)}{graph}; expected one number, of "
+            f"shape (), that depends on the policy's log_prob, predict or replay"
+        )
+    metrics = out.metrics.items() if isinstance(out.metrics, Mapping) else [(None, out.metrics)]
+    for key, said in metrics:
+        number = isinstance(said, int | float) or (torch.is_tensor(said) and said.numel() == 1)
+        if not isinstance(key, str) or not number:
+            raise PluginError(
+                f"{name} gave the metric {_in_words(key)}: {_in_words(said)}; expected one number "
+                f"by a name"
+            )
+    return out

@@ -19,7 +19,13 @@ from diffrl.streams import Streams
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.collect import Batches, Clock, collect
 from diffrl.trainer.exchange import hearing
-from diffrl.trainer.expected import as_rewards_are, noiseless, refuse_noiseless
+from diffrl.trainer.expected import (
+    as_loss,
+    as_rewards_are,
+    as_tuples,
+    noiseless,
+    refuse_noiseless,
+)
 from diffrl.trainer.fitted import Losses, idle, learnt, part
 from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.recompute import ahead_of, recompute
@@ -59,8 +65,8 @@ def train_epoch(
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(epoch))
     found = collect(recipe, policy, judge, ranks, share, batches, clock)
     estimator = recipe.advantage_estimator
-    everyone, memory = estimator(found.everyone, found.share.prompts, memory)
-    everyone = as_rewards_are(estimator, everyone, found.everyone)
+    given = estimator(found.everyone, found.share.prompts, memory)
+    everyone, memory = as_rewards_are(estimator, given, found.everyone)
     tally = Tally(found, everyone, judge.drain(), clock.laps)
     batches.observe(epoch, found.rollout, found.rewards)
     clock.lap("observe")
@@ -105,7 +111,9 @@ def update(
     """
     share, own, pieces = tally.found.share, tally.advantages, batches.pieces
     noise, blank = int(torch.randint(SEEDS, (), generator=rng)), noiseless(tally.found.rollout)
-    for whole in recipe.update_scheduler(share.prompts, tally.everyone, rng):
+    steps = tally.everyone.value.shape[1]
+    for given in recipe.update_scheduler(share.prompts, tally.everyone, rng):
+        whole = as_tuples(recipe.update_scheduler, given, share.prompts, steps)
         refuse_noiseless(blank, whole, tally.found.rollout)
         mine, places = share.of(whole)
         seeds = [noise + place for place in places.tolist()]
@@ -115,12 +123,12 @@ def update(
             policy.noise_rng = Streams(seeds[start : start + len(piece.rows)])
             batch = moved(gather(tally.found.rollout, own, piece), policy.device)
             policy.seen = None
-            out = recipe.loss(policy, batch)
+            out = as_loss(recipe.loss, recipe.loss(policy, batch))
             ranks.backward(piece.weight * out.value)
             fresh = tally.gap is None and not tally.grad_norms  # weights are as they sampled
             if fresh and recipe.sampler.live and "log_prob" in recipe.sampler.gives:
                 tally.gap = log_prob_gap(policy.seen, batch)
-            return piece.weight, as_figures({"value": out.value, **out.metrics}, policy.device)
+            return piece.weight, as_figures({**out.metrics, "value": out.value}, policy.device)
 
         with alone_where_memory_ends(ranks):
             tally.losses += learnt(mine, pieces.micro, learn, policy.trained.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffrl import shelf
-from diffrl.errors import DiffrlError, Interrupted, quoted
+from diffrl.errors import DiffrlError, Interrupted, PluginError, quoted
 from diffrl.events import Noticed
 from diffrl.registry import registry
 from diffrl.trainer import checkpoint
@@ -74,6 +74,14 @@ def stopped(session: Session, error: DiffrlError) -> DiffrlError:
     return again(
         error, f"{error}; {what}; continue with: diffrl train --resume {quoted(session.folder)}"
     )
+
+
+def note_after(session: Session, error: Exception) -> None:
+    """Save what there is, and add to an error's traceback how to continue."""
+    told = str(stopped(session, PluginError("the epoch was undone")))
+    add_note = getattr(error, "add_note", None)
+    if add_note is not None:  # from Python 3.11 on
+        add_note(told)
 
 
 def again(error: DiffrlError, said: str) -> DiffrlError:

@@ -3,6 +3,7 @@ import io
 from rich.console import Console
 
 from diffrl.events import EpochDone, RunDone, RunStarted
+from diffrl.settings.resolve import resolve
 from diffrl.trainer import checks
 from diffrl.trainer.live import LiveView, live_view
 
@@ -47,6 +48,26 @@ def test_a_large_gap_is_noticed_and_said(tiny_run):
     LiveView(Console(file=out, width=200), table=False).diffrl_noticed(notice)
     assert "epoch 1, check: the log-ratio of unchanged weights" in out.getvalue()
     assert "a tenth of the clip range" in out.getvalue()
+
+
+def test_an_epoch_without_an_optimizer_step_is_noticed(tiny_run):
+    settings, metrics = tiny_run.settings, dict(tiny_run.metrics[1])
+    assert metrics.pop("updates")
+    (notice,) = checks.of_epoch(settings, 1, metrics)
+    assert "epoch 1 made no optimizer step; update scheduler 'pairs' yielded no" in notice.message
+    (notice,) = checks.of_epoch(settings, 2, {**metrics, "updates": 0, "skipped": 3})
+    assert (
+        notice.message == "epoch 2 made no optimizer step: the gradients of all 3 were not finite"
+    )
+    assert checks.of_epoch(settings, 0, metrics) == []  # the evaluation before training
+
+
+def test_a_sampler_that_tells_other_log_probs_is_noticed_without_a_clip_range():
+    settings = resolve("rebel", ["pickscore"])
+    assert settings.recipe.loss.log_ratio_limit is None
+    assert checks.of_epoch(settings, 1, {"updates": 1, "log_prob_gap/max": 1e-3}) == []
+    (notice,) = checks.of_epoch(settings, 1, {"updates": 1, "log_prob_gap/max": 570.0})
+    assert "5.7e+02 from that of sampling" in notice.message and "'ddim' tells" in notice.message
 
 
 def test_the_view_fits_where_it_runs():

@@ -80,8 +80,12 @@ def test_ratios_start_at_one_where_sampling_computes_otherwise(algo, more, train
 
 def test_far_from_sampling_is_told():
     settings = resolve("ddpo", ["pickscore"], sets=["model.precision=bf16"])
-    assert checks.of_epoch(settings, 1, {"log_prob_gap/sampling": checks.SAMPLING}) == []
-    (notice,) = checks.of_epoch(settings, 1, {"log_prob_gap/sampling": 2 * checks.SAMPLING})
+    assert (
+        checks.of_epoch(settings, 1, {"updates": 1, "log_prob_gap/sampling": checks.SAMPLING}) == []
+    )
+    (notice,) = checks.of_epoch(
+        settings, 1, {"updates": 1, "log_prob_gap/sampling": 2 * checks.SAMPLING}
+    )
     assert (notice.rule, notice.measured) == ("sampling_gap", 2 * checks.SAMPLING)
     assert "the pictures are those of another model" in notice.message
 

@@ -5,20 +5,33 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffrl_ddpo.loss import ClippedRatio
 
 from diffrl.builtin.advantages import Returns
 from diffrl.builtin.reward_predictors import Terminal
 from diffrl.builtin.samplers import Ode
+from diffrl.builtin.update_schedulers import Pairs
 from diffrl.errors import PluginError, RewardError, SettingsError
 from diffrl.kernels import Ddim, log_density
 from diffrl.trainer.expected import (
+    as_loss,
     as_rewards_are,
+    as_tuples,
     noiseless,
     one_for_each_step,
     refuse_noiseless,
     rows_side_by_side,
 )
-from diffrl.types import Advantages, Minibatch, Path, Prompts, Rewards, Rollout
+from diffrl.types import (
+    Advantages,
+    LossOut,
+    Memory,
+    Minibatch,
+    Path,
+    Prompts,
+    Rewards,
+    Rollout,
+)
 
 
 def rollout(*text, steps=3):
@@ -26,12 +39,31 @@ def rollout(*text, steps=3):
     return Rollout(prompts, torch.arange(steps).float(), torch.zeros(len(text), 1))
 
 
+ONE = torch.zeros((), requires_grad=True)
+
+
+def forged(kind, **fields):
+    """Make a value as a plugin does where nobody checks types as these tests do."""
+    made = object.__new__(kind)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+WHOLE = forged(Advantages, value=torch.ones(2, 3).long())
+LISTED = forged(Memory, history={("a", 3): [1.0]})
+
+
 def test_what_is_right_is_left_as_it_is():
     drawn, rewards = rollout("a", "a", "b", "b"), Rewards(torch.rand(4, 3))
     rows_side_by_side(Ode(), drawn, ["a", "b"], 2)
     assert one_for_each_step(Terminal(), rewards, drawn, drop=False) is rewards
     advantages = Advantages(torch.rand(4, 3))
-    assert as_rewards_are(Returns(), advantages, rewards) is advantages
+    assert as_rewards_are(Returns(), (advantages, Memory()), rewards) == (advantages, Memory())
+    pair = Minibatch(torch.tensor([[0, 1]]), torch.tensor([[2, 0]]))
+    assert as_tuples(Pairs(), pair, drawn.prompts, 3) is pair
+    out = LossOut(torch.zeros((), requires_grad=True), {"fraction": torch.tensor(0.5)})
+    assert as_loss(ClippedRatio(), out) is out
 
 
 @pytest.mark.parametrize(
@@ -72,13 +104,13 @@ def test_rewards_keep_no_graph():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (torch.rand(2, 1), "gave shape (2, 1) for rewards of shape (2, 3)"),
+        (torch.rand(2, 1), "of shape (2, 1) for rewards of shape (2, 3)"),
         (torch.full((2, 3), torch.nan), "gave 6 advantage(s) that are not finite"),
     ],
 )
 def test_advantages_that_are_not_one_for_each_reward_are_refused(value, said):
     with pytest.raises(PluginError, match=re.escape(said)):
-        as_rewards_are(Returns(), Advantages(value), Rewards(torch.rand(2, 3)))
+        as_rewards_are(Returns(), (Advantages(value), Memory()), Rewards(torch.rand(2, 3)))
 
 
 def walked(times):
@@ -125,3 +157,74 @@ def test_steps_of_a_path_that_nobody_drew_are_known_by_their_kernel():
         drawn = walked(times)
         drawn.path.log_prob[:] = torch.nan  # as stored pictures have them
         assert noiseless(drawn) == blank
+
+
+def test_a_sampler_whose_path_has_other_sizes_is_refused():
+    drawn = rollout("a", "b")
+    kernel, log_prob = Ddim(torch.ones(1000), 3), torch.zeros(2, 3)
+    path = forged(Path, kernel=kernel, log_prob=log_prob, x=torch.zeros(2, 3, 1), x0_hat=None)
+    with pytest.raises(PluginError, match=r"path.x of shape \(2, 3, 1\); expected \(2, 4\) first"):
+        rows_side_by_side(Ode(), replace(drawn, path=path), ["a", "b"], 1)
+    with pytest.raises(PluginError, match="sampler 'ode' gave None; expected Rollout"):
+        rows_side_by_side(Ode(), None, ["a"], 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (Advantages(torch.rand(2, 3)), "gave Advantages; expected (Advantages, Memory)"),
+        ((Advantages(torch.rand(2, 3)), None), "as its memory, it gave None; expected Memory"),
+        ((torch.rand(2, 3), Memory()), "gave a tensor of shape (2, 3); expected Advantages"),
+        (
+            (forged(Advantages, value=torch.ones(2, 3).long()), Memory()),
+            "gave torch.int64 of shape (2, 3)",
+        ),
+        (
+            (Advantages(torch.rand(2, 3)), forged(Memory, history={("a", 3): [1.0]})),
+            "its memory of ('a', 3) gave",
+        ),
+    ],
+)
+def test_what_an_estimator_returns_in_another_form_is_refused(given, said):
+    with pytest.raises(PluginError, match=re.escape(said)):
+        as_rewards_are(Returns(), given, Rewards(torch.rand(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "weight", "said"),
+    [
+        ([[0, 2]], [[0]], 1.0, "gave rows from 0 to 2; there are 2"),
+        ([[0, -1]], [[0]], 1.0, "gave rows from -1 to 0"),
+        ([[0, 1]], [[3]], 1.0, "gave steps from 3 to 3; there are 3"),
+        ([[0]], [[0]], 1.0, "gave tuples of 1 row(s); it says arity = 2"),
+        ([0, 1], [[0]], 1.0, "expected whole numbers of shape m × k"),
+        ([[0, 1]], [[0], [1]], 1.0, "expected whole numbers of shape m × s"),
+        ([[0.0, 1.0]], [[0]], 1.0, "gave rows as torch.float32"),
+        ([[0, 1]], [[0]], float("nan"), "gave the weight nan"),
+    ],
+)
+def test_minibatches_of_what_is_not_there_are_refused(rows, steps, weight, said):
+    at = {"rows": torch.tensor(rows), "steps": torch.tensor(steps)}
+    one = forged(Minibatch, **at, commit=True, weight=weight)
+    with pytest.raises(PluginError, match=re.escape(said)):
+        as_tuples(Pairs(), one, rollout("a", "b").prompts, 3)
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        (None, "gave None; expected LossOut"),
+        (torch.zeros(()), "gave a tensor of shape (); expected LossOut"),
+        (
+            forged(LossOut, value=torch.zeros(1, requires_grad=True), metrics={}),
+            "gave a value of shape (1,)",
+        ),
+        (LossOut(torch.zeros(()), {}), "gave a value of shape () without a gradient"),
+        (forged(LossOut, value=ONE, metrics={"m": torch.zeros(2)}), "metric 'm': a tens"),
+        (forged(LossOut, value=ONE, metrics={1: torch.zeros(())}), "gave the metric 1:"),
+        (forged(LossOut, value=ONE, metrics=[1]), "gave the metric None: list"),
+    ],
+)
+def test_a_loss_that_is_not_one_number_is_refused(out, said):
+    with pytest.raises(PluginError, match=re.escape(said)):
+        as_loss(ClippedRatio(), out)

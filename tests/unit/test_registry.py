@@ -4,11 +4,13 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from diffrl_ddpo import DDPO
 
 from diffrl import hookimpl
 from diffrl.errors import DuplicateName, PluginError, UnknownName
+from diffrl.kinds import KINDS, refuse_misfit
 from diffrl.registry import BUILTINS, Registry, registry
-from diffrl.stages import Loss
+from diffrl.stages import Loss, Reward, UpdateScheduler
 
 
 class Flat(Loss):
@@ -144,6 +146,60 @@ def test_a_hook_without_hookimpl_is_refused_instead_of_ignored():
 
     with pytest.raises(PluginError, match="diffrl_losses is not marked with @hookimpl"):
         Registry().register(Plugin(), "bare")
+
+
+def test_a_misspelt_hook_without_hookimpl_is_refused_too():
+    plugin = SimpleNamespace(diffrl_loses=lambda: [Flat])
+    with pytest.raises(PluginError, match=r"diffrl_loses is not marked .* Did you mean diffrl_los"):
+        Registry().register(plugin, "mine")
+
+
+class Weighs(Reward):
+    """A reward for tests."""
+
+    name: ClassVar[str] = "weighs"
+    weight: float = 3.0
+
+
+class Wants(Loss):
+    """A loss for tests."""
+
+    name: ClassVar[str] = "wants"
+    needs = ["log_prob"]  # noqa: RUF012
+
+
+class Bare(UpdateScheduler):
+    """A scheduler for tests, which does not say how many rows a tuple has."""
+
+    name: ClassVar[str] = "bare"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "said"),
+    [
+        (Weighs, "reward", "Weighs has a field 'weight', which is the run's own"),
+        (Wants, "loss", r"Wants.needs is \['log_prob'\]; expected a frozenset"),
+        (Bare, "update_scheduler", "Bare needs an arity"),
+    ],
+)
+def test_what_a_component_says_of_itself_in_another_form_is_refused(value, kind, said):
+    with pytest.raises(PluginError, match=said):
+        refuse_misfit(value, KINDS[kind])
+
+
+def test_a_recipe_that_is_tuned_like_a_text_is_refused():
+    recipe = replace(DDPO)
+    object.__setattr__(recipe, "tuned_like", "ddpo")  # where nobody checks types as tests do
+    with pytest.raises(PluginError, match="tuned_like = 'ddpo'; expected a tuple"):
+        refuse_misfit(recipe, KINDS["algorithm"])
+
+
+def test_what_a_plugin_prints_is_no_part_of_an_answer(tmp_path, monkeypatch, capsys):
+    (tmp_path / "prints_much.py").write_text("print('hello')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Registry((), [point("prints", "prints_much")])
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "hello\n")
 
 
 def test_a_hook_with_an_argument_it_never_gets_is_refused():

@@ -1,11 +1,15 @@
 """Rewards that break their promises, and rewards that compare."""
 
+from importlib import import_module
+from typing import ClassVar
+
 import pytest
 import torch
 
 from diffrl.errors import RewardError, RewardUnreachable
 from diffrl.judge import WeightedJudge
 from diffrl.scoring import ScoredBy, checked, finite_or_nan
+from diffrl.stages import Reward
 from diffrl.types import Prompts
 
 
@@ -53,7 +57,7 @@ def test_an_error_inside_a_reward_is_told_in_one_line():
     assert isinstance(stopped.value.__cause__, KeyError)
 
 
-@pytest.mark.parametrize("given", [[1.0, 2.0], torch.zeros(1), torch.zeros(2, 1)])
+@pytest.mark.parametrize("given", [[1.0], torch.zeros(1), torch.zeros(2, 1), "ab"])
 def test_wrong_counts_are_refused_even_where_bad_scores_are_dropped(given):
     for check in (checked, finite_or_nan):
         with pytest.raises(RewardError, match="for 2 pictures, first prompt 'a'; expected one"):
@@ -122,3 +126,47 @@ def test_a_reward_that_compares_sees_all_pictures_of_a_group_and_step_at_once():
     for rows in ([0, 1], [2, 3], [4, 5], [6, 7]):
         assert sorted(total[rows, 0].tolist()) == [0.0, 1.0]
         assert total[rows, 0].argmax() == total[rows, 1].argmax()
+
+
+def test_a_reward_may_change_its_pictures_and_give_an_array():
+    def spoils(images, text):
+        images *= 0.5
+        return images.mean((1, 2, 3)).numpy()
+
+    images = torch.rand(3, 3, 2, 2)
+    before = images.clone()
+    score = checked(ScoredBy("spoils", spoils), images, ["a", "b", "c"])
+    assert torch.equal(images, before)
+    assert torch.allclose(score, before.mean((1, 2, 3)) / 2)
+
+
+class Odd(Reward):
+    """A reward for tests."""
+
+    name: ClassVar[str] = "odd"
+
+    def load(self, device):
+        """Fail as a package does that is not there."""
+        return import_module("a_package_that_nobody_has")
+
+
+class Unscaled(Odd):
+    """Another."""
+
+    scale: ClassVar[float] = float("nan")
+
+    def load(self, device):
+        """Return a scorer."""
+        return brightness
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (Odd(), r"reward 'odd' cannot be loaded \(ModuleNotFoundError: .*a_package"),
+        (Unscaled(), "reward 'odd': its scale is nan, expected a number other than 0"),
+    ],
+)
+def test_a_reward_that_cannot_be_loaded_is_named(reward, said):
+    with pytest.raises(RewardError, match=said):
+        ScoredBy.load(reward, "cpu", 1.0)

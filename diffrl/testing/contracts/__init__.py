@@ -3,6 +3,26 @@
 A subclass supplies one fixture, `component`, and inherits tests whose names are sentences. Other
 fixtures (`policy`, `judge`, `rollout`, ...) are the toy world and may be overridden as well.
 """
+# ruff: noqa: E402
+
+import pytest
+
+# So that failures show their values, as those in a plugin's own files do.
+pytest.register_assert_rewrite(
+    *(
+        f"{__name__}.{module}"
+        for module in (
+            "advantage_estimator",
+            "component",
+            "loss",
+            "reward",
+            "reward_predictor",
+            "same",
+            "sampler",
+            "update_scheduler",
+        )
+    )
+)
 
 from diffrl.testing.contracts.advantage_estimator import AdvantageEstimatorContract
 from diffrl.testing.contracts.component import ComponentContract

@@ -108,7 +108,10 @@ class LossContract(ComponentContract):
             pytest.skip("reads no log_prob")
         policy = ToyPolicy()
         values = [component(policy, _redrawn(policy, batch, seed)).value for seed in (1, 2)]
-        assert torch.allclose(values[0], values[1], atol=1e-4)
+        assert torch.allclose(values[0], values[1], atol=1e-4), (
+            "the loss depends on more than log-ratios; if it means to, as REINFORCE's does, "
+            "override this test"
+        )
 
     def test_log_ratio_limit_is_positive(self, component: Loss) -> None:
         """A tenth of it is what a log-prob gap is compared with."""
