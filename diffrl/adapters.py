@@ -88,7 +88,8 @@ def _alone(unet: Any, weights: Mapping[str, Tensor] | None) -> Any:
 def _metadata(unet: Any) -> dict[str, Any]:
     """Return the adapter's configuration, without which a loader would assume alpha = rank.
 
-    What is as usual is left out: an older peft refuses names that it does not know.
+    What is as usual is left out: an older peft refuses names that it does not know. But for
+    `rank_pattern`, which diffusers before 0.40 insists on.
     """
     from peft import LoraConfig
 
@@ -96,7 +97,8 @@ def _metadata(unet: Any) -> dict[str, Any]:
     own = unet.peft_config["default"].to_dict()
     own["target_modules"] = sorted(own["target_modules"])
     told = {k: v for k, v in own.items() if v != usual[k] or k in ("r", "lora_alpha")}
-    return {k: v for k, v in told.items() if isinstance(v, str | int | float | list)}
+    plain = {k: v for k, v in told.items() if isinstance(v, str | int | float | list)}
+    return {"rank_pattern": {}, **plain}
 
 
 def load_weights(pipeline: Any, folder: Path) -> None:
