@@ -22,12 +22,17 @@ def loading() -> Iterator[None]:
     """Let no garbage be looked for meanwhile.
 
     Libraries and weights that load make a million objects that stay. Python would look through all
-    of them again and again, which takes a tenth of the time until the first sample.
+    of them again and again, which takes a tenth of the time until the first sample. A run that does
+    not come so far has no first sample, and leaves its beginning to no other.
     """
+    global BEGAN
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
+    except BaseException:
+        BEGAN = None
+        raise
     finally:
         if collecting:
             gc.enable()

@@ -46,8 +46,8 @@ def go(session: Session) -> None:
     """
     settings, total = session.settings, session.settings.train.epochs
     tell(session, "diffrl_run_started", RunStarted(session.folder, settings, session.epoch))
+    begin_work(session)
     if session.epoch == 0:
-        begin_work(session)
         _close(session, {})
     elif waiting := session.pending or _unevaluated(session):
         session.pending = waiting

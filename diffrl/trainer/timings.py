@@ -22,10 +22,10 @@ def first_seconds(
 
 
 def begin_work(session: Session) -> None:
-    """Note, for the first line of metrics, how long it took to come to the first sample."""
-    if moments.BEGAN is not None:
-        session.starting = time.perf_counter() - moments.BEGAN
-        moments.BEGAN = None
+    """Note, for the line before training, how long it took to come to the first sample."""
+    began, moments.BEGAN = moments.BEGAN, None
+    if began is not None and session.epoch == 0:
+        session.starting = time.perf_counter() - began
 
 
 def smaller_pieces(session: Session) -> list[Noticed]:
