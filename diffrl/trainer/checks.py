@@ -33,22 +33,23 @@ def of_epoch(settings: Settings, epoch: int, metrics: Mapping[str, int | float])
 
 def gap(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) -> Noticed | None:
     """Return a notice if weights that have not changed have changed log-probs."""
-    limit = settings.recipe.loss.log_ratio_limit or SAMPLING * SHARE
+    clip = settings.recipe.loss.log_ratio_limit
+    limit = clip / SHARE if clip else SAMPLING
     measured = metrics.get("log_prob_gap/max", 0.0)
-    if measured <= limit / SHARE:
+    if measured <= limit:
         return None
-    if not settings.recipe.loss.log_ratio_limit:
+    if not clip:
         message = (
             f"the log-prob of unchanged weights is {measured:.1e} from that of sampling, more than "
             f"{SAMPLING:g}: the sampler {settings.recipe.sampler.name!r} tells others than it drew"
         )
-        return Noticed(epoch, "check", "log_prob_gap", message, "warn", measured, SAMPLING)
+        return Noticed(epoch, "check", "log_prob_gap", message, "warn", measured, limit)
     message = (
         f"the log-ratio of unchanged weights is {measured:.1e}, more than a tenth of the clip "
-        f"range {limit:g}; precision, batch shape and speed.merge move it"
+        f"range {clip:g}; precision, batch shape and speed.merge move it"
         + (" between two calls" if settings.recomputes else ", speed.recompute=on makes up for it")
     )
-    return Noticed(epoch, "check", "log_prob_gap", message, "warn", measured, limit / SHARE)
+    return Noticed(epoch, "check", "log_prob_gap", message, "warn", measured, limit)
 
 
 def sampling_gap(epoch: int, metrics: Mapping[str, int | float]) -> Noticed | None:
@@ -71,12 +72,12 @@ def no_step(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) 
     skipped = int(metrics.get("skipped", 0))
     if skipped and settings.model.precision == "fp16" and epoch == 1:
         return None  # until the scaler has found its scale
-    message = (
-        f"epoch {epoch} made no optimizer step"
-        + (f": the gradients of all {skipped} were not finite" if skipped else "")
-        + ("" if skipped else f"; update scheduler {settings.recipe.update_scheduler.name!r} "
-           f"yielded no minibatch that commits")
-    )  # fmt: skip
+    if skipped:
+        why = f": the gradients of all {skipped} were not finite"
+    else:
+        scheduler = settings.recipe.update_scheduler.name
+        why = f"; update scheduler {scheduler!r} yielded no minibatch that commits"
+    message = f"epoch {epoch} made no optimizer step{why}"
     return Noticed(epoch, "check", "no_step", message, "warn", 0.0, 1.0)
 
 

@@ -87,15 +87,18 @@ def _one_epoch(session: Session) -> None:
     began = time.perf_counter()
     try:
         metrics = _train(session, session.epoch + 1)
-    except (RewardError, UnreadableData, Interrupted, OutOfMemory, PluginError) as error:
-        if not before.is_near(session):
-            raise lost(session, error) from error
-        before.back(session)
-        raise stopped(session, error) from error
+    except (RewardError, UnreadableData, Interrupted, OutOfMemory) as error:
+        raise _undone(session, before, error) from error
+    except PluginError as error:
+        if (
+            session.ranks.count > 1
+        ):  # the others may wait elsewhere, and would not save with this one
+            raise
+        raise _undone(session, before, error) from error
     except (DiffrlError, OSError):
         raise
     except Exception as error:  # of a plugin's own code
-        if session.ranks.count == 1 and before.is_near(session):  # else others wait elsewhere
+        if session.ranks.count == 1 and before.is_near(session):
             before.back(session)
             note_after(session, error)
         raise
@@ -108,6 +111,14 @@ def _one_epoch(session: Session) -> None:
     notice(session, checks.of_training(session))
     if not guard.act(session, found) and _saves(session):
         save(session)
+
+
+def _undone(session: Session, before: Moment, error: DiffrlError) -> DiffrlError:
+    """Go back to the beginning of an epoch, save that, and return the error that says so."""
+    if not before.is_near(session):
+        return lost(session, error)
+    before.back(session)
+    return stopped(session, error)
 
 
 def _saves(session: Session) -> bool:
