@@ -11,7 +11,7 @@ from diffrl import moments, shelf
 from diffrl.errors import ProcessLost, quoted
 from diffrl.folder import METRICS, NOTICES, SETTINGS, check_free, claimed, create, given_back, write
 from diffrl.planning.refusal import refuse_what_cannot_fit
-from diffrl.registry import registry
+from diffrl.registry import BUILTINS, registry
 from diffrl.settings import Settings
 from diffrl.settings.resolve import dump
 from diffrl.speed.fitting import in_words
@@ -122,7 +122,9 @@ def _begin(session: Session, start: Path | None) -> None:
     shelf.set_aside(folder, session.epoch)  # first: a kill must not leave them to other settings
     if start is None:
         loaded = {
-            n: f"{package} {version}" for n, (package, version, _) in registry().loaded.items()
+            name: f"{package} {version}"
+            for name, (package, version, _) in registry().loaded.items()
+            if package != "local" and name not in BUILTINS
         }
         create(folder, dump(session.settings), session.sources, loaded)
     else:

@@ -21,6 +21,8 @@ def test_a_run_leaves_settings_environment_metrics_pictures_and_checkpoints(tiny
     assert [p.name for p in tiny_run.checkpoints] == ["1", "2", "3", "4"]
     environment = json.loads((tiny_run.folder / "environment.json").read_text())
     assert environment["packages"]["diffrl"] == diffrl.__version__
+    assert set(environment["plugins"]) >= {"sdpo", "ddpo"}
+    assert not [name for name in environment["plugins"] if "Observer" in name or "." in name]
 
 
 def test_pictures_are_drawn_at_the_start_every_few_epochs_and_the_end(tiny_run):
