@@ -16,8 +16,9 @@ from typing import Any
 
 from diffrl.errors import DiffrlError, RunExists, quoted, shown
 from diffrl.settings import Settings
+from diffrl.settings.absent import ENVIRONMENT
 
-SETTINGS, METRICS, ENVIRONMENT = "settings.toml", "metrics.jsonl", "environment.json"
+SETTINGS, METRICS = "settings.toml", "metrics.jsonl"
 NOTICES = "notices.jsonl"
 REPORT, EVALUATION = "report.html", "evaluation.json"
 IMAGES, CHECKPOINTS, EVALUATIONS = "images", "checkpoints", "evaluations"

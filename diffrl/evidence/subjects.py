@@ -136,7 +136,7 @@ def _of_run(name: str, text: str, path: Path, epoch: int | None) -> Subject:
     chosen = max(saved) if epoch is None else epoch
     folder = path.resolve().name
     usual = folder if epoch is None else f"{folder}@{epoch}"
-    settings = run.settings
+    settings = _settings(run, saved[chosen])
     return Subject(
         name=name or usual,
         source=text,
@@ -147,6 +147,20 @@ def _of_run(name: str, text: str, path: Path, epoch: int | None) -> Subject:
         epoch=chosen,
         newest=chosen == max(saved),
     )
+
+
+def _settings(run: Run, checkpoint: Path) -> Settings:
+    """Return a run's settings, or say how its weights are judged without them."""
+    try:
+        return run.settings
+    except SettingsError as error:
+        adapter = checkpoint / LORA_FILE
+        if not adapter.is_file():
+            raise
+        how = f"diffrl eval {quoted(adapter)} --model {quoted(run.model)}"
+        raise SettingsError(
+            [*error.problems, f"its weights alone can be judged with: {how}"]
+        ) from error
 
 
 def _split(text: str) -> tuple[str, str, int | None]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from diffrl.errors import SettingsError, UnknownName, one_line
 from diffrl.registry import registry
+from diffrl.settings.absent import absent
 from diffrl.settings.draft import Draft
 from diffrl.settings.layers import Flags, Item, flatten, from_flags, from_sets
 from diffrl.settings.resolved import Settings
@@ -57,8 +58,17 @@ def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Se
 
     Raises:
         SettingsError: if the file cannot be read or is cut off, or something in it is no longer
-            installed.
+            installed; then with the plugins that the run had and this process lacks.
     """
+    try:
+        return _loaded(path, sets, flags)
+    except SettingsError as error:
+        if not (hint := absent(path)):
+            raise
+        raise SettingsError([*error.problems, *hint]) from error
+
+
+def _loaded(path: Path, sets: Sequence[str], flags: Flags | None) -> Settings:
     content = read(path, str(path))
     if not path.read_text("utf-8").rstrip().endswith(END):
         raise SettingsError([f"{path}: cut off; expected {END!r} as its last line"])

@@ -38,6 +38,21 @@ class Run:
         return load(self.folder / SETTINGS)
 
     @property
+    def model(self) -> str:
+        """The reference of the model it trains; known without the plugins that it was made with.
+
+        Raises:
+            DiffrlError: if its settings name none.
+        """
+        from diffrl.settings.toml import read
+
+        section = read(self.folder / SETTINGS, str(self.folder / SETTINGS)).get("model")
+        ref = section.get("ref") if isinstance(section, dict) else None
+        if not isinstance(ref, str):
+            raise DiffrlError(f"{self.folder / SETTINGS}: expected a text for model.ref")
+        return ref
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """One dict per epoch, 0 being the model before training; keys: the docs' *Metrics*."""
         return read_metrics(self.folder)
@@ -73,7 +88,7 @@ class Run:
             raise DiffrlError(
                 f"no checkpoint of epoch {epoch} in {self.folder}; there are {sorted(by_epoch)}"
             )
-        pipeline: Any = registry().hook.diffrl_open_model(ref=self.settings.model.ref)
+        pipeline: Any = registry().hook.diffrl_open_model(ref=self.model)
         load_weights(pipeline, by_epoch[chosen])
         return pipeline
 

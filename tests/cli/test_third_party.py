@@ -82,3 +82,12 @@ def test_a_wheel_comes_is_used_and_goes(python, wheel, tmp_path):
     refused = diffrl(python, tmp_path, *command, "--output", "again", *sets)
     assert refused.returncode == 2 and "no algorithm is called 'stranger'" in refused.stderr
     assert not (tmp_path / "again").exists()
+    asked = ["--reward=pickscore", "--prompts=unseen", "--steps=1", "--seeds=1", "-o=judged.json"]
+    refused = diffrl(python, tmp_path, "eval", "run", *asked)
+    assert refused.returncode == 2 and "stranger (diffrl-stranger 0.1.0)" in refused.stderr
+    alone = refused.stderr.rpartition("judged with: diffrl ")[2].split()
+    done = diffrl(python, tmp_path, *alone, *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    opened = "import diffrl, sys; print(diffrl.Run('run').pipeline().unet.active_adapters())"
+    done = subprocess.run([python, "-c", opened], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "default" in done.stdout, done.stderr
