@@ -59,10 +59,10 @@ class DuplicateName(DiffrlError):
     def __init__(self, kind: str, name: str, owners: Sequence[tuple[str, str, str]]) -> None:
         claimed = " and ".join(f"{p} ({package} {v})" for p, package, v in owners)
         super().__init__(
-            f"two plugins register a {kind} called {name!r}: {claimed}. "
+            f"two plugins register {a(kind)} called {name!r}: {claimed}. "
             f"Uninstall one, or leave it out with DIFFRL_PLUGINS."
         )
-        why = f"another plugin registers a {kind} called {name!r}, too"
+        why = f"another plugin registers {a(kind)} called {name!r}, too"
         self.rows = [[*owner, why] for owner in owners]
 
 
@@ -154,6 +154,11 @@ class Interrupted(DiffrlError):
 def one_line(text: str) -> str:
     """Return a text of any origin as a message or a comment may hold it: no control characters."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def a(noun: str) -> str:
+    """Return a noun behind its article."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
 def quoted(path: object) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from diffrl.errors import FitError
+from diffrl.errors import FitError, shown
 from diffrl.stages import (
     STAGES,
     AdvantageEstimator,
@@ -19,6 +20,7 @@ from diffrl.stages import (
 )
 
 ALWAYS = frozenset({"x0", "old", "base"})
+DECLARED = ("needs", "gives")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Recipe:
 
     def misfits(self) -> list[str]:
         """Return what keeps these stages from working together, one line each."""
+        if undeclared := self._undeclared():
+            return undeclared
         return self._missing() + self._arity() + self._steps() + self._signal()
 
     def check(self) -> None:
@@ -86,6 +90,15 @@ class Recipe:
         """
         if found := self.problems():
             raise FitError(found)
+
+    def _undeclared(self) -> list[str]:
+        """Return the stages whose `needs` or `gives` cannot be read, one line each."""
+        said = [(s, name, getattr(s, name)) for s in self.stages.values() for name in DECLARED]
+        return [
+            f"{stage.name!r} has {name} = {shown(what)}; expected a frozenset of names"
+            for stage, name, what in said
+            if not isinstance(what, Set)
+        ]
 
     def _missing(self) -> list[str]:
         found, have = [], set(ALWAYS)

@@ -10,7 +10,7 @@ from keyword import iskeyword
 from pathlib import Path
 from string import Template
 
-from diffrl.errors import PluginError, did_you_mean
+from diffrl.errors import PluginError, a, did_you_mean
 from diffrl.folder import check_free
 
 USES = {
@@ -103,6 +103,7 @@ def values(name: str, kind: str) -> dict[str, str]:
         "name": name,
         "kind": kind,
         "label": label,
+        "a_label": a(label),
         "title": name.replace("-", " ").capitalize(),
         "cls": camel if kind != "loss" or camel.endswith("Loss") else f"{camel}Loss",
         "contract": "".join(word.capitalize() for word in kind.split("-")) + "Contract",

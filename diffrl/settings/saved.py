@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
-from diffrl.errors import SettingsError, UnknownName, one_line
+from diffrl.errors import PluginError, SettingsError, UnknownName, one_line
 from diffrl.registry import registry
 from diffrl.settings.absent import absent
 from diffrl.settings.draft import Draft
@@ -112,7 +113,13 @@ def _watched(key: str, trained: Mapping[str, object]) -> bool:
 
 
 def _values(model: BaseModel) -> dict[str, Any]:
-    return model.model_dump(mode="json")
+    try:
+        return model.model_dump(mode="json")
+    except PydanticSerializationError as error:
+        raise PluginError(
+            f"{type(model).__name__} has a field that cannot be written to a file "
+            f"({one_line(str(error))}); use numbers, texts, or lists and tables of them"
+        ) from error
 
 
 def _origins(text: str) -> dict[str, str]:

@@ -91,6 +91,16 @@ def test_a_terminal_reward_that_reaches_no_earlier_step_is_refused(gamma):
         resolve("rebel", ["pickscore"], sets=["gamma=none"])
 
 
+def test_needs_of_another_form_than_a_set_are_named():
+    class Wordy(type(DDPO.loss)):
+        @property
+        def needs(self):
+            return "path"
+
+    problems = DDPO.but(loss=Wordy()).problems()
+    assert problems == ["'clipped-ratio' has needs = 'path'; expected a frozenset of names"]
+
+
 def test_rows_that_would_be_one_picture_are_refused():
     assert Ode().group_problems(2) == Ode(share_noise=True).group_problems(1) == []
     problems = D3PO.but(sampler=Ode(group=2, share_noise=True)).problems()

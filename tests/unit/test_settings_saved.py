@@ -1,11 +1,12 @@
 """Settings survive being written to a run's folder."""
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 
 from diffrl import Loss, hookimpl
-from diffrl.errors import SettingsError
+from diffrl.errors import PluginError, SettingsError
 from diffrl.registry import registry
 from diffrl.settings.layers import from_sets
 from diffrl.settings.resolve import dump, load, resolve
@@ -63,6 +64,17 @@ def test_a_recipe_may_hold_a_stage_that_no_one_else_can_name(tmp_path):
         assert load(file) == settings
     finally:
         registry().unregister(plugin)
+
+
+def test_a_field_that_no_file_can_hold_is_refused_by_the_name_of_its_component():
+    class Opaque(Loss):
+        name: ClassVar[str] = "try-opaque"
+        function: Any = print
+
+    settings = resolve("try-algo", ["try-taste"])
+    settings = replace(settings, recipe=settings.recipe.but(loss=Opaque()))
+    with pytest.raises(PluginError, match="Opaque has a field that cannot be written"):
+        dump(settings)
 
 
 def test_a_none_survives_where_the_default_is_not_none(tmp_path):
