@@ -7,7 +7,7 @@ from typing import Any
 
 
 def short(value: float, sign: str = "", beside: float | None = None) -> str:
-    """Return a number with two decimals, or as many as show two digits of a small one.
+    """Return a number with two decimals, below one with three, or two digits of a small one.
 
     Args:
         value: the number.
@@ -15,8 +15,9 @@ def short(value: float, sign: str = "", beside: float | None = None) -> str:
         beside: a number beside which it stands, as a mean is; if that is large, two decimals do.
     """
     size = abs(value if beside is None else beside)
-    digits = ".2f" if size >= 0.1 or size < 1e-6 else ".2g"
-    return f"{value:{sign}{digits}}"
+    if 1e-6 <= size < 0.1:
+        return f"{value:{sign}.2g}"
+    return f"{value:{sign}{'.3f' if 0.1 <= size < 1 else '.2f'}}"
 
 
 def without_nan(value: Any) -> Any:

@@ -8,7 +8,7 @@ from diffrl.figures import short, without_nan
 @pytest.mark.parametrize(
     ("value", "sign", "text"),
     [
-        (21.456, "", "21.46"), (-0.5, "+", "-0.50"), (0.5, "+", "+0.50"), (0.0, "+", "+0.00"),
+        (21.456, "", "21.46"), (-1.5, "+", "-1.50"), (0.2756, "+", "+0.276"), (0.0, "+", "+0.00"),
         (0.00213, "", "0.0021"), (-0.0000456, "+", "-4.6e-05"), (float("nan"), "", "nan"),
     ],
 )  # fmt: skip
@@ -25,4 +25,5 @@ def test_nan_becomes_null_wherever_it_stands():
 
 
 def test_a_small_change_of_a_large_number_has_its_decimals():
-    assert (short(0.0069, "+", 65.49), short(0.0069, "+", 0.02)) == ("+0.01", "+0.0069")
+    texts = [short(0.0069, "+", beside) for beside in (65.49, 0.28, 0.02)]
+    assert texts == ["+0.01", "+0.007", "+0.0069"]
