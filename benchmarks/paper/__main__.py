@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper import accuracy
-from benchmarks.paper.cells import TIERS
+from benchmarks.paper.cells import TIERS, Tier
 from benchmarks.paper.experiments import PARTS, cells_of, table_one
 from benchmarks.paper.figures import save
 from benchmarks.paper.published import TABLE_ONE
@@ -41,6 +41,26 @@ ACCURACY = "table-2-3"
 
 def main() -> None:
     """Run what is not finished yet, and write what there is."""
+    options = _options()
+    tier = TIERS[options.tier]
+    until = time.monotonic() + 60 * options.minutes
+    target = ROOT / "benchmarks" / "results" / f"paper_{tier.name}.json"
+    before = json.loads(target.read_text("utf-8")) if target.exists() else {}
+    table = _accuracy(before.get("accuracy") or {}, tier, ACCURACY in options.only)
+    wanted = [claim for name in options.only if name in PARTS for claim in PARTS[name]()]
+    records = Records(tier, options.records)
+    root = options.folder / tier.name
+    left, failed = run_all(cells_of(wanted), records, root, options.jobs, until)
+    save(records, FIGURES / tier.name)
+    result = _result(records, Records(replace(tier, seeds=1), options.records), tier, table)
+    write(target, _lines(result))
+    said = [verdict["said"] for verdict in result["verdicts"]]
+    print(f"{target}: " + ", ".join(f"{said.count(s)} {s}" for s in dict.fromkeys(said)))
+    if left or failed:
+        sys.exit(f"{left} runs are still to be made; {len(failed)} failed")
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.paper",
         description=__doc__,
@@ -54,32 +74,31 @@ def main() -> None:
         "--folder", type=Path, default=ROOT / "ablations" / "paper", help="of the runs"
     )
     parser.add_argument("--records", type=Path, default=RECORDS, help="what is kept of every run")
-    options = parser.parse_args()
-    tier = TIERS[options.tier]
-    until = time.monotonic() + 60 * options.minutes
-    root = options.folder / tier.name
-    target = ROOT / "benchmarks" / "results" / f"paper_{tier.name}.json"
-    before = json.loads(target.read_text("utf-8")) if target.exists() else {}
+    return parser.parse_args()
+
+
+def _accuracy(before: dict[str, Any], tier: Tier, measure: bool) -> dict[str, Any]:
+    """Return Tables II and III as they were measured before, or measure them."""
     asked = {
         "rollouts": tier.rollouts,
         "weights": weights(),
         "test": accuracy.TEST,
         "errors": accuracy.ERRORS,
     }
-    table = before.get("accuracy") or {}
-    if not asked.items() <= table.items():
-        table = {}  # of other weights
-    if ACCURACY in options.only and not table:
-        rewards, alike = accuracy.measured(tier.rollouts)
-        table = {**asked, "rewards": rewards, "least_cosine": alike}
-    wanted = [claim for name in options.only if name in PARTS for claim in PARTS[name]()]
-    records = Records(tier, options.records)
-    left, failed = run_all(cells_of(wanted), records, root, options.jobs, until)
+    if asked.items() <= before.items():
+        return before
+    if not measure:
+        return {}  # those before are of other weights
+    rewards, alike = accuracy.measured(tier.rollouts)
+    return {**asked, "rewards": rewards, "least_cosine": alike}
+
+
+def _result(records: Records, first: Records, tier: Tier, table: dict[str, Any]) -> dict[str, Any]:
+    """Return what there is of all runs; `first` are those of one seed."""
     claims = [claim for part in PARTS.values() for claim in part()]
     found = {cell.name: records.finished(cell) for cell in cells_of(claims)}
     every = [one for own in found.values() for one in own]
-    save(records, FIGURES / tier.name)
-    result = {
+    return {
         "tier": tier.name,
         "machines": sorted({one.machine for one in every}),
         "commits": sorted({one.commit for one in every}),
@@ -93,16 +112,9 @@ def main() -> None:
         },
         "scores": {name: before_and_after(own) for name, own in found.items()},
         "accuracy": table,
-        "first_seed": [
-            judge(c, Records(replace(tier, seeds=1), options.records)).said for c in claims
-        ],
+        "first_seed": [judge(claim, first).said for claim in claims],
         "verdicts": [judge(claim, records).record() for claim in claims],
     }
-    write(target, _lines(result))
-    said = [verdict["said"] for verdict in result["verdicts"]]
-    print(f"{target}: " + ", ".join(f"{said.count(s)} {s}" for s in dict.fromkeys(said)))
-    if left or failed:
-        sys.exit(f"{left} runs are still to be made; {len(failed)} failed")
 
 
 def _lines(result: dict[str, Any]) -> str:

@@ -55,40 +55,47 @@ def evaluate(asked: Asked) -> None:
         asked.rewards, preset, asked.sets, own, question.prompts, device
     )
     embed, why = judges.embedder(preset, device)
-    for line in [*left_out, *why]:
-        typer.echo(f"left out: {line}", err=True)
     given = {"sampler": asked.sampler, "precision": asked.precision, "eta": asked.eta}
     alike = sharing.set_otherwise(judged, shared, {r.scorer.name for r in rewards})
-    for line in [*alike, *sharing.drawn_otherwise(judged, asdict(question), given)]:
-        typer.echo(f"judged alike: {line}", err=True)
+    alike += sharing.drawn_otherwise(judged, asdict(question), given)
+    for told in [
+        *(f"left out: {line}" for line in [*left_out, *why]),
+        *(f"judged alike: {line}" for line in alike),
+    ]:
+        typer.echo(told, err=True)
     looking = judges.Judges(
         rewards, embed and embed.image_embedding, lambda line: typer.echo(line, err=True)
     )
     cells: list[Cell] = []
+    save = partial(files.save, protocol=question, subjects=everyone, rewards=rewards)
     try:
-        for own in evaluation.evaluate(judged, base, question, looking, device):
-            cells += own
-            files.save(output, question, everyone, rewards, cells)
+        for found in evaluation.evaluate(judged, base, question, looking, device):
+            cells += found
+            save(output, cells=cells)
     finally:  # what is finished is shown and kept, whatever ended the rest
         if cells:
             typer.echo("\n".join(table(question, cells, [r.scorer.name for r in rewards])))
             typer.echo(f"\nevery picture's scores: {output}")
-        for one in judged:
-            mine = [c for c in cells if c.subject in (one.name, base and base.name)]
-            if one.newest and one.name in {c.subject for c in mine}:
-                save = partial(files.save, protocol=question, subjects=everyone, rewards=rewards)
-                _keep(one, partial(save, cells=mine, own=one.name))
+        _keep(judged, base, cells, save)
     if looking.failures:
         raise RewardError("\n".join(looking.failures))
 
 
-def _keep(one: Subject, save: Callable[[Path], None]) -> None:
-    """Leave a run its own part, if its folder takes it."""
-    assert one.folder is not None
-    try:
-        save(one.folder / EVALUATION)
-    except OSError as error:
-        typer.echo(f"not kept in {one.folder}: {error.strerror or error}", err=True)
+def _keep(
+    judged: Sequence[Subject],
+    base: Subject | None,
+    cells: Sequence[Cell],
+    save: Callable[..., None],
+) -> None:
+    """Leave each run whose newest weights were judged its own part, if its folder takes it."""
+    for one in judged:
+        own = [c for c in cells if c.subject in (one.name, base and base.name)]
+        if one.folder is None or not one.newest or one.name not in {c.subject for c in own}:
+            continue
+        try:
+            save(one.folder / EVALUATION, cells=own, own=one.name)
+        except OSError as error:
+            typer.echo(f"not kept in {one.folder}: {error.strerror or error}", err=True)
 
 
 def table(protocol: Protocol, cells: Sequence[Cell], rewards: Sequence[str]) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -70,38 +69,42 @@ def evaluate(
     scores: dict[str, float] = {}
     each: dict[str, Tensor] = {}
     shown = []
-    with torch.no_grad():
-        for steps in settings.steps:
-            rng = Streams(range(settings.seed, settings.seed + settings.images))
-            drawing = sampler.for_evaluation(steps, settings.eta)
-            look = Look(rewards, text, drop)
-            pictures: list[Tensor] = []
-            moved = Moved(policy, settings.shown)
-
-            def seen(at: slice, latents: Tensor, look: Look = look) -> Tensor:
-                images = decode(latents[at])
-                look.add(images)
-                return images[: settings.shown].float().cpu()
-
+    for steps in settings.steps:
+        look, moved = Look(rewards, text, drop), Moved(policy, settings.shown)
+        drawing = sampler.for_evaluation(steps, settings.eta)
+        rng = Streams(range(settings.seed, settings.seed + settings.images))
+        pictures: list[Tensor] = []
+        with torch.no_grad():
             for rollout in sampled(drawing, policy, text, rng, pieces.sample):
                 moved.add(rollout)
-                attempt = partial(seen, latents=clean(rollout))
                 with meet():
-                    pictures += pieces.decode.over(len(rollout), attempt)
+                    pictures += _seen(clean(rollout), decode, look, pieces, settings.shown)
             shown.append(torch.cat(pictures)[: settings.shown])
             with meet():
                 every = named(look)
-            for name, found in every.items():
-                each[f"{name}/{steps}-step"] = found
-                if bool((mean := found.nanmean()).isfinite()):
-                    scores[f"{name}/{steps}-step"] = float(mean)
-            if (kl := moved.mean) is not None:
-                scores[f"kl/{steps}-step"] = kl
-            if apart := diversity(look.small, text, pixel_distances):
-                mean = sum(apart.values()) / len(apart)
-                scores[f"picture/diversity/{steps}-step"] = mean
+        for name, found in every.items():
+            each[f"{name}/{steps}-step"] = found
+            if bool((mean := found.nanmean()).isfinite()):
+                scores[f"{name}/{steps}-step"] = float(mean)
+        if (kl := moved.mean) is not None:
+            scores[f"kl/{steps}-step"] = kl
+        if apart := diversity(look.small, text, pixel_distances):
+            scores[f"picture/diversity/{steps}-step"] = sum(apart.values()) / len(apart)
     lower = tuple(r.name for r in rewards if not r.higher_is_better)
     return Evaluation(scores, each, tuple(text), torch.stack(shown), lower)
+
+
+def _seen(
+    latents: Float[Tensor, "b *latent"], decode: Decode, look: Look, pieces: Pieces, most: int
+) -> list[Tensor]:
+    """Look at every picture, and return the first ones of each piece that was decoded."""
+
+    def attempt(at: slice) -> Tensor:
+        images = decode(latents[at])
+        look.add(images)
+        return images[:most].float().cpu()
+
+    return list(pieces.decode.over(len(latents), attempt))
 
 
 def named(look: Look) -> dict[str, Float[Tensor, "n"]]:
