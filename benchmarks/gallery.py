@@ -25,7 +25,8 @@ from benchmarks.default_run import machine
 from benchmarks.zoo import ALGORITHMS, RESULTS, ROOT
 from diffrl.folder import environment, read_metrics
 from diffrl.report.charts import INK, chart, draw
-from diffrl.report.records import Group, record
+from diffrl.report.groups import Group
+from diffrl.report.records import record
 
 REWARDS = ("aesthetic", "hpsv2", "imagereward")
 IMAGES = ROOT / "docs" / "images" / "gallery"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from diffrl.errors import DiffrlError
 from diffrl.folder import REPORT
+from diffrl.report.groups import grouped
 from diffrl.report.page import render
-from diffrl.report.records import Record, grouped, own, read
+from diffrl.report.records import Record, own, read
 from diffrl.report.tables import apart
 
 

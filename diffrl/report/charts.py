@@ -13,7 +13,7 @@ from typing import Any
 
 from diffrl.errors import one_line
 from diffrl.folder import is_number
-from diffrl.report.records import Group
+from diffrl.report.groups import Group
 
 COLORS = ("#3b82c4", "#e0803a", "#3fa45b", "#c94f5d", "#8a6bbf", "#1fa3a3", "#b08a2e", "#d36bb0")
 LONGEST, NAMED = 60, 48

@@ -14,7 +14,8 @@ from typing import Any
 
 from diffrl.folder import write
 from diffrl.report import charts
-from diffrl.report.records import Group, Record, differences
+from diffrl.report.groups import Group, differences
+from diffrl.report.records import Record
 from diffrl.report.tables import evaluation_tables, score_rows, steps_of
 
 AXES = ("samples", "seconds")

@@ -7,7 +7,8 @@ from typing import Any
 
 from diffrl.figures import short
 from diffrl.report.charts import is_finite
-from diffrl.report.records import Group, Record
+from diffrl.report.groups import Group
+from diffrl.report.records import Record
 from diffrl.report.shapes import Cell
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from diffrl.report import write_report
 from diffrl.report.charts import over
-from diffrl.report.records import grouped, read, read_settings
+from diffrl.report.groups import grouped
+from diffrl.report.records import read, read_settings
 from diffrl.report.tables import apart, evaluation_tables, score_rows
 
 

@@ -1,0 +1,69 @@
+"""Runs that differ in their seed only, together under one name, and what sets them apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffrl.report.records import Record
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only, and the settings that set them apart from others."""
+
+    name: str
+    records: tuple[Record, ...]
+
+    @property
+    def begun(self) -> tuple[Record, ...]:
+        """The runs that have finished an epoch, of which curves and means are; all if none has."""
+        return tuple(one for one in self.records if one.epochs) or self.records
+
+
+def grouped(records: Sequence[Record]) -> list[Group]:
+    """Return runs with equal settings but for the seed together, named by what differs.
+
+    A seed counts once: a run that repeats one is in a group of its own, named by its folder.
+    """
+    together: dict[tuple[object, ...], list[Record]] = {}
+    met: Counter[tuple[object, ...]] = Counter()
+    for one in records:
+        met[(whole := tuple((v.key, v.text) for v in one.settings))] += 1
+        key = tuple((v.key, v.text) for v in one.settings if v.key != "train.seed")
+        together.setdefault((met[whole], *key), []).append(one)
+    firsts = [own[0] for own in together.values()]
+    names = distinct_names(firsts)
+    twice = Counter(names)
+    names = [
+        f"{n or r.setting('algo')}, {r.name}" if twice[n] > 1 else n
+        for n, r in zip(names, firsts, strict=True)
+    ]
+    return [Group(n, tuple(own)) for n, own in zip(names, together.values(), strict=True)]
+
+
+def distinct_names(records: Sequence[Record]) -> list[str]:
+    """Return a name for each run, of as few settings as tell them all apart."""
+    if len(records) == 1:
+        return [records[0].setting("algo")]
+    used: list[str] = []
+    for key, _ in differences(records):
+        before = {tuple(r.setting(k) for k in used) for r in records}
+        after = {tuple(r.setting(k) for k in [*used, key]) for r in records}
+        used += [key] if len(after) > len(before) else []
+    return [
+        ", ".join(r.setting(k) if k == "algo" else f"{_short(k)}={r.setting(k)}" for k in used)
+        for r in records
+    ]
+
+
+def differences(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """Return the settings, but for the seed, that are not the same in all runs; `algo` first."""
+    keys = dict.fromkeys(v.key for one in records for v in one.settings)
+    rows = [(key, [one.setting(key) or "–" for one in records]) for key in keys]
+    return [(k, values) for k, values in rows if len(set(values)) > 1 and k != "train.seed"]
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2]
