@@ -67,7 +67,13 @@ class DuplicateName(DiffrlError):
 
 
 class PluginError(DiffrlError):
-    """A plugin does not implement the hooks as they are specified."""
+    """A plugin does not implement the hooks as they are specified.
+
+    Attributes:
+        everywhere: whether every process of a run raises it at the same place.
+    """
+
+    everywhere = False
 
 
 class CheckpointMissing(DiffrlError):

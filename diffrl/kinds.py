@@ -84,8 +84,8 @@ def _refuse_declarations(component: Any) -> None:
                 f"{who}.{name} is {shown(said)}; expected a frozenset of names, or a property that "
                 f"returns one"
             )
-    if issubclass(component, UpdateScheduler) and not isinstance(
-        getattr(component, "arity", None), int | property
+    if issubclass(component, UpdateScheduler) and not (
+        "arity" in known or hasattr(component, "arity")
     ):
         raise PluginError(f"{who} needs an arity, the rows of a tuple: arity: ClassVar[int] = 2")
     if issubclass(component, Reward) and "weight" in known:

@@ -176,10 +176,12 @@ class Registry:
                 kind.name: [Entry(v, name, package, release) for v in self._collect(plugin, kind)]
                 for kind in KINDS.values()
             }
-        except Exception as error:
+        except BaseException as error:
             if self._plugins.has_plugin(name):
                 self._plugins.unregister(name=name)
                 self.loaded.pop(name, None)
+            if isinstance(error, KeyboardInterrupt):
+                raise
             text = str(error) if isinstance(error, DiffrlError) else _one_line(error)
             raise PluginError(text) from error
 

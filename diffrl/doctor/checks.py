@@ -9,7 +9,7 @@ from diffrl.doctor.finding import Finding, of_all_ranks
 from diffrl.doctor.networks import merged_adapters, saved_adapter, weights
 from diffrl.doctor.order import reward_order
 from diffrl.doctor.pictures import Pictures
-from diffrl.doctor.rehearsal import Rehearsal, rehearse
+from diffrl.doctor.rehearsal import Rehearsal, fitted, rehearse
 from diffrl.doctor.training import gradient, log_prob_gap, memory, ranks_in_step
 from diffrl.doctor.weights import kept
 from diffrl.trainer.session import Session
@@ -44,6 +44,9 @@ def examine(
         rehearsal = rehearse(session, given)
     ready = all(session.ranks.everyones([rehearsal is not None]))
     if rehearsal is not None and ready:
+        if session.ranks.accelerator.device.type != "cpu":  # which never says that memory has ended
+            with kept(session), _noting(mine, "an optimizer step", debug):
+                rehearsal = fitted(session, rehearsal)
         for name, check in CHECKS.items():
             with kept(session), _noting(mine, name, debug):
                 mine += check(session, rehearsal)

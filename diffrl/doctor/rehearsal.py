@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from diffrl.doctor.held import peak, recorded
 from diffrl.doctor.pictures import Pictures
+from diffrl.expected import as_loss, as_rewards_are, minibatches
 from diffrl.recipe import Recipe
 from diffrl.stages import Weights
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.collect import Batches, Clock, collect
 from diffrl.trainer.epochs import draw
-from diffrl.trainer.expected import as_loss, as_rewards_are, as_tuples
 from diffrl.trainer.fitted import Losses, learnt
 from diffrl.trainer.loop import cut
 from diffrl.trainer.scorers import overlaps
@@ -33,17 +34,29 @@ class Rehearsal:
         recipe: of the run, with the sampler of its next epoch.
         rollout: one sampling batch of this process.
         advantages: of its rows.
-        pieces: micro-batches of the first optimizer step, as the run cuts them.
-        rows: trajectories in one forward pass of training.
+        whole: minibatches of the first optimizer step.
+        size: tuples in one forward pass of training.
         given: pictures that a person wants scored in place of the drawn ones.
+        held: bytes that were held before a size was found for updates, by more than they need.
     """
 
     recipe: Recipe
     rollout: Rollout
     advantages: Advantages
-    pieces: tuple[Minibatch, ...]
-    rows: int
+    whole: tuple[Minibatch, ...]
+    size: int
     given: Pictures | None = None
+    held: int = 0
+
+    @property
+    def pieces(self) -> tuple[Minibatch, ...]:
+        """Micro-batches of the first optimizer step, as the run cuts them."""
+        return tuple(cut(self.whole, self.size))
+
+    @property
+    def rows(self) -> int:
+        """Trajectories in one forward pass of training."""
+        return max((piece.rows.numel() for piece in self.pieces), default=len(self.rollout))
 
     def batches(self) -> list[Batch]:
         """Return what the loss sees in the first optimizer step."""
@@ -73,37 +86,32 @@ def rehearse(session: Session, given: Pictures | None = None) -> Rehearsal:
     returned = recipe.advantage_estimator(found.everyone, found.share.prompts, session.memory)
     everyone, _ = as_rewards_are(recipe.advantage_estimator, returned, found.everyone)
     tally = Tally(found, everyone, judge.drain())
-    scheduler, prompts = recipe.update_scheduler, found.share.prompts
-    every = scheduler(prompts, everyone, session.rng)
-    minibatches = (as_tuples(scheduler, one, prompts, everyone.value.shape[1]) for one in every)
-    rollout, advantages = found.rollout, tally.advantages
-    whole = _first_update(found.share.of(one)[0] for one in minibatches)
-    if session.ranks.accelerator.device.type != "cpu":  # a CPU never says that memory has ended
-        find_size(session, recipe, rollout, advantages, whole)
-    first = tuple(cut(whole, pieces.micro.size))
-    rows = max((piece.rows.numel() for piece in first), default=len(found.rollout))
-    return Rehearsal(recipe, rollout, advantages, first, rows, given)
+    every = minibatches(recipe.update_scheduler, found.share.prompts, everyone, session.rng)
+    whole = _first_update(found.share.of(one)[0] for one in every)
+    size = pieces.micro.size
+    return Rehearsal(recipe, found.rollout, tally.advantages, whole, size, given)
 
 
-def find_size(
-    session: Session,
-    recipe: Recipe,
-    rollout: Rollout,
-    advantages: Advantages,
-    whole: Iterable[Minibatch],
-) -> None:
+def fitted(session: Session, rehearsal: Rehearsal) -> Rehearsal:
     """Halve the pieces of updates until they fit into memory, as a run's first update does."""
+    loss, micro = rehearsal.recipe.loss, session.pieces.micro
+    device = session.ranks.accelerator.device
+    held, cuts = peak(device, recorded(session)), micro.cuts
 
     def learn(piece: Minibatch, _: int) -> Losses:
-        out = as_loss(recipe.loss, recipe.loss(session.policy, gather(rollout, advantages, piece)))
+        batch = gather(rehearsal.rollout, rehearsal.advantages, piece)
+        out = as_loss(loss, loss(session.policy, batch))
         session.ranks.backward(piece.weight * out.value)
         return piece.weight, {}
 
     trained = session.policy.trained.values()
-    for one in whole:
-        learnt(one, session.pieces.micro, learn, trained)
+    for one in rehearsal.whole:
+        learnt(one, micro, learn, trained)
     for weight in trained:
         weight.grad = None
+    if micro.cuts > cuts and device.type == "cuda":  # what did not fit is not what is needed
+        torch.cuda.reset_peak_memory_stats(device)
+    return replace(rehearsal, size=micro.size, held=held)
 
 
 def _first_update(pieces: Iterable[Minibatch]) -> tuple[Minibatch, ...]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 
 from diffrl.doctor.finding import Finding, found, skipped
+from diffrl.doctor.held import peak, recorded, total_memory
 from diffrl.doctor.rehearsal import Rehearsal
 from diffrl.doctor.weights import forget_gradients, parameters, perturb
-from diffrl.speed.compiling import GRAPHS, sized_as_in_updates
+from diffrl.expected import as_loss
+from diffrl.speed.compiling import sized_as_in_updates
 from diffrl.tensors import Tensor
 from diffrl.trainer.checks import SAMPLING, SHARE, digest
-from diffrl.trainer.expected import as_loss
 from diffrl.trainer.recompute import mode
 from diffrl.trainer.session import Session
 from diffrl.types import Batch
@@ -130,7 +130,8 @@ def memory(session: Session, rehearsal: Rehearsal) -> list[Finding]:
         session.ranks.backward(rehearsal.recipe.loss(session.policy, batch).value)
         session.ranks.commit()
     device = session.ranks.accelerator.device
-    used, total = peak(device, recorded(session)), total_memory(device)
+    used = max(rehearsal.held, peak(device, recorded(session)))
+    total = total_memory(device)
     if device.type != "cuda":  # one memory for all processes
         used = sum(session.ranks.everyones([used]))
     where = f"device {device}" if device.type == "cuda" else "this machine"
@@ -140,38 +141,6 @@ def memory(session: Session, rehearsal: Rehearsal) -> list[Finding]:
         "train.decode_batch if decoding or rewards do: none of them changes the result"
     )
     return [found("memory", measured, f"{HEAD_ROOM:.0%}", used <= HEAD_ROOM * total, advice)]
-
-
-def recorded(session: Session) -> bool:
-    """Return whether networks are recorded as CUDA graphs."""
-    return session.settings.speed.graphs or session.settings.speed.compile in GRAPHS
-
-
-def peak(device: torch.device, graphs: bool = False) -> int:
-    """Return the most bytes that this process has held so far; `graphs`: in recordings, too.
-
-    What a CUDA graph keeps is reserved, and allocated to no tensor.
-    """
-    if device.type == "cuda":
-        held = torch.cuda.max_memory_reserved if graphs else torch.cuda.max_memory_allocated
-        return int(held(device))
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def total_memory(device: torch.device) -> int:
-    """Return how many bytes a device has; for a CPU, the machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    import psutil
-
-    return int(psutil.virtual_memory().total)
 
 
 def _loss(session: Session, rehearsal: Rehearsal) -> None:

@@ -15,6 +15,13 @@ from typing import Any
 
 import torch
 
+from diffrl.expected import (
+    as_loss,
+    as_rewards_are,
+    minibatches,
+    one_for_each_step,
+    rows_side_by_side,
+)
 from diffrl.pipeline import ddim_schedule
 from diffrl.planning.stand_ins import Calls, CountingJudge, OneWeight, Tally
 from diffrl.policy import UNetPolicy
@@ -129,8 +136,10 @@ class Counting:
         rollout = self._sample(recipe, groups)
         self.tally.drain()
         judge = CountingJudge(train.decode_batch, len(self._settings.rewards))
-        rewards = recipe.reward_predictor(rollout, judge)
-        advantages, _ = recipe.advantage_estimator(rewards, rollout.prompts, Memory())
+        predicted = recipe.reward_predictor(rollout, judge)
+        rewards = one_for_each_step(recipe.reward_predictor, predicted, rollout, drop=False)
+        given = recipe.advantage_estimator(rewards, rollout.prompts, Memory())
+        advantages, _ = as_rewards_are(recipe.advantage_estimator, given, rewards)
         decoding = self._decoding(recipe, own)
         commits, accumulates, calls, most = self._updating(recipe, rollout, advantages)
         return Epoch(
@@ -149,7 +158,9 @@ class Counting:
     def _sample(self, recipe: Recipe, groups: int) -> Rollout:
         text = [self._prompts[i % len(self._prompts)] for i in range(groups)]
         with torch.no_grad():
-            return recipe.sampler(self._policy, text, torch.Generator().manual_seed(0))
+            rollout = recipe.sampler(self._policy, text, torch.Generator().manual_seed(0))
+        rows_side_by_side(recipe.sampler, rollout, text, recipe.sampler.group)
+        return rollout
 
     def _pieces(self, recipe: Recipe, groups: int) -> Counter[int]:
         """Return how many groups each sampling call has, as the trainer cuts them."""
@@ -185,7 +196,7 @@ class Counting:
         first: dict[tuple[int, int, int], Minibatch] = {}
         commits = backwards = 0
         rng = torch.Generator().manual_seed(0)
-        for whole in recipe.update_scheduler(rollout.prompts, advantages, rng):
+        for whole in minibatches(recipe.update_scheduler, rollout.prompts, advantages, rng):
             commits += whole.commit
             for piece in self._cut(whole):
                 shape = (len(piece.rows), piece.rows.shape[1], piece.steps.shape[1])
@@ -196,9 +207,8 @@ class Counting:
         self.tally.most = 0
         for shape, times in kinds.items():
             self.tally.open = 0
-            out = recipe.loss(self._policy, gather(rollout, advantages, first[shape]))
-            if out.value.requires_grad:
-                out.value.backward()
+            given = recipe.loss(self._policy, gather(rollout, advantages, first[shape]))
+            as_loss(recipe.loss, given).value.backward()
             for call, count in self.tally.drain().items():
                 calls[call] += times * count
         if first and "log_prob" in recipe.sampler.gives:
@@ -212,8 +222,8 @@ class Counting:
     def _recomputing(self, recipe: Recipe, rollout: Rollout, advantages: Advantages) -> Calls:
         """Return the calls in which log-probs are recomputed, each once."""
         rng = torch.Generator().manual_seed(0)
-        minibatches = recipe.update_scheduler(rollout.prompts, advantages, rng)
-        for whole, _ in first_uses(minibatches, *advantages.value.shape):
+        every = minibatches(recipe.update_scheduler, rollout.prompts, advantages, rng)
+        for whole, _ in first_uses(every, *advantages.value.shape):
             for piece in self._cut(whole):
                 with torch.no_grad():
                     self._policy.log_prob(gather(rollout, advantages, piece))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from diffrl.errors import SettingsError
+from diffrl.errors import DiffrlError
 from diffrl.planning import timing
 from diffrl.planning.configs import PipelineConfig, pipeline_config
 from diffrl.planning.costs import Costs, shapes
@@ -69,7 +69,7 @@ class Estimate:
         known = (self.settings, shape, self.prompts, self.processes)
         try:
             return Counting(*known).epochs()
-        except SettingsError:  # a sampler that reads latents wants the run's own size
+        except DiffrlError:  # a sampler that reads latents wants the run's own size
             return Counting(*known, side=shape.side).epochs()
 
     @property
@@ -130,7 +130,10 @@ class Estimate:
         trained = own_bytes(self.settings, costs, self.processes)
         rollout = Part("rollout", 0 if self._spares else max(e.held for e in epochs))
         gradients = Part("gradients", trained)
-        again = any(e.accumulates for e in epochs) and self.settings.speed.shard == "off"
+        several = self.settings.train.micro_batch > 1  # one alone is not done again in two
+        again = (
+            several and any(e.accumulates for e in epochs) and self.settings.speed.shard == "off"
+        )
         kept = Part("gradients to go back to", trained if again else 0)
         graded = any(e.graded for e in epochs)
         asked = any(e.decoding for e in epochs)

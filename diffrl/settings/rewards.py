@@ -78,8 +78,8 @@ def read_saved(name: str, table: dict[str, object]) -> type[Reward]:
     try:
         return registry().get("reward", name).value
     except UnknownName:
-        for field, make in (("path", function_reward), ("url", served_reward)):
-            if isinstance(given := table.get(field), str):
+        for field, form, make in (("path", PATH, function_reward), ("url", URL, served_reward)):
+            if isinstance(given := table.get(field), str) and form.fullmatch(given):
                 made = make(given, name)
                 if set(table) <= {*made.model_fields, "weight"}:  # else it was another's
                     return made

@@ -64,9 +64,17 @@ def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Se
     try:
         return _loaded(path, sets, flags)
     except SettingsError as error:
-        if not (hint := absent(path)):
+        if not (hint := absent(path)) or ((sets or flags) and _loads(path)):
             raise
         raise SettingsError([*error.problems, *hint]) from error
+
+
+def _loads(path: Path) -> bool:
+    """Return whether a saved file alone can be read, without overrides."""
+    try:
+        return bool(_loaded(path, (), None))
+    except SettingsError:
+        return False
 
 
 def _loaded(path: Path, sets: Sequence[str], flags: Flags | None) -> Settings:

@@ -38,17 +38,15 @@ def gap(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) -> N
     measured = metrics.get("log_prob_gap/max", 0.0)
     if measured <= limit:
         return None
-    if not clip:
-        message = (
-            f"the log-prob of unchanged weights is {measured:.1e} from that of sampling, more than "
-            f"{SAMPLING:g}: the sampler {settings.recipe.sampler.name!r} tells others than it drew"
-        )
-        return Noticed(epoch, "check", "log_prob_gap", message, "warn", measured, limit)
-    message = (
-        f"the log-ratio of unchanged weights is {measured:.1e}, more than a tenth of the clip "
-        f"range {clip:g}; precision, batch shape and speed.merge move it"
-        + (" between two calls" if settings.recomputes else ", speed.recompute=on makes up for it")
-    )
+    bound = f"a tenth of the clip range {clip:g}" if clip else f"{SAMPLING:g}"
+    why = "precision, batch shape and speed.merge move it"
+    if settings.recomputes:
+        why += " between two calls"
+    elif clip:
+        why += ", speed.recompute=on makes up for it"
+    else:
+        why += ", or the sampler tells other log-probs than it drew by"
+    message = f"the log-ratio of unchanged weights is {measured:.1e}, more than {bound}; {why}"
     return Noticed(epoch, "check", "log_prob_gap", message, "warn", measured, limit)
 
 

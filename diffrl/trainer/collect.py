@@ -10,18 +10,29 @@ from dataclasses import dataclass, field
 
 import torch
 
-from diffrl.errors import Interrupted, RewardError
+from diffrl.errors import (
+    DiffrlError,
+    Interrupted,
+    OutOfMemory,
+    PluginError,
+    ProcessLost,
+    RewardError,
+    UnreadableData,
+)
+from diffrl.expected import one_for_each_step
 from diffrl.judge import WeightedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.rollouts import concat, concat_rewards, only, rows_of, take
 from diffrl.speed.fitting import Pieces, in_words
 from diffrl.speed.memory import moved
-from diffrl.trainer.expected import one_for_each_step
 from diffrl.trainer.fitted import sampled
 from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.shares import Share
 from diffrl.types import Rewards, Rollout
+
+SAVED = (RewardError, PluginError, Interrupted, OutOfMemory, UnreadableData)
+"""What ends a run that saves first."""
 
 Observe = Callable[[int, Rollout, Rewards], None]
 Mode = Callable[[], contextlib.AbstractContextManager[object]]
@@ -184,9 +195,11 @@ def refusing(ranks: Ranks) -> Iterator[None]:
     """Raise in every process what failed in one, so that none waits for the others for ever.
 
     Raises:
-        RewardError: in the processes where nothing failed, with the first message of the others.
+        RewardError, PluginError: in the processes where nothing failed, with the first message of
+            the others; of what ends a run so that it can be saved.
         Interrupted: in every process, if one was asked to stop.
-        ProcessLost: where weights are split and something else than a reward failed.
+        ProcessLost: where something else failed in another process, or, with split weights, in this
+            one.
     """
     failed: Exception | None = None
     try:
@@ -195,16 +208,36 @@ def refusing(ranks: Ranks) -> Iterator[None]:
         if ranks.in_step and not isinstance(error, RewardError | Interrupted):  # others wait
             raise ranks.lost(error) from error
         failed = error
-    cause = "" if failed is None else f"{type(failed).__name__}: {failed}"
-    own = str(failed) if isinstance(failed, RewardError) else cause
-    told = ranks.everyones([(ranks.asked(), own)])
+    told = ranks.everyones([(ranks.asked(), _how(failed, ranks.number))])
     if number := max(asked for asked, _ in told):
         raise Interrupted(number)
-    if failed is not None:
+    if isinstance(failed, PluginError):
+        failed.everywhere = True
+    heard = [how for _, how in told if how is not None]
+    gone = [how for how in heard if how[0] == "lost"]
+    if failed is not None and (not gone or not isinstance(failed, SAVED)):
         raise failed
-    for _, message in told:
-        if message:
-            raise RewardError(message)
+    if heard:
+        raise _heard(*(gone or heard)[0]) from failed
+
+
+def _how(failed: Exception | None, rank: int) -> tuple[str, str] | None:
+    """Return the kind of a failure, as other processes raise it, and its message."""
+    if failed is None:
+        return None
+    if isinstance(failed, RewardError | PluginError):
+        return ("plugin" if isinstance(failed, PluginError) else "saved"), str(failed)
+    cause = f"{type(failed).__name__}: {failed}"
+    return ("saved", cause) if isinstance(failed, SAVED) else ("lost", f"process {rank}: {cause}")
+
+
+def _heard(kind: str, message: str) -> DiffrlError:
+    """Return what a process raises where another one failed."""
+    if kind == "plugin":
+        error = PluginError(message)
+        error.everywhere = True
+        return error
+    return RewardError(message) if kind == "saved" else ProcessLost(message)
 
 
 def first_rows(drawn: Iterable[Rollout], count: int) -> Iterator[Rollout]:

@@ -83,6 +83,8 @@ def _one_epoch(session: Session) -> None:
         with in_words("memory ends in keeping what an epoch can go back to"):
             before = Moment.of(session)
     except OutOfMemory as error:
+        if session.ranks.count > 1:  # the others sample already
+            raise session.ranks.lost(error) from error
         raise stopped(session, error) from error
     began = time.perf_counter()
     try:
@@ -90,9 +92,7 @@ def _one_epoch(session: Session) -> None:
     except (RewardError, UnreadableData, Interrupted, OutOfMemory) as error:
         raise _undone(session, before, error) from error
     except PluginError as error:
-        if (
-            session.ranks.count > 1
-        ):  # the others may wait elsewhere, and would not save with this one
+        if session.ranks.count > 1 and not error.everywhere:  # the others wait elsewhere
             raise
         raise _undone(session, before, error) from error
     except (DiffrlError, OSError):

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import torch
 
+from diffrl.expected import rows_side_by_side
 from diffrl.policy import UNetPolicy
 from diffrl.speed.fitting import Fitting
 from diffrl.speed.memory import moved
 from diffrl.stages import Sampler
 from diffrl.streams import some
 from diffrl.tensors import Generator, Tensor
-from diffrl.trainer.expected import rows_side_by_side
 from diffrl.types import Minibatch, Rollout
 
 Losses = tuple[float, dict[str, Tensor]]

@@ -9,6 +9,13 @@ from typing import Any
 import torch
 
 from diffrl.errors import OutOfMemory
+from diffrl.expected import (
+    as_loss,
+    as_rewards_are,
+    minibatches,
+    noiseless,
+    refuse_noiseless,
+)
 from diffrl.judge import WeightedJudge
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
@@ -19,13 +26,6 @@ from diffrl.streams import Streams
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.collect import Batches, Clock, collect
 from diffrl.trainer.exchange import hearing
-from diffrl.trainer.expected import (
-    as_loss,
-    as_rewards_are,
-    as_tuples,
-    noiseless,
-    refuse_noiseless,
-)
 from diffrl.trainer.fitted import Losses, idle, learnt, part
 from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.recompute import ahead_of, recompute
@@ -90,7 +90,7 @@ def turns(recipe: Recipe, share: Share, rng: Generator, epoch: int) -> list[int]
     prompts, steps = share.prompts, recipe.sampler.for_epoch(epoch).steps
     unknown = Advantages(torch.ones(len(prompts), steps))
     seen = dict[int, None]()
-    for whole in recipe.update_scheduler(prompts, unknown, ahead_of(rng)):
+    for whole in minibatches(recipe.update_scheduler, prompts, unknown, ahead_of(rng)):
         seen |= dict.fromkeys((whole.rows[:, 0] // share.rows).tolist())
         if len(seen) == len(share.text):
             break
@@ -111,9 +111,7 @@ def update(
     """
     share, own, pieces = tally.found.share, tally.advantages, batches.pieces
     noise, blank = int(torch.randint(SEEDS, (), generator=rng)), noiseless(tally.found.rollout)
-    steps = tally.everyone.value.shape[1]
-    for given in recipe.update_scheduler(share.prompts, tally.everyone, rng):
-        whole = as_tuples(recipe.update_scheduler, given, share.prompts, steps)
+    for whole in minibatches(recipe.update_scheduler, share.prompts, tally.everyone, rng):
         refuse_noiseless(blank, whole, tally.found.rollout)
         mine, places = share.of(whole)
         seeds = [noise + place for place in places.tolist()]
@@ -143,7 +141,8 @@ def update(
 
 def as_figures(told: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
     """Return what a loss says of itself as tensors on a device, without gradient."""
-    return {name: torch.as_tensor(said, device=device).detach() for name, said in told.items()}
+    every = {name: torch.as_tensor(said, device=device) for name, said in told.items()}
+    return {name: said.detach().reshape(()) for name, said in every.items()}
 
 
 def keep_pace(

@@ -11,7 +11,7 @@ from diffrl.errors import DiffrlError, PromptsError, SettingsError, did_you_mean
 from diffrl.folder import SETTINGS, check_free, evaluation_file, read_object
 from diffrl.registry import registry
 from diffrl.settings import Settings
-from diffrl.settings.saved import load
+from diffrl.settings.saved import dump, load
 from diffrl.trainer.ranks import check_device
 from diffrl.trainer.scorers import reward_problems
 from diffrl.trainer.speed import speed_problems
@@ -47,6 +47,8 @@ def preflight(
     found += best_problems(settings)
     with _collecting(found):
         check_model(settings.model.ref)
+    with _collecting(found):
+        dump(settings)  # which a run begins with writing
     if folder is not None:
         with _collecting(found):
             check_free(folder)

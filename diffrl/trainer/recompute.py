@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from diffrl.expected import minibatches
 from diffrl.policy import UNetPolicy
 from diffrl.recipe import Recipe
 from diffrl.rollouts import first_uses
@@ -84,8 +85,8 @@ def recompute(
         rows, steps = torch.broadcast_tensors(piece.rows[:, :, None], piece.steps[:, None, :])
         fresh[rows[mask], steps[mask]] = computed(piece)[mask]
 
-    minibatches = recipe.update_scheduler(share.prompts, tally.everyone, ahead_of(rng))
-    for whole, new in first_uses(minibatches, *tally.everyone.value.shape):
+    every = minibatches(recipe.update_scheduler, share.prompts, tally.everyone, ahead_of(rng))
+    for whole, new in first_uses(every, *tally.everyone.value.shape):
         ranks.heed()  # nothing is updated yet, so that it can end here
         mine, places = share.of(whole)
         for _ in micro.over(len(mine.rows), partial(replace_some, mine, new[places])):

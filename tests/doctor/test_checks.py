@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from diffrl.doctor import examine, training
-from diffrl.doctor.rehearsal import find_size, rehearse
+from diffrl.doctor.rehearsal import fitted, rehearse
 from diffrl.doctor.weights import kept, parameters
 from diffrl.policy import UNetPolicy
 from diffrl.speed.fitting import HOLDERS
@@ -239,13 +239,10 @@ def test_pieces_are_halved_before_they_are_looked_at(session_of, monkeypatch):
 
         monkeypatch.setattr(UNet2DConditionModel, "forward", small)
         assert session.pieces.micro.size == 3  # pairs
-        find_size(session, *_of(rehearsal), rehearsal.pieces)
-        assert session.pieces.micro.size == 2
+        whole, before = fitted(session, rehearsal), rehearsal.pieces
+        assert session.pieces.micro.size == whole.size == 2
+        assert len(whole.pieces) > len(before) and whole.rows == 4
         assert all(p.grad is None for p in session.policy.trained.values())
-
-
-def _of(rehearsal):
-    return rehearsal.recipe, rehearsal.rollout, rehearsal.advantages
 
 
 def test_a_recording_is_asked_again_after_the_gap_was_looked_at(session_of, monkeypatch):

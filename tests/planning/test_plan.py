@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffrl_sdpo.loss import RewardDifference
 
-from diffrl.errors import CheckpointMissing, SettingsError
+from diffrl.errors import CheckpointMissing, PluginError, SettingsError
 from diffrl.planning import devices
 from diffrl.planning.advice import half_precision, smaller, suggestions
 from diffrl.planning.devices import GIB, GPUS, Device, byte_count, device_of
@@ -122,6 +123,12 @@ def test_an_algorithm_of_strangers_is_planned(estimated, examples, monkeypatch):
         registry().unregister(module)
 
 
+def test_what_a_stage_returns_is_believed_no_more_than_in_a_run(estimated, monkeypatch):
+    monkeypatch.setattr(RewardDifference, "__call__", lambda self, policy, batch: None)
+    with pytest.raises(PluginError, match="gave None; expected LossOut"):
+        estimated("sdpo", "emoji").plan()
+
+
 def test_processes_that_split_weights_hold_a_part_of_what_is_trained(estimated):
     def held(shard):
         sets = ("adapter.kind=full", f"speed.shard={shard}")
@@ -153,6 +160,7 @@ def test_gradients_of_several_pieces_are_kept_to_go_back_to(estimated):
     several = updating("train.micro_batch=2")
     assert several["gradients to go back to"] == several["gradients"] > 0
     assert not updating("train.micro_batch=64").get("gradients to go back to")
+    assert not updating("train.micro_batch=1").get("gradients to go back to")  # not done in two
 
 
 def test_splitting_weights_is_advised_first_where_only_that_helps(estimated):

@@ -1,12 +1,21 @@
 """An error in a component's own code: the epoch is undone, and what was finished is saved."""
 
+import contextlib
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
 import pytest
 from diffrl_ddpo.loss import ClippedRatio
 
 import diffrl
 from diffrl import moments
-from diffrl.errors import PluginError
+from diffrl.errors import PluginError, ProcessLost, RewardError, SettingsError
+from diffrl.settings.resolve import resolve
 from diffrl.settings.rewards import read_saved
+from diffrl.trainer.collect import refusing
+from diffrl.trainer.preflight import preflight
+from diffrl.trainer.ranks import Ranks
 
 
 def failing_from(epoch, monkeypatch, tiny_updates, fail):
@@ -55,7 +64,52 @@ def test_it_costs_one_epoch_and_no_more(fail, kind, said, settings, tmp_path, mo
         assert resumed.metrics[2][key] == whole.metrics[2][key]
 
 
+def others(*told):
+    """Return the exchange of a process with others that fail in these ways."""
+    ranks = object.__new__(Ranks)
+    ranks.in_step, ranks.asked = False, lambda: 0
+    ranks.accelerator = SimpleNamespace(process_index=0, num_processes=1 + len(told))
+    ranks.everyones = lambda items: [*items, *((0, how) for how in told)]
+    return ranks
+
+
+@pytest.mark.parametrize(
+    ("own", "told", "kind", "said"),
+    [
+        (None, (None,), None, ""),
+        (None, (("saved", "no score"),), RewardError, "no score"),
+        (None, (("plugin", "gave None"),), PluginError, "gave None"),
+        (None, (("lost", "process 1: KeyError: 'a'"),), ProcessLost, "process 1: KeyError"),
+        (RewardError("mine"), (("saved", "theirs"),), RewardError, "mine"),
+        (PluginError("mine"), (None,), PluginError, "mine"),
+        (RewardError("mine"), (("lost", "process 1: it"),), ProcessLost, "process 1: it"),
+        (KeyError("mine"), (("saved", "theirs"),), KeyError, "mine"),
+    ],
+)
+def test_processes_save_together_or_not_at_all(own, told, kind, said):
+    with contextlib.ExitStack() as stack:
+        raised = stack.enter_context(pytest.raises(kind, match=said)) if kind else None
+        with refusing(others(*told)):
+            if own is not None:
+                raise own
+    if kind is PluginError:
+        assert raised.value.everywhere
+
+
+def test_a_field_that_no_file_can_hold_is_refused_before_weights_load(tiny_sets):
+    class Opaque(ClippedRatio):
+        name: ClassVar[str] = "opaque"
+        function: Any = print
+
+    settings = resolve("ddpo", ["pickscore"], sets=tiny_sets)
+    settings = replace(settings, recipe=settings.recipe.but(loss=Opaque()))
+    with pytest.raises(SettingsError, match="Opaque has a field that cannot be written"):
+        preflight(settings, None)
+
+
 def test_a_saved_reward_is_not_taken_for_a_function_because_it_has_a_path():
     assert read_saved("mine", {"path": "json:loads", "weight": 1.0}).model_fields["path"]
     with pytest.raises(diffrl.errors.UnknownName):
         read_saved("mine", {"path": "json:loads", "strength": 3.0})
+    with pytest.raises(diffrl.errors.UnknownName):
+        read_saved("mine", {"path": "/models/x.safetensors", "weight": 1.0})

@@ -1,5 +1,7 @@
 """Log-probs recomputed before updates: in fp32 the same, in half precision those to take."""
 
+import re
+
 import pytest
 import torch
 
@@ -88,6 +90,21 @@ def test_far_from_sampling_is_told():
     )
     assert (notice.rule, notice.measured) == ("sampling_gap", 2 * checks.SAMPLING)
     assert "the pictures are those of another model" in notice.message
+
+
+@pytest.mark.parametrize(
+    ("algo", "sets", "said"),
+    [
+        ("d3po", ["speed.merge=true", "model.precision=bf16"], "more than 0.01; precision, batch"),
+        ("d3po", [], "or the sampler tells other log-probs than it drew by"),
+        ("ddpo", ["speed.recompute=off"], "a tenth of the clip range 0.0016; .*recompute=on makes"),
+        ("rebel", ["speed.recompute=on"], "more than 0.01; .* move it between two calls"),
+    ],
+)
+def test_what_may_have_moved_log_probs_is_told(algo, sets, said):
+    settings = resolve(algo, ["pickscore"], sets=sets)
+    (notice,) = checks.of_epoch(settings, 1, {"updates": 1, "log_prob_gap/max": 0.05})
+    assert notice.rule == "log_prob_gap" and re.search(said, notice.message), notice.message
 
 
 def test_each_step_is_recomputed_once_however_often_it_is_trained_on(trained, monkeypatch):

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy
 import pytest
 import torch
 from diffrl_ddpo.loss import ClippedRatio
@@ -12,8 +13,7 @@ from diffrl.builtin.reward_predictors import Terminal
 from diffrl.builtin.samplers import Ode
 from diffrl.builtin.update_schedulers import Pairs
 from diffrl.errors import PluginError, RewardError, SettingsError
-from diffrl.kernels import Ddim, log_density
-from diffrl.trainer.expected import (
+from diffrl.expected import (
     as_loss,
     as_rewards_are,
     as_tuples,
@@ -22,6 +22,8 @@ from diffrl.trainer.expected import (
     refuse_noiseless,
     rows_side_by_side,
 )
+from diffrl.kernels import Ddim, log_density
+from diffrl.trainer.loop import as_figures
 from diffrl.types import (
     Advantages,
     LossOut,
@@ -61,9 +63,13 @@ def test_what_is_right_is_left_as_it_is():
     advantages = Advantages(torch.rand(4, 3))
     assert as_rewards_are(Returns(), (advantages, Memory()), rewards) == (advantages, Memory())
     pair = Minibatch(torch.tensor([[0, 1]]), torch.tensor([[2, 0]]))
-    assert as_tuples(Pairs(), pair, drawn.prompts, 3) is pair
-    out = LossOut(torch.zeros((), requires_grad=True), {"fraction": torch.tensor(0.5)})
+    found = as_tuples(Pairs(), pair, drawn.prompts, 3)
+    assert (found.rows.tolist(), found.steps.tolist()) == ([[0, 1]], [[2, 0]])
+    said = {"fraction": torch.tensor(0.5), "one": torch.ones(1), "numpy": numpy.float32(2)}
+    out = forged(LossOut, value=torch.zeros((), requires_grad=True), metrics=said)
     assert as_loss(ClippedRatio(), out) is out
+    figures = as_figures(said, torch.device("cpu"))
+    assert {name: value.shape for name, value in figures.items()} == dict.fromkeys(said, ())
 
 
 @pytest.mark.parametrize(
@@ -183,6 +189,14 @@ def test_a_sampler_whose_path_has_other_sizes_is_refused():
             (Advantages(torch.rand(2, 3)), forged(Memory, history={("a", 3): [1.0]})),
             "its memory of ('a', 3) gave",
         ),
+        (
+            (Advantages(torch.rand(2, 3)), forged(Memory, history={"mean": torch.ones(1)})),
+            "remembers something by the key 'mean'; expected (prompt, number of steps)",
+        ),
+        (
+            (Advantages(torch.rand(2, 3)), forged(Memory, history={("a", 1.5): torch.ones(1)})),
+            "by the key ('a', 1.5)",
+        ),
     ],
 )
 def test_what_an_estimator_returns_in_another_form_is_refused(given, said):
@@ -200,6 +214,7 @@ def test_what_an_estimator_returns_in_another_form_is_refused(given, said):
         ([0, 1], [[0]], 1.0, "expected whole numbers of shape m × k"),
         ([[0, 1]], [[0], [1]], 1.0, "expected whole numbers of shape m × s"),
         ([[0.0, 1.0]], [[0]], 1.0, "gave rows as torch.float32"),
+        ([[True, False]], [[0]], 1.0, "gave rows as torch.bool"),
         ([[0, 1]], [[0]], float("nan"), "gave the weight nan"),
     ],
 )

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
@@ -172,6 +173,33 @@ class Bare(UpdateScheduler):
     """A scheduler for tests, which does not say how many rows a tuple has."""
 
     name: ClassVar[str] = "bare"
+
+
+class Counted(UpdateScheduler):
+    """A scheduler for tests, whose tuples are as large as a setting says."""
+
+    name: ClassVar[str] = "counted"
+    arity: int = 2
+
+
+def test_an_arity_may_be_a_setting():
+    refuse_misfit(Counted, KINDS["update_scheduler"])
+
+
+def test_a_plugin_whose_hook_leaves_is_left_out_as_a_whole():
+    class Leaves:
+        @hookimpl
+        def diffrl_losses(self):
+            sys.exit("not here")
+
+        @hookimpl
+        def diffrl_run_started(self, event):
+            raise AssertionError("is not registered")
+
+    found = Registry()
+    with pytest.raises(PluginError, match="not here"):
+        found.register(Leaves(), "leaves")
+    assert "leaves" not in found.loaded and not list(found.observers("diffrl_run_started"))
 
 
 @pytest.mark.parametrize(

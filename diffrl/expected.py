@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
 
 from diffrl.errors import PluginError, RewardError, SettingsError, shown
 from diffrl.stages import AdvantageEstimator, Loss, RewardPredictor, Sampler, UpdateScheduler
+from diffrl.tensors import Generator
 from diffrl.types import Advantages, LossOut, Memory, Minibatch, Prompts, Rewards, Rollout
+
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+"""Types of indices."""
 
 
 def rows_side_by_side(sampler: Sampler, rollout: Any, text: Sequence[str], group: int) -> None:
@@ -151,12 +156,26 @@ def as_rewards_are(
             f"{name} gave {int((~good).sum())} advantage(s) that are not finite, of finite rewards"
         )
     for key, past in memory.history.items():
+        if not (isinstance(key, tuple) and [type(part) for part in key] == [str, int]):
+            raise PluginError(
+                f"{name} remembers something by the key {shown(key)}; expected (prompt, number of "
+                f"steps), which checkpoints can hold"
+            )
         _of_type(past, torch.Tensor, f"{name}: its memory of {key!r}")
     return advantages, memory
 
 
+def minibatches(
+    scheduler: UpdateScheduler, prompts: Prompts, advantages: Advantages, rng: Generator
+) -> Iterator[Minibatch]:
+    """Yield an epoch's minibatches, each looked at by `as_tuples`."""
+    steps = advantages.value.shape[1]
+    for one in scheduler(prompts, advantages, rng):
+        yield as_tuples(scheduler, one, prompts, steps)
+
+
 def as_tuples(scheduler: UpdateScheduler, one: object, prompts: Prompts, steps: int) -> Minibatch:
-    """Return a minibatch, refused unless it names rows and steps that there are.
+    """Return a minibatch on the CPU, refused unless it names rows and steps that there are.
 
     Args:
         scheduler: that yielded it.
@@ -172,7 +191,7 @@ def as_tuples(scheduler: UpdateScheduler, one: object, prompts: Prompts, steps: 
     assert isinstance(one, Minibatch)
     for what, most in (("rows", len(prompts)), ("steps", steps)):
         _of_type(at := getattr(one, what), torch.Tensor, f"{name}: its {what}")
-        if at.ndim != 2 or at.is_floating_point() or len(at) != len(one.rows) or not at.numel():
+        if at.ndim != 2 or at.dtype not in WHOLE or len(at) != len(one.rows) or not at.numel():
             raise PluginError(
                 f"{name} gave {what} as {at.dtype} of shape {tuple(at.shape)}; expected whole "
                 f"numbers of shape m × {'k' if what == 'rows' else 's'}, for m tuples"
@@ -188,7 +207,7 @@ def as_tuples(scheduler: UpdateScheduler, one: object, prompts: Prompts, steps: 
         )
     if not math.isfinite(one.weight):
         raise PluginError(f"{name} gave the weight {one.weight!r}; expected a finite number")
-    return one
+    return replace(one, rows=one.rows.cpu().long(), steps=one.steps.cpu().long())
 
 
 def as_loss(loss: Loss, out: object) -> LossOut:
@@ -209,7 +228,7 @@ def as_loss(loss: Loss, out: object) -> LossOut:
         )
     metrics = out.metrics.items() if isinstance(out.metrics, Mapping) else [(None, out.metrics)]
     for key, said in metrics:
-        number = isinstance(said, int | float) or (torch.is_tensor(said) and said.numel() == 1)
+        number = isinstance(said, Real) or (torch.is_tensor(said) and said.numel() == 1)
         if not isinstance(key, str) or not number:
             raise PluginError(
                 f"{name} gave the metric {_in_words(key)}: {_in_words(said)}; expected one number "
