@@ -14,7 +14,7 @@ def short(value: float, sign: str = "", beside: float | None = None) -> str:
         sign: `+` to show that of positive numbers as well.
         beside: a number beside which it stands, as a mean is; if that is large, two decimals do.
     """
-    size = abs(value if beside is None else beside)
+    size = max(abs(value), abs(beside or 0.0))
     if 1e-6 <= size < 0.1:
         return f"{value:{sign}.2g}"
     return f"{value:{sign}{'.3f' if 0.1 <= size < 1 else '.2f'}}"

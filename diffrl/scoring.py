@@ -48,7 +48,7 @@ class ScoredBy:
         """
         try:
             scorer = reward.load(device)
-        except (DiffrlError, OSError):
+        except DiffrlError:
             raise
         except Exception as error:
             if memory_ended(error):

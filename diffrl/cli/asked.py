@@ -92,7 +92,7 @@ def protocol_of(
     from diffrl.evidence.sharing import usual
     from diffrl.settings.checks import most_steps
 
-    plain = {"sampler": "ddim", "guidance": 1.0, "eta": 1.0, **model}
+    plain = {"guidance": 1.0, "eta": 1.0, **model}
     first = usual(runs[0]) if runs else plain
     sampler = asked.sampler or first["sampler"]
     steps = _steps(asked.steps, sampler, most_steps(sampler_called(sampler)))
@@ -122,8 +122,8 @@ def prompts_of(asked: Sequence[str], runs: Sequence[Settings]) -> dict[str, tupl
     if not asked and seen not in PROMPTS:
         try:
             return {seen: open_prompts(seen)[: runs[0].eval.images]} | prompts_of(PROMPTS[1:], runs)
-        except PromptsError as error:
-            typer.echo(f"left out: {error}", err=True)
+        except (PromptsError, SettingsError) as error:
+            typer.echo(f"left out: {' '.join(str(error).split())}", err=True)
     return {ref: open_prompts(ref) for ref in (asked or PROMPTS)}
 
 

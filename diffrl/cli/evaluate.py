@@ -44,7 +44,8 @@ def evaluate(asked: Asked) -> None:
     subjects.refuse_twins(everyone)
     runs = [s.run for s in judged if s.run is not None]
     device, precision = device_of(asked, runs, content["model"])
-    question = protocol_of(asked, runs, content["model"], precision)
+    drawn = {**content["model"], "sampler": content.get("sampler", {}).get("name", "ddim")}
+    question = protocol_of(asked, runs, drawn, precision)
     usual = Path("evaluations") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{os.getpid()}.json"
     output = asked.output or usual  # of several that begin in one second, each has its own
     check_file(output)

@@ -92,7 +92,9 @@ def evaluate(
         str | None,
         typer.Option(help="Model to compare with; default: the adapters' own; none: without."),
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="Default: the run's, or ddim.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Default: the run's, or the preset's.")
+    ] = None,
     eta: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Noise of the sampler; default: the run's, or 1."),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffrl.checksums import MARK
-from diffrl.errors import SettingsError
+from diffrl.errors import RewardError, SettingsError
 from diffrl.paths import there
 from diffrl.settings.rewards import chosen
 
@@ -34,6 +34,7 @@ def serve(
     from diffrl.scoring import ScoredBy
     from diffrl.serve.client import TOKEN
     from diffrl.serve.server import Service, is_loopback, run
+    from diffrl.speed.fitting import in_words
     from diffrl.trainer.ranks import check_device, device_here
 
     token = os.environ.get(TOKEN, "")
@@ -44,7 +45,11 @@ def serve(
     if found := check_device(device, "fp32"):
         raise SettingsError([line.replace("model.device =", "--device") for line in found])
     device = device_here(device)
-    loaded = ScoredBy.load(reward, device, 1.0)
+    try:
+        with in_words(f"reward {reward.name!r}: memory ends in loading it", "--device cpu"):
+            loaded = ScoredBy.load(reward, device, 1.0)
+    except RewardError as error:
+        raise SettingsError([str(error)]) from error
     about = {
         "name": loaded.name,
         "scale": loaded.scale,

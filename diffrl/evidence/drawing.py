@@ -51,15 +51,29 @@ class Artist:
         self._decode: Callable[[Tensor], Tensor] = torch.no_grad()(decoder(pipeline.vae))
         self._decoded = Fitting("pictures decoded at once", DECODED, advice=ADVICE)
 
-    def pictures(self, text: Sequence[str], steps: int) -> Iterator[Float[Tensor, "b 3 h w"]]:
-        """Yield the pictures of prompts, in pieces and in order."""
+    def pictures(
+        self, text: Sequence[str], steps: int, seen: Callable[[Tensor], None] = lambda _: None
+    ) -> Iterator[Float[Tensor, "b 3 h w"]]:
+        """Yield the pictures of prompts, in pieces and in order.
+
+        Args:
+            text: the prompts.
+            steps: of denoising.
+            seen: looks at each piece; where memory ends in that, pieces are halved, too.
+        """
         sampler = self._sampler.for_evaluation(steps, self._protocol.eta)
         for start in range(0, len(text), PIECE):
             part = list(text[start : start + PIECE])
             rng = torch.Generator().manual_seed(noise_seed(self._protocol.seed, start, part))
             with torch.no_grad():
                 latents = clean(sampler(self._policy, part, rng))
-            yield from self._decoded.over(len(latents), lambda at, of=latents: self._decode(of[at]))
+
+            def shown(at: slice, of: Tensor = latents) -> Tensor:
+                images = self._decode(of[at])
+                seen(images)
+                return images
+
+            yield from self._decoded.over(len(latents), shown)
 
 
 def policy(pipeline: Any, protocol: Protocol) -> UNetPolicy:

@@ -23,7 +23,7 @@ from diffrl.measures import (
     pixel_distances,
 )
 from diffrl.scoring import ScoredBy
-from diffrl.speed.fitting import in_words
+from diffrl.speed.fitting import give_back, in_words
 from diffrl.tensors import Float, Tensor
 from diffrl.trainer.look import Look
 
@@ -85,6 +85,8 @@ def evaluate(
             if one is base:
                 first[name, steps] = look
             cells.append(_cell(one.name, name, steps, look, scores, reference, judges.of(name)))
+        del artist  # before the next model is loaded
+        give_back()
         yield cells
 
 
@@ -93,8 +95,8 @@ def _scored(
 ) -> tuple[Mapping[str, Tensor], Sequence[str]]:
     try:
         with in_words("memory ends in looking at pictures", ADVICE):
-            for images in artist.pictures(look.text, steps):
-                look.add(images)
+            for _ in artist.pictures(look.text, steps, seen=look.add):
+                pass
             return look.scores_and_failures()
     except OutOfMemory as error:
         raise OutOfMemory(f"{where}: {error}") from None

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffrl.errors import DiffrlError, SettingsError
+from diffrl.errors import DiffrlError, RewardError, SettingsError
+from diffrl.evidence.drawing import ADVICE
 from diffrl.registry import registry
 from diffrl.scoring import ScoredBy
 from diffrl.settings.rewards import chosen, read_spec, with_sets
+from diffrl.speed.fitting import in_words
 from diffrl.stages import Reward
 from diffrl.tensors import Tensor
 
@@ -83,7 +85,10 @@ def open_rewards(
         problems = [line for r in rewards.values() for line in _problems(r, prompts)]
         if problems:
             raise SettingsError(problems)
-        return [_opened(r, prompts, device) for r in rewards.values()], []
+        try:
+            return [_opened(r, prompts, device) for r in rewards.values()], []
+        except RewardError as error:
+            raise SettingsError([str(error)]) from error
     loaded, left_out = [], []
     for reward in _available(preset, sets, own, left_out):
         try:
@@ -98,7 +103,8 @@ def open_rewards(
 
 def _opened(reward: Reward, prompts: PromptSets, device: str) -> Opened:
     fit = frozenset(name for name, texts in prompts.items() if not reward.unfit(texts))
-    scorer = ScoredBy.load(reward, device, 1.0)
+    with in_words(f"reward {reward.name!r}: memory ends in loading it", ADVICE):
+        scorer = ScoredBy.load(reward, device, 1.0)
     return Opened(scorer, reward.model_dump(mode="json"), fit)
 
 
@@ -125,6 +131,7 @@ def _is_about(name: str, text: str, bare: bool) -> bool:
 def _available(
     preset: str, sets: Sequence[str], own: Sequence[Reward], left_out: list[str]
 ) -> Iterator[Reward]:
+    mine = {r.name for r in own}
     there = {r.name: with_sets(r, [s for s in sets if _is_about(r.name, s, False)]) for r in own}
     for name in registry().components("reward"):
         if name not in there:
@@ -133,7 +140,7 @@ def _available(
             except DiffrlError as error:  # needs settings that no preset gives
                 left_out.append(f"reward {name!r}: {' '.join(str(error).split())}")
     for reward in there.values():
-        if reward.preset in (None, preset):
+        if reward.preset in (None, preset) or reward.name in mine:
             yield reward
         else:
             left_out.append(
@@ -160,6 +167,7 @@ def embedder(preset: str, device: str) -> tuple[Any, list[str]]:
 
     try:
         ref = chosen("clipscore", preset, []).model_dump().get("checkpoint")
-        return ClipScorer.load(str(ref), device), []
+        with in_words("memory ends in loading it", ADVICE):
+            return ClipScorer.load(str(ref), device), []
     except DiffrlError as error:
         return None, [f"measures with CLIP: {error}"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from diffrl import presets
 from diffrl.adapters import LORA_FILE, load_weights
 from diffrl.builtin.models import check_model
 from diffrl.builtin.references import is_hub_id, local
@@ -18,6 +19,7 @@ from diffrl.paths import there
 from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.saved import load
+from diffrl.settings.toml import read
 from diffrl.trainer.checkpoint import STATE
 from diffrl.trainer.run import Run
 
@@ -157,10 +159,14 @@ def _settings(run: Run, checkpoint: Path) -> Settings:
         adapter = checkpoint / LORA_FILE
         if not adapter.is_file():
             raise
-        how = f"diffrl eval {quoted(adapter)} --model {quoted(run.model)}"
-        raise SettingsError(
-            [*error.problems, f"its weights alone can be judged with: {how}"]
-        ) from error
+        how = f"diffrl eval {quoted(adapter)} --model {quoted(run.model)}{_as_preset(run)}"
+        alone = f"drawn as its preset has it, its weights alone can be judged with: {how}"
+        raise SettingsError([*error.problems, alone]) from error
+
+
+def _as_preset(run: Run) -> str:
+    preset = read(run.folder / SETTINGS, str(run.folder)).get("preset")
+    return f" --preset {preset}" if preset in presets.names() else ""
 
 
 def _split(text: str) -> tuple[str, str, int | None]:

@@ -126,6 +126,7 @@ class Client:
 
         Raises:
             TimeoutError: if it drips in too slowly.
+            requests.RequestException: if there is none, or it is cut off.
             RewardUnreachable: if it is too long.
         """
         answer = self._session.request(
@@ -137,16 +138,27 @@ class Client:
             allow_redirects=False,
             stream=True,
         )
-        deadline = time.monotonic() + self._timeout
         with answer:
-            read = b""
-            while part := answer.raw.read1(2**16):  # what has come, without waiting for all of it
+            return answer.status_code, self._body(answer.raw)
+
+    def _body(self, raw: Any) -> bytes:
+        """Return what a server answers, as it comes."""
+        import requests
+        from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+        deadline, read = time.monotonic() + self._timeout, b""
+        try:
+            while part := raw.read1(2**16):  # what has come, without waiting for all of it
                 read += part
                 if len(read) > ANSWER:
                     raise RewardUnreachable(f"reward server {self.url}: its answer is too long")
                 if time.monotonic() > deadline:
                     raise TimeoutError
-            return answer.status_code, read
+        except ReadTimeoutError as error:
+            raise TimeoutError from error
+        except HTTPError as error:  # cut off in the middle
+            raise requests.ConnectionError(error) from error
+        return read
 
 
 class ServedScorer:

@@ -185,17 +185,19 @@ def _claims(verdicts: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for text in dict.fromkeys(v["text"] for v in verdicts):
         own = {column(v): v for v in verdicts if v["text"] == text}
-        seeds = str(next(iter(own.values()))["seeds"])
-        rows.append((text, seeds, *(_said(own[c]) if c in own else "" for c in columns)))
+        seeds = next(iter(own.values()))["seeds"]
+        cells = (_said(own[c], seeds) if c in own else "" for c in columns)
+        rows.append((text, str(seeds), *cells))
     return table(("claim", "seeds", *columns), rows)
 
 
-def _said(verdict: Mapping[str, Any]) -> str:
-    """Return the verdict's mark, and the difference with its interval."""
+def _said(verdict: Mapping[str, Any], seeds: int | None = None) -> str:
+    """Return the verdict's mark, the difference with its interval, and its seeds if others."""
     mark = MARKS[verdict["said"]]
     if (change := verdict["change"]) is None:
         return mark
-    return f"{mark} {change['mean']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]"
+    other = "" if seeds in (None, verdict.get("seeds")) else f", {verdict['seeds']} seeds"
+    return f"{mark} {change['mean']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]{other}"
 
 
 def _steps(n: int) -> str:

@@ -13,13 +13,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffrl.cli.asked import prompts_of, usual_preset
-from diffrl.errors import CheckpointMissing
+from diffrl.errors import CheckpointMissing, OutOfMemory, SettingsError
 from diffrl.evidence import judges
 from diffrl.evidence.drawing import Artist
 from diffrl.evidence.evaluation import frechet
 from diffrl.evidence.protocol import Protocol
 from diffrl.evidence.subjects import subject
+from diffrl.registry import registry
+from diffrl.scoring import ScoredBy
 from diffrl.settings.resolve import resolve
+from diffrl.trainer.look import Look
 
 QUICK = [
     "--steps",
@@ -189,10 +192,10 @@ def test_memory_that_ends_is_one_line_and_finished_models_are_shown(
 ):
     draw = Artist.pictures
 
-    def ending(self, text, steps):
+    def ending(self, text, steps, seen):
         if steps == 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return draw(self, text, steps)
+        return draw(self, text, steps, seen)
 
     monkeypatch.setattr(Artist, "pictures", ending)
     words = [runs / "ddpo/1", *QUICK, "--base", "none", "-o", tmp_path / "e.json"]
@@ -223,6 +226,65 @@ def test_calls_are_halved_until_memory_holds_them(runs, command, tmp_path, monke
     (one,), (other,) = (json.loads(p.read_text())["cells"] for p in (whole, pieces))
     name = "jpeg-compressibility"  # the same noise, whatever the pieces
     assert other["values"][name] == pytest.approx(one["values"][name], rel=1e-2)
+
+
+def test_looking_at_pictures_is_halved_too(runs, command, tmp_path, monkeypatch):
+    add, sizes = Look.add, []
+
+    def small(self, images):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        sizes.append(len(images))
+        add(self, images)
+
+    monkeypatch.setattr(Look, "add", small)
+    words = ["--steps", "2", "--prompts", "unseen", "--seeds", "2", "--base", "none"]
+    words += ["--reward", "jpeg-compressibility", "-o", tmp_path / "e.json"]
+    code, _, told = command("eval", runs / "ddpo/1", *words)
+    assert code == 0 and sizes == [2] * 4, told
+
+
+def test_a_reward_that_memory_does_not_hold_is_left_out(monkeypatch):
+    load = ScoredBy.load
+
+    def full(reward, device, weight):
+        if reward.name == "pickscore":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return load(reward, device, weight)
+
+    monkeypatch.setattr(ScoredBy, "load", full)
+    prompts = {"one": ("a cat",)}
+    found, left_out = judges.open_rewards([], "emoji", [], [], prompts, "cpu")
+    assert "jpeg-compressibility" in [one.scorer.name for one in found]
+    assert any("reward 'pickscore': memory ends in loading it" in line for line in left_out)
+    with pytest.raises(OutOfMemory, match="reward 'pickscore': memory ends in loading it; try"):
+        judges.open_rewards(["pickscore"], "emoji", [], [], prompts, "cpu")
+
+
+def test_a_model_without_a_run_is_drawn_as_its_preset_has_it(command, monkeypatch):
+    seen = {}
+
+    def question(asked, runs, drawn, precision):
+        seen.update(drawn)
+        raise SettingsError(["seen"])
+
+    monkeypatch.setattr("diffrl.cli.evaluate.protocol_of", question)
+    for model, wanted in (
+        ("SimianLuo/LCM_Dreamshaper_v7", ("lcm", 8.0)),
+        ("stabilityai/sd-turbo", ("ddim", 1.0)),
+    ):
+        code, _, told = command("eval", model, "--precision", "fp32", "--device", "cpu")
+        assert code == 2 and "seen" in told
+        assert (seen["sampler"], seen.get("guidance", 1.0)) == wanted
+
+
+def test_stored_pictures_that_are_gone_do_not_end_an_evaluation(tmp_path, capsys):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "a cat", "images": ["a.png", "b.png"], "choice": 0}\n')
+    runs = [resolve("d3po", ["jpeg-compressibility"], sets=[f'train.prompts="{pairs}"'])]
+    assert list(prompts_of([], runs)) == ["animals", "unseen"]
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("left out: ") and "a.png" in told
 
 
 def test_one_picture_has_no_interval(runs, command, tmp_path):
@@ -294,6 +356,8 @@ def test_a_model_is_judged_by_the_rewards_of_its_preset(capsys):
         found = {r.name for r in judges._available(preset, [], [], left_out)}
         assert ("animal-accuracy" not in found) is wanted
         assert any("of the preset 'emoji' alone" in line for line in left_out) is wanted
+    own = [registry().get("reward", "animal-accuracy").value()]  # of a judged run
+    assert own[0] in list(judges._available("sd-turbo", [], own, []))
 
 
 def test_a_lora_of_another_peft_that_does_not_load_is_told_in_one_line(runs, tmp_path):

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import struct
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ import requests
 import torch
 from safetensors.torch import save
 
+from diffrl.errors import RewardUnreachable
 from diffrl.serve.client import Client
 from diffrl.serve.server import Service, application
 from diffrl.serve.wire import MEDIA, Malformed, pack_question, read_answer, read_question
@@ -79,6 +81,38 @@ def test_every_malformed_question_is_one_short_refusal(body):
 def test_a_lying_server_cannot_crash_the_client_either(body):
     with pytest.raises(Malformed):
         read_answer(body, 1)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+BROKEN = {
+    "short": (HEAD + b"Content-Length: 100\r\n\r\n{", "cannot be reached (ConnectionError)"),
+    "cut": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n50\r\n{", "cannot be reached (Connection"),
+    "stalled": (HEAD + b"Content-Length: 100\r\n\r\n{", "no answer within 1 s"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_an_answer_that_breaks_off_is_asked_for_again(how):
+    said, answered, held = BROKEN[how], [], []
+
+    def answer():
+        while len(answered) < 2:
+            wire, _ = listening.accept()
+            wire.recv(65536)
+            wire.sendall(said[0])
+            answered.append(how)
+            held.append(wire) if how == "stalled" else wire.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(RewardUnreachable, match=re.escape(said[1]) + ".* after 2 attempts"):
+            Client(url, timeout=1.0, attempts=2, backoff=0.01).info()
+        thread.join(5)
+    for wire in held:
+        wire.close()
+    assert len(answered) == 2
 
 
 @pytest.fixture

@@ -27,3 +27,4 @@ def test_nan_becomes_null_wherever_it_stands():
 def test_a_small_change_of_a_large_number_has_its_decimals():
     texts = [short(0.0069, "+", beside) for beside in (65.49, 0.28, 0.02)]
     assert texts == ["+0.01", "+0.007", "+0.0069"]
+    assert short(2.01, "+", 0.05) == "+2.01"

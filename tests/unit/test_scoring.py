@@ -160,9 +160,18 @@ class Unscaled(Odd):
         return brightness
 
 
+class Gone(Odd):
+    """A third."""
+
+    def load(self, device):
+        """Fail as a missing file does."""
+        raise FileNotFoundError("no head.pt")
+
+
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
+        (Gone(), r"reward 'odd' cannot be loaded \(FileNotFoundError: no head.pt\)"),
         (Odd(), r"reward 'odd' cannot be loaded \(ModuleNotFoundError: .*a_package"),
         (Unscaled(), "reward 'odd': its scale is nan, expected a number other than 0"),
     ],

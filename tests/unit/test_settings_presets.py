@@ -135,3 +135,11 @@ def test_what_a_preset_gives_an_algorithms_stage_does_not_reach_another_in_its_p
     assert swapped.recipe.loss == D3PO.loss.model_copy(update={"clip": swapped.recipe.loss.clip})
     assert swapped.recipe.loss.clip == type(swapped.recipe.loss)().clip
     assert resolve("sdpo", ["pickscore"]).recipe.loss.clip == 1.6e-3
+
+
+@pytest.mark.parametrize(
+    ("algo", "norm"), [("rebel", 1e9), ("prdp", 5.0), ("prdp-rebel", 5.0), ("sdpo", 5.0)]
+)
+def test_rlcm_clips_no_gradient_of_rebel_alone(algo, norm):
+    settings = resolve(algo, ["aesthetic"], preset="lcm-dreamshaper")
+    assert settings.optimizer.max_grad_norm == norm
