@@ -114,7 +114,6 @@ def new(request: Request) -> Settings:
         request.config,
         request.sets,
         request.flags,
-        need_reward="reward_predictor" not in request.flags,  # --preferences brings its own
         watch=request.watch,
     )
 

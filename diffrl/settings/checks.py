@@ -37,9 +37,13 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
     watch = built["eval"].watch if built.get("eval") is not None else ()
     for spec in watch:
         try:
-            read_spec(spec)
+            weighted = read_spec(spec).weight is not None
         except DiffrlError as error:
             found.append(targets["eval"].problem("watch", str(error)))
+            continue
+        if weighted:
+            why = f"{spec}: what is only watched has no weight"
+            found.append(targets["eval"].problem("watch", why))
     return found
 
 

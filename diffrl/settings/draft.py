@@ -54,6 +54,17 @@ def _is_own(stage: type[BaseModel], slot: str, algo: str) -> bool:
     return known is None or issubclass(stage, type(getattr(known.value, slot)))
 
 
+def _asks(stages: Mapping[str, Any]) -> bool:
+    """Return whether a reward predictor asks for scores, as far as is known."""
+    predictor, sampler = stages.get("reward_predictor"), stages.get("sampler")
+    if predictor is None or sampler is None:
+        return True
+    try:
+        return predictor.queries(max(sampler.lengths or (sampler.steps,))) > 0
+    except NotImplementedError:  # which the contract suite asks for
+        return True
+
+
 def _layer(item: Item) -> str:
     """Return what an item's layer is called; all `--set` are one, in whatever order."""
     if item.layer:
@@ -97,14 +108,19 @@ class Draft:
         swaps = {item.key: item for item in items if item.key in STAGES}
         for item in swaps.values():
             self._swap(item)
+        self._drop_lengths(items)
         self._watch([item.value for item in items if item.key in ("eval.watch", "watch")])
         for item in items:
             if item.key not in STAGES:
                 self._set(item)
         return self
 
-    def settings(self, preset: str) -> Settings:
+    def settings(self, preset: str, need_reward: bool = True) -> Settings:
         """Return the settings.
+
+        Args:
+            preset: they are put together on.
+            need_reward: whether no reward is a problem, if the reward predictor asks for scores.
 
         Raises:
             FitError: if only the stages are at odds with each other.
@@ -119,6 +135,9 @@ class Draft:
             weights[path], found = target.build()
             self.problems += found
         stages = {slot: built[slot] for slot in STAGES if built.get(slot) is not None}
+        if need_reward and not self.rewards and _asks(stages):
+            known = ", ".join(registry().components("reward"))
+            self.problems.insert(0, f"no reward to train on; add --reward NAME. Known: {known}.")
         recipe, fit = None, []
         if self.recipe and len(stages) == len(STAGES):
             recipe = replace(self.recipe, **stages)
@@ -175,6 +194,17 @@ class Draft:
         own = before.model_fields_set & stage.kept & set(stage.model_fields)
         given = {name: getattr(before, name) for name in sorted(own)}
         self.targets[slot].start(given, f"recipe {self.recipe.name!r}")
+
+    def _drop_lengths(self, items: Sequence[Item]) -> None:
+        """Let a sampler's own lengths give way, too, where a layer asks for a number of steps."""
+        keys = [item.key for item in items]
+        steps = [item for item in items if item.key in ("sampler.steps", "steps")]
+        target = self.targets.get("sampler")
+        if not steps or target is None or {"sampler.lengths", "lengths"} & set(keys):
+            return
+        given, info = target.history.get("lengths"), target.model.model_fields.get("lengths")
+        if given or (info is not None and info.get_default()):
+            target.put("lengths", (), steps[-1].origin)
 
     def _set(self, item: Item) -> None:
         first, dot, rest = item.key.partition(".")

@@ -53,7 +53,7 @@ def resolve(
         config: TOML file, or a mapping of the same shape.
         sets: `key=value` texts.
         flags: dotted keys to a value and the argument it came from.
-        need_reward: whether no reward at all is a problem.
+        need_reward: whether no reward at all is a problem, where the reward predictor asks for one.
         watch: rewards, as above, to score with beside those that the preset watches.
 
     Raises:
@@ -62,7 +62,7 @@ def resolve(
     """
     problems: list[str] = []
     recipe = _try(problems, lambda: _recipe(algo))
-    used, weights = _rewards(rewards, need_reward, problems)
+    used, weights = _rewards(rewards, problems)
     content = _try(problems, lambda: presets.read(preset)) or {"model": {"ref": ""}}
     algos = [*recipe.tuned_like, algo] if recipe else [algo]
     items = from_preset(content, preset, algos, list(used))
@@ -74,7 +74,7 @@ def resolve(
     items += _watched(items, watch, problems)
     draft = Draft(recipe, used).apply(items)
     draft.problems[:0] = [*problems, *malformed]
-    return draft.settings(preset)
+    return draft.settings(preset, need_reward and not any(rewards))
 
 
 def _recipe(algo: str) -> Recipe:
@@ -82,14 +82,11 @@ def _recipe(algo: str) -> Recipe:
 
 
 def _rewards(
-    specs: Sequence[str], needed: bool, problems: list[str]
+    specs: Sequence[str], problems: list[str]
 ) -> tuple[dict[str, tuple[type[Reward], str]], list[Item]]:
     """Return the rewards that specs name, and items for the weights they give."""
     used: dict[str, tuple[type[Reward], str]] = {}
     weights: list[Item] = []
-    if needed and not specs:
-        known = ", ".join(registry().components("reward"))
-        problems.append(f"no reward to train on; add --reward NAME. Known: {known}.")
     for spec in specs:
         origin = one_line(f"--reward {spec}")
         try:
@@ -114,7 +111,9 @@ def _watched(items: Sequence[Item], watch: Sequence[str], problems: list[str]) -
     if not watch:
         return []
     before = [item.value for item in items if item.key in ("eval.watch", "watch")]
-    kept = before[-1] if before and isinstance(before[-1], (list, tuple)) else ()
+    if before and not isinstance(before[-1], (list, tuple)):
+        return []  # which is told of as it stands
+    kept = before[-1] if before else ()
     specs = list(dict.fromkeys([*map(str, kept), *watch]))
     named: dict[str, str] = {}
     for spec in specs:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
-from diffrl.errors import PluginError, SettingsError, UnknownName, one_line
+from diffrl import presets
+from diffrl.errors import DiffrlError, PluginError, SettingsError, UnknownName, one_line
 from diffrl.registry import registry
 from diffrl.settings.absent import absent
 from diffrl.settings.draft import Draft
-from diffrl.settings.layers import Flags, Item, flatten, from_flags, from_sets
+from diffrl.settings.layers import Flags, Item, flatten, from_flags, from_preset, from_sets
 from diffrl.settings.resolved import Settings
-from diffrl.settings.rewards import read_saved
+from diffrl.settings.rewards import read_saved, read_spec
 from diffrl.settings.sections import SECTIONS
+from diffrl.settings.target import DEFAULT
 from diffrl.settings.toml import read, write_value
+from diffrl.stages import STAGES
 
 MARK = "  # "
 END = "# end of the settings"
@@ -52,6 +57,24 @@ def tables(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield path, f"[{path}]", _values(reward)
     for name in SECTIONS:
         yield name, f"[{name}]", _values(getattr(settings, name))
+
+
+def changed(before: Settings, now: Settings) -> list[str]:
+    """Return what is set otherwise, as `key old → new`; how long a run trains is left out."""
+    old, new = (
+        {
+            f"{at}.{key}": write_value(v)
+            for at, _, values in tables(one)
+            for key, v in values.items()
+        }
+        for one in (before, now)
+    )
+    keys = [key for key in dict.fromkeys([*old, *new]) if key != "train.epochs"]
+    return [
+        f"{key} {old.get(key, 'none')} → {new.get(key, 'none')}"
+        for key in keys
+        if old.get(key) != new.get(key)
+    ]
 
 
 def load(path: Path, sets: Sequence[str] = (), flags: Flags | None = None) -> Settings:
@@ -109,9 +132,49 @@ def _loaded(path: Path, sets: Sequence[str], flags: Flags | None) -> Settings:
         for key, value in flatten(content)
     ]
     set_items, malformed = from_sets(sets)
-    draft = Draft(recipe, rewards).apply([*items, *from_flags(flags or {}), *set_items])
+    later = [*from_flags(flags or {}), *set_items]
+    items = [*_of_newly_watched(later, tabled, preset), *_that_outlive_swaps(items, later)]
+    draft = Draft(recipe, rewards).apply([*items, *later])
     draft.problems[:0] = [*problems, *malformed]
     return draft.settings(preset)
+
+
+def _that_outlive_swaps(items: Sequence[Item], later: Sequence[Item]) -> list[Item]:
+    """Return a run's items without what its stages alone brought, where others take their places.
+
+    Those are defaults, and values of the recipe and of its presets; what somebody asked for holds
+    for the new stage, too, if it has such a field, and so does what stages keep (`Component.kept`).
+    """
+    before = {item.key: item.value for item in items if item.key in STAGES}
+    swaps = {item.key: str(item.value) for item in later if item.key in STAGES}
+    found = []
+    for item in items:
+        slot, _, field = item.key.partition(".")
+        if not field or slot not in swaps or swaps[slot] == before.get(slot):
+            found.append(item)
+            continue
+        entry = registry().components(slot).get(swaps[slot])
+        kept = entry is not None and field in entry.value.kept
+        own = (
+            item.origin == DEFAULT or item.origin.startswith("recipe ") or ", algo " in item.origin
+        )
+        if kept or not own:
+            found.append(replace(item, soft=True))
+    return found
+
+
+def _of_newly_watched(later: Sequence[Item], known: Collection[str], preset: str) -> list[Item]:
+    """Return what a run's preset says of rewards that it begins to watch."""
+    watched = [item.value for item in later if item.key in ("eval.watch", "watch")]
+    if not watched or not isinstance(watched[-1], list | tuple) or preset not in presets.names():
+        return []
+    names = []
+    for spec in watched[-1]:
+        with contextlib.suppress(DiffrlError):  # checks name it
+            names.append(read_spec(str(spec)).name)
+    items = from_preset(presets.read(preset), preset, [], names)
+    keys = tuple(f"rewards.{name}." for name in names if name not in known)
+    return [item for item in items if keys and item.key.startswith(keys)]
 
 
 def _watched(key: str, trained: Mapping[str, object]) -> bool:

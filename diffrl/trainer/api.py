@@ -73,7 +73,6 @@ def train(
         config=Path(config) if isinstance(config, str) else config,
         sets=sets,
         flags={**stored, **_flags(given, reward_checkpoint or {})},
-        need_reward=not stored,
         watch=watch,
     )
     folder = None if output is None else Path(output)

@@ -1,8 +1,11 @@
 """What is said about every wrong setting: all at once, with origin and the nearest fix."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from diffrl import hookimpl
+from diffrl.builtin.samplers import Ddim
 from diffrl.errors import FitError, SettingsError
 from diffrl.registry import registry
 from diffrl.settings.resolve import resolve
@@ -193,3 +196,38 @@ def test_evaluations_ask_a_sampler_for_no_more_steps_than_it_takes():
     with pytest.raises(SettingsError, match="at most 50, the most steps of the sampler 'lcm'"):
         resolve("ddpo", ["pickscore"], sets=sets)
     resolve("ddpo", ["pickscore"], sets=("eval.steps=[4, 64]",))
+
+
+def test_rewards_are_needed_where_they_are_asked_for():
+    stored = ["sampler=stored", "sampler.file=pairs.jsonl", "reward_predictor=labels"]
+    assert resolve("d3po", [], sets=stored).rewards == ()
+    with pytest.raises(SettingsError, match="no reward to train on; add --reward NAME"):
+        resolve("d3po", [], sets=["sampler=stored", "sampler.file=p", "reward_predictor=terminal"])
+    with pytest.raises(SettingsError, match="no reward to train on"):
+        resolve("sdpo", [])
+
+
+def test_lengths_of_a_recipe_give_way_to_a_number_of_steps():
+    base = registry().get("algorithm", "ddpo").value
+    mixed = base.but(name="mixed-lengths", sampler=Ddim(steps=4, lengths=(4, 2)))
+
+    @hookimpl
+    def brings():
+        return [mixed]
+
+    plugin = SimpleNamespace(diffrl_algorithms=brings)
+    registry().register(plugin)
+    try:
+        found = resolve("mixed-lengths", ["pickscore"], "sd-turbo", sets=["sampler.steps=8"])
+        assert (found.recipe.sampler.steps, found.recipe.sampler.lengths) == (8, ())
+        kept = resolve("mixed-lengths", ["pickscore"], sets=["sampler.lengths=[3]"])
+        assert kept.recipe.sampler.lengths == (3,)
+    finally:
+        registry().unregister(plugin)
+
+
+def test_what_is_watched_is_not_lost_on_the_way():
+    with pytest.raises(SettingsError, match=r"eval\.watch = 'imagereward': input should be a list"):
+        resolve("sdpo", ["pickscore"], sets=["eval.watch=imagereward"], watch=["hpsv2"])
+    with pytest.raises(SettingsError, match="imagereward:3: what is only watched has no weight"):
+        resolve("sdpo", ["pickscore"], sets=['eval.watch=["imagereward:3"]'])

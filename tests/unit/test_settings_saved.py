@@ -6,10 +6,12 @@ from typing import Any, ClassVar
 import pytest
 
 from diffrl import Loss, hookimpl
+from diffrl.builtin.reward_predictors import Terminal
 from diffrl.errors import PluginError, SettingsError
 from diffrl.registry import registry
 from diffrl.settings.layers import from_sets
 from diffrl.settings.resolve import dump, load, resolve
+from diffrl.settings.saved import changed
 from diffrl.settings.toml import read, write_value
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -144,3 +146,31 @@ def test_saved_settings_that_no_longer_hold_say_what_is_missing(old, new, messag
     with pytest.raises(SettingsError) as caught:
         load(file)
     assert message in str(caught.value)
+
+
+def test_another_stage_takes_no_values_that_the_one_before_brought(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text(dump(resolve("sdpo", ["pickscore"], sets=["sampler.steps=6"])), "utf-8")
+    sets = ["sampler=lcm", "reward_predictor=terminal"]
+    swapped = load(path, sets).recipe
+    assert swapped.reward_predictor == Terminal()
+    fresh = resolve("sdpo", ["pickscore"], sets=[*sets, "sampler.steps=6"]).recipe.sampler
+    assert swapped.sampler == fresh and (fresh.steps, fresh.group) == (6, 2)
+    other = load(path, ["loss=clipped-ratio", "update_scheduler=rows-first"]).recipe
+    assert (other.loss.clip, load(path).recipe.loss.clip) == (1e-4, 1.6e-3)  # a preset's, for SDPO
+
+
+def test_a_reward_that_a_run_begins_to_watch_has_the_values_of_its_preset(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text(dump(resolve("sdpo", ["pickscore"])), "utf-8")
+    found = load(path, ['eval.watch=["imagereward"]'])
+    (reward,) = found.watched
+    assert reward.checkpoint == "bundled:imagereward"
+    assert found.origins["rewards.imagereward.checkpoint"] == "preset emoji"
+
+
+def test_changed_settings_are_told_one_by_one():
+    one = resolve("sdpo", ["pickscore"])
+    other = resolve("sdpo", ["pickscore"], sets=["optimizer.lr=1e-5", "train.epochs=7"])
+    (line,) = changed(one, other)
+    assert line.startswith("optimizer.lr 0.0008 → 1e-05")
