@@ -162,6 +162,8 @@ def as_rewards_are(
                 f"steps), which checkpoints can hold"
             )
         _of_type(past, torch.Tensor, f"{name}: its memory of {key!r}")
+    if advantages.each is None and rewards.each is not None:
+        advantages = replace(advantages, each=rewards.each)  # which losses may vote by
     return advantages, memory
 
 

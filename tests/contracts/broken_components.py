@@ -277,6 +277,33 @@ class Hasty(RowsFirst):
         return float(epoch)
 
 
+@broken(UpdateSchedulerContract, "whole_trajectories_are_whole")
+class Boastful(RowsFirst):
+    """Says that it hands over whole trajectories, and hands over single steps."""
+
+    name: ClassVar[str] = "boastful"
+
+    @property
+    def whole_trajectories(self):
+        return True
+
+
+@broken(LossContract, "larger_tuples_are_compared_as_a_whole")
+class Narrow(Loss):
+    """Says that it compares larger tuples, and looks at two rows of them."""
+
+    name: ClassVar[str] = "narrow"
+    needs: ClassVar[frozenset[str]] = frozenset({"path", "log_prob"})
+    arity: ClassVar[int] = 2
+    any_arity: ClassVar[bool] = True
+
+    def __call__(self, policy, batch):
+        """Return a loss of the first two rows."""
+        gap = batch.advantage[:, 0] - batch.advantage[:, 1]
+        ratio = policy.log_prob(batch)[:, :2] - batch.log_prob[:, :2]
+        return LossOut((gap - (ratio[:, 0] - ratio[:, 1])).square().mean(), {})
+
+
 @broken(UpdateSchedulerContract, "tuple_members_are_different_rows_of_one_group")
 class Mixed(Pairs):
     """Pairs rows of different groups."""

@@ -93,6 +93,22 @@ class LossContract(ComponentContract):
         swapped = component(fresh_policy(), _rearranged(batch, at=flip, axis=1))
         assert torch.allclose(swapped.value, out.value, atol=1e-5)
 
+    def test_larger_tuples_are_compared_as_a_whole(
+        self, component: Loss, policy: ToyPolicy, judge: ToyJudge
+    ) -> None:
+        """`any_arity` promises it: every row of a whole group counts, whatever its place."""
+        if not component.any_arity:
+            pytest.skip("takes no larger tuples")
+        larger = component.arity + 2
+        batch = _only(component.needs, full_batch(larger, policy, judge))
+        value = component(policy, batch).value
+        assert value.shape == () and value.isfinite()
+        changed = replace(batch, advantage=batch.advantage.clone())
+        changed.advantage[:, -1] += 1.0
+        assert not torch.equal(component(fresh_policy(), changed).value, value), (
+            "the last row of a larger tuple does not count"
+        )
+
     def test_loss_is_a_mean_over_tuples(self, component: Loss, batch: Batch, out: LossOut) -> None:
         """The trainer cuts a batch into micro-batches: the loss must not notice."""
         policy = fresh_policy()

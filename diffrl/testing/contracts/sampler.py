@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from diffrl.rollouts import concat
 from diffrl.stages import Sampler
@@ -54,7 +55,11 @@ class SamplerContract(ComponentContract):
         """Mixed lengths work with every sampler, or are refused by its own bounds."""
         mixed = component.model_copy(update={"lengths": (2, 3)})
         for epoch, steps in enumerate((2, 3, 2), 1):
-            rollout = mixed.for_epoch(epoch)(policy, self.text[:1], seeded(0))
+            try:
+                drawing = mixed.for_epoch(epoch)
+            except ValidationError:
+                pytest.skip(f"takes no {steps} steps")
+            rollout = drawing(policy, self.text[:1], seeded(0))
             assert len(rollout.times) == steps
 
     def test_times_go_from_noisy_to_clean(self, rollout: Rollout) -> None:
