@@ -167,21 +167,35 @@ class LossOut:
 
 def gather(rollout: Rollout, advantages: Advantages, minibatch: Minibatch) -> Batch:
     """Return the rows and steps that a minibatch names."""
-    rows, steps, path = minibatch.rows, minibatch.steps, rollout.path
-    at, ks = rows[:, :, None], steps[:, None, :]
+    steps, path = minibatch.steps, rollout.path
+    here: dict[object, tuple[Tensor, Tensor]] = {}
+
+    def of(values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the indices where the values are: each copy to a GPU waits for it."""
+        if values.device not in here:
+            here[values.device] = minibatch.rows.to(values.device), steps.to(values.device)
+        return here[values.device]
+
+    def rows_of(values: Tensor) -> Tensor:
+        return values[of(values)[0]]
+
+    def steps_of(values: Tensor, ahead: int = 0) -> Tensor:
+        rows, ks = of(values)
+        return values[rows[:, :, None], ks[:, None, :] + ahead]
+
     return Batch(
-        cond=rollout.prompts.cond[rows],
+        cond=rows_of(rollout.prompts.cond),
         step=steps,
-        t=rollout.times[ks].expand(*rows.shape, steps.shape[1]),
-        x0=rollout.x0[rows],
-        advantage=advantages.value[at, ks],
+        t=rollout.times[of(rollout.times)[1][:, None]].expand(*minibatch.rows.shape, -1),
+        x0=rows_of(rollout.x0),
+        advantage=steps_of(advantages.value),
         kernel=path.kernel if path else None,
-        x=path.x[at, ks] if path else None,
-        x_next=path.x[at, ks + 1] if path else None,
-        log_prob=path.log_prob[at, ks] if path else None,
-        grad=None if advantages.grad is None else advantages.grad[rows],
-        labels=None if rollout.labels is None else rollout.labels[rows],
-        each=None if advantages.each is None else advantages.each[rows],
+        x=steps_of(path.x) if path else None,
+        x_next=steps_of(path.x, ahead=1) if path else None,
+        log_prob=steps_of(path.log_prob) if path else None,
+        grad=None if advantages.grad is None else rows_of(advantages.grad),
+        labels=None if rollout.labels is None else rows_of(rollout.labels),
+        each=None if advantages.each is None else rows_of(advantages.each),
         length=advantages.value.shape[1],
     )
 

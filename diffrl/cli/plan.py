@@ -44,7 +44,8 @@ def plan(request: Request, place: Place, as_json: bool) -> int:
     Raises:
         DiffrlError: naming what is wrong with the settings or the device.
     """
-    from diffrl.trainer.engines import settled, shard_problems
+    from diffrl.settings.splitting import shard_problems
+    from diffrl.trainer.engines import settled
 
     settings = new(request)
     if problems := shard_problems(settings := settled(settings, {}), place.processes):

@@ -17,7 +17,6 @@ from diffrl.trainer.collect import Batches, Clock, collect
 from diffrl.trainer.epochs import draw
 from diffrl.trainer.fitted import Losses, learnt
 from diffrl.trainer.loop import cut
-from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session
 from diffrl.trainer.tally import Tally
 from diffrl.types import Advantages, Batch, Minibatch, Rollout, gather
@@ -77,10 +76,11 @@ def rehearse(session: Session, given: Pictures | None = None) -> Rehearsal:
     """Sample, score and estimate one batch as the run would in its next epoch."""
     train, recipe = session.settings.train, session.settings.recipe
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(session.epoch + 1))
-    overlap = overlaps(session.settings, session.ranks.accelerator.device)
+    overlap = session.settings.overlaps(session.ranks.accelerator.device.type)
     pieces = session.pieces
     batches = Batches(pieces, overlap=overlap, drop=train.bad_scores == "drop")
-    share = draw(session).first(max(1, pieces.sample.size // max(1, recipe.sampler.group)))
+    drawn = pieces.sample.size * (2 if overlap else 1)  # one is scored beside the next
+    share = draw(session).first(max(1, drawn // max(1, recipe.sampler.group)))
     judge = session.judge
     found = collect(recipe, session.policy, judge, session.ranks, share, batches, Clock())
     returned = recipe.advantage_estimator(found.everyone, found.share.prompts, session.memory)

@@ -40,6 +40,7 @@ def log_prob_gap(session: Session, rehearsal: Rehearsal) -> list[Finding]:
         if recorded(session) and live.requires_grad:  # the next call would wait for it
             live.backward(torch.zeros_like(live))
         own = live.detach()
+        del live  # with its graph, or it would lie beside the next one's
         sampling.append((own - batch.log_prob).abs())
         if within is not None:  # as a run does before its updates
             with within(), sized_as_in_updates():

@@ -12,6 +12,7 @@ from diffrl.planning.devices import Device
 from diffrl.planning.estimate import Estimate
 from diffrl.planning.plan import Plan, Suggestion
 from diffrl.settings import Settings
+from diffrl.settings.splitting import shard_problems
 
 KNOBS = {
     "sampling": "sample_batch",
@@ -22,6 +23,9 @@ KNOBS = {
     "following": "trajectories",
 }
 """The setting of `train` that makes a phase smaller."""
+
+BESIDE = {"scoring": "sample_batch"}
+"""The one that makes smaller what a phase may run beside."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,10 @@ def suggestions(estimate: Estimate, most: int = 3) -> tuple[Suggestion, ...]:
     """Return settings with which a run fits, those first that change its results least."""
     found: list[Suggestion] = []
     low = half_precision(estimate.settings, estimate.device)
-    for change in _changes(estimate.settings, estimate.processes, low):
+    for change in _changes(estimate.settings, estimate.processes, low, estimate.device.bf16):
         changed = change.apply(estimate.settings)
+        if shard_problems(changed, estimate.processes):  # which a run would be refused for
+            continue
         same = changed is estimate.settings
         start = replace(estimate, settings=changed, costs=estimate.counted if same else None)
         reached = smaller(start)
@@ -69,6 +75,8 @@ def smaller(estimate: Estimate) -> tuple[Plan, tuple[str, ...]] | None:
     changed: dict[str, int] = {}
     while not (plan := estimate.plan()).fits:
         settings, knob = estimate.settings, KNOBS[plan.largest.name]
+        if getattr(settings.train, knob) <= 1:
+            knob = BESIDE.get(plan.largest.name, knob)
         now = getattr(settings.train, knob)
         whole_groups = knob in ("sample_batch", "trajectories")
         least = settings.recipe.sampler.group if whole_groups else 1
@@ -88,7 +96,7 @@ def _halvings(plan: Plan) -> int:
     return max(1, math.floor(math.log2(plan.largest.bytes / plan.room)))
 
 
-def _changes(settings: Settings, processes: int, low: str) -> Iterator[Change]:
+def _changes(settings: Settings, processes: int, low: str, bf16: bool) -> Iterator[Change]:
     """Yield ways to need less memory, the mildest first."""
     yield Change((), "", lambda s: s)
     speed = settings.speed
@@ -98,6 +106,9 @@ def _changes(settings: Settings, processes: int, low: str) -> Iterator[Change]:
     if full and processes > 1 and settings.speed.shard != "weights":
         note = "processes split the weights, and send them to each other"
         yield Change(("speed.shard=weights",), note, lambda s: _shard(s, "weights"))
+        if settings.model.precision == "fp16" and bf16:  # fp16's scaler knows no split weights
+            sets = ("speed.shard=weights", "model.precision=bf16")
+            yield Change(sets, note, lambda s: _half(_shard(s, "weights"), "bf16"))
     rewards = [w.reward.name for w in settings.rewards if _precise(w.reward)]
     sets = tuple(f"rewards.{name}.precision={low}" for name in rewards)
     if rewards:

@@ -11,7 +11,10 @@ from diffrl.errors import SettingsError, did_you_mean, shown
 GIB = 2**30
 
 RESERVED = 0.97
-"""Share of a GPU's memory that is left for programs by its driver and error correction."""
+"""Share of a GPU's memory that its driver leaves for programs."""
+
+CORRECTED = 15 / 16
+"""Share of GDDR6 that is left where it corrects errors: the rest holds their codes."""
 
 UTILISATION = 0.18
 """Share of a GPU's published rate that these networks are assumed to reach: what SD-Turbo's size
@@ -30,6 +33,7 @@ class Gpu:
         tf32: dense TFLOPS in TF32, of convolutions; 0 where there is none.
         source: of these figures.
         bf16: whether it computes in bf16, and not in fp16 alone.
+        ecc: whether error correction takes a part of its memory, as it does of GDDR6.
     """
 
     memory: float
@@ -38,6 +42,12 @@ class Gpu:
     tf32: float
     source: str
     bf16: bool = True
+    ecc: bool = False
+
+    @property
+    def left(self) -> float:
+        """Share of its memory that is left for programs."""
+        return RESERVED * (CORRECTED if self.ecc else 1.0)
 
 
 GPUS = {
@@ -45,10 +55,10 @@ GPUS = {
     "H100": Gpu(80.0, 989.5, 67.0, 494.7, "NVIDIA H100 data sheet, SXM"),
     "A100-80": Gpu(80.0, 312.0, 19.5, 156.0, "NVIDIA A100 data sheet, SXM 80 GB"),
     "A100-40": Gpu(40.0, 312.0, 19.5, 156.0, "NVIDIA A100 data sheet, SXM 40 GB"),
-    "L40S": Gpu(48.0, 362.0, 91.6, 183.0, "NVIDIA L40S data sheet"),
+    "L40S": Gpu(48.0, 362.0, 91.6, 183.0, "NVIDIA L40S data sheet", ecc=True),
     "RTX4090": Gpu(24.0, 165.2, 82.6, 82.6, "NVIDIA Ada GPU architecture white paper, appendix A"),
     "RTX3090": Gpu(24.0, 71.0, 35.6, 35.6, "NVIDIA GA102 architecture white paper, appendix A"),
-    "T4": Gpu(16.0, 65.0, 8.1, 0.0, "NVIDIA T4 data sheet; no bf16", bf16=False),
+    "T4": Gpu(16.0, 65.0, 8.1, 0.0, "NVIDIA T4 data sheet; no bf16", bf16=False, ecc=True),
 }
 
 
@@ -106,7 +116,7 @@ def device_of(
         known = GPUS[name]
         rate = known.single if precision == "fp32" else known.half
         return Device(
-            name, "cuda", int(RESERVED * known.memory * GIB), tflops or rate, bf16=known.bf16
+            name, "cuda", int(known.left * known.memory * GIB), tflops or rate, bf16=known.bf16
         )
     if size is not None:
         return Device(f"a GPU of {size / GIB:.0f} GiB", "cuda", size, tflops)

@@ -146,6 +146,10 @@ class Estimate:
         drew, judged, learned = (
             each(costs, epochs) for each in (timing.sampling, timing.scoring, timing.updating)
         )
+        at_once = max(1, self.settings.train.sample_batch // self.settings.recipe.sampler.group)
+        several_pieces = any(e.rows > at_once * self.settings.recipe.sampler.group for e in epochs)
+        if several_pieces and self.settings.overlaps(self.device.kind):
+            judging += drawing  # the next piece is sampled meanwhile
         nothing: Work = {}
         copied = Part("copies of the rollout", rollout.bytes)
         followed = Part("copies of the weights", 2 * trained)

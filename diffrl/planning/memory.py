@@ -8,7 +8,7 @@ from diffrl.planning.networks import bytes_of
 from diffrl.planning.plan import Part
 from diffrl.planning.probe import Probe
 from diffrl.settings import Settings
-from diffrl.speed.sharding import BLOCKS
+from diffrl.speed.sharding import BLOCKS, BUCKET
 
 CONTEXT = GIB // 2
 """Bytes of a CUDA context with its libraries, which torch does not count. An assumption."""
@@ -73,7 +73,7 @@ def held(
     if gathered:
         parts.append(Part("weights put together", gathered))
     elif processes > 1:
-        parts.append(Part("gradients in exchange", trained))
+        parts.append(Part("gradients in exchange", min(trained, 2 * 4 * BUCKET)))
     return tuple(part for part in parts if part.bytes)
 
 

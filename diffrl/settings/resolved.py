@@ -56,3 +56,18 @@ class Settings:
         asked = self.speed.recompute
         wanted = asked == "on" or (asked == "auto" and self.model.precision != "fp32")
         return wanted and self.recipe.sampler.live and "log_prob" in self.recipe.loss.needs
+
+    def overlaps(self, device: str) -> bool:
+        """Return whether pictures are scored while the next ones are sampled, on a kind of device.
+
+        A compiled decoder would not be called in the thread that it is compiled in: it would be
+        compiled or recorded anew for each thread, which old versions of PyTorch refuse. A served
+        reward makes up for the first, not for recordings, which belong to the thread that made
+        them.
+        """
+        from diffrl.speed.compiling import GRAPHS
+
+        served = any(w.reward.remote for w in self.rewards)
+        gains = served or (device == "cuda" and self.speed.compile == "off")
+        chosen = self.train.overlap
+        return chosen == "on" or (chosen == "auto" and gains and self.speed.compile not in GRAPHS)

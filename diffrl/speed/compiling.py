@@ -115,10 +115,11 @@ class Sizes:
         self._known: dict[bool, set[int]] = {True: set(), False: set()}
         HOLDERS.add(self)
 
-    def let_go(self) -> None:
-        """Forget all sizes."""
+    def let_go(self) -> bool:
+        """Forget all sizes, which hold no memory by themselves."""
         for one in self._known.values():
             one.clear()
+        return False
 
     def keep(self, size: int, gradient: bool) -> None:
         """Remember a size that a call has worked with."""

@@ -17,7 +17,8 @@ from diffrl.errors import OutOfMemory
 Done = TypeVar("Done")
 
 HOLDERS: WeakSet[Any] = WeakSet()
-"""What holds memory that it can do without: each has a `let_go`, called where memory ends."""
+"""What holds memory that it can do without: each has a `let_go`, called where memory ends, which
+returns whether it held any."""
 
 UNBOUNDED = sys.maxsize
 """More than there is of anything."""
@@ -85,6 +86,7 @@ class Fitting:
         Raises:
             OutOfMemory: if not even the least fits, or it is fixed.
         """
+        spared = False
         while True:
             size = max(least, min(self.size, most))
             try:
@@ -92,13 +94,18 @@ class Fitting:
             except RuntimeError as error:
                 if not memory_ended(error):
                     raise
-                if size <= least or self.fixed:
-                    raise OutOfMemory(self._advice(size, error)) from None
+                told = self._advice(size, error)
+                if self.fixed:
+                    raise OutOfMemory(told) from None
             # Only here the error, and with it the frames that hold tensors, is gone.
             undo()
-            for one in list(HOLDERS):
-                one.let_go()
+            held = [one.let_go() for one in list(HOLDERS)]
             give_back()
+            if any(held) and not spared:  # perhaps the same fits beside less
+                spared = True
+                continue
+            if size <= least:
+                raise OutOfMemory(told)
             self.size = max(least, -(-size // 2))
             self.cuts += 1
 

@@ -72,10 +72,12 @@ class Graphed:
         self._adapters = [m for m in network.modules() if hasattr(m, "lora_A")][:1]
         HOLDERS.add(self)
 
-    def let_go(self) -> None:
-        """Forget all recordings, whose memory nobody else can have."""
+    def let_go(self) -> bool:
+        """Forget all recordings, whose memory is theirs alone; return whether there were any."""
+        held = bool(self._known)
         self._known.clear()
         self._waiting.clear()
+        return held
 
     def __call__(self, network: Any, *given: Any, **options: Any) -> Any:
         """Return what the network's forward pass gives."""

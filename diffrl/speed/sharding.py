@@ -21,6 +21,9 @@ from diffrl.tensors import Tensor
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 """Classes of diffusers whose weights are put together at once; the rest of a UNet is one more."""
 
+BUCKET = 2**26
+"""Elements of gradients that processes add up at once: 256 MiB in fp32."""
+
 
 def split(unet: nn.Module, kind: str) -> None:
     """Leave this process its part of a UNet whose weights are all trained.

@@ -14,13 +14,11 @@ from torch import distributed, nn
 
 from diffrl.errors import ProcessLost, one_line
 from diffrl.speed.fitting import memory_ended
+from diffrl.speed.sharding import BUCKET
 from diffrl.tensors import Float, Tensor
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-BUCKET = 2**26
-"""Elements of gradients that are added up at once: 256 MiB in fp32."""
 
 
 BACKENDS = re.compile(r"\b(gloo|nccl|ucc|processgroup\w*)\b", re.IGNORECASE)

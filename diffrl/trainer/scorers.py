@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from diffrl.errors import RewardError, SettingsError
 from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
-from diffrl.speed.compiling import GRAPHS
 
 
 def reward_problems(
@@ -41,17 +38,3 @@ def load_rewards(
         )
     except RewardError as error:
         raise SettingsError([str(error)]) from error
-
-
-def overlaps(settings: Settings, device: torch.device) -> bool:
-    """Return whether pictures are scored while the next ones are sampled.
-
-    A compiled decoder would not be called in the thread that it is compiled in: it would be
-    compiled or recorded anew for each thread, which old versions of PyTorch refuse. A served reward
-    makes up for the first, not for recordings, which belong to the thread that made them.
-    """
-    served = any(w.reward.remote for w in settings.rewards)
-    gains = served or (device.type == "cuda" and settings.speed.compile == "off")
-    gains = gains and settings.speed.compile not in GRAPHS
-    chosen = settings.train.overlap
-    return chosen == "on" or (chosen == "auto" and gains)

@@ -16,6 +16,7 @@ import torch
 from diffrl.adapters import attach_lora, train_all
 from diffrl.builtin.references import recording
 from diffrl.errors import SettingsError
+from diffrl.events import Noticed
 from diffrl.heap import reuse_freed_memory
 from diffrl.judge import WeightedJudge
 from diffrl.pipeline import ddim_schedule, decoder, encoder, latent_encoder
@@ -71,6 +72,7 @@ class Session:
     saved: int = 0
     told: set[str] = field(default_factory=set)
     checked: bool = False
+    noted: list[Noticed] = field(default_factory=list)
     starting: float | None = None
 
     def go_on(self, at: Position) -> None:
@@ -116,7 +118,8 @@ def build(
     numpy.random.seed(seed)
     torch.manual_seed(seed)
     with recording() as sources:
-        pipeline = open_pipeline(model.ref, made.device, DTYPES[model.precision])
+        half, full = DTYPES[model.precision], settings.adapter.kind == "full"
+        pipeline = open_pipeline(model.ref, made.device, half, torch.float32 if full else half)
         policy = build_policy(settings, ranks, pipeline, seed)
         rewards, watched = load_rewards(settings, str(made.device))
     if settings.speed.low_memory:
@@ -140,13 +143,18 @@ def build(
     )
 
 
-def open_pipeline(ref: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a frozen diffusers pipeline on a device."""
+def open_pipeline(
+    ref: str, device: torch.device, dtype: torch.dtype, unet: torch.dtype | None = None
+) -> Any:
+    """Return a frozen diffusers pipeline on a device; `unet`: its type, if it is another.
+
+    Weights that are trained are in fp32, and must not have been rounded on their way there.
+    """
     pipeline: Any = registry().hook.diffrl_open_model(ref=ref)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.requires_grad_(False)
         part.eval()
-        part.to(device, dtype)
+        part.to(device, unet or dtype if part is pipeline.unet else dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

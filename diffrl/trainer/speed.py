@@ -10,11 +10,11 @@ import torch
 from diffrl.errors import SettingsError
 from diffrl.pipeline import fit_attention
 from diffrl.settings import OptimizerSettings, Settings, SpeedSettings
+from diffrl.settings.splitting import shard_problems
 from diffrl.speed.compiling import GRAPHS, compile_forward, compile_problems
 from diffrl.speed.formats import channels_last, half_norms, multiply_in_tf32
 from diffrl.speed.graphs import graph_forward, graph_problems
 from diffrl.speed.memory import save_memory
-from diffrl.trainer.engines import shard_problems
 
 
 def speed_problems(settings: Settings) -> list[str]:
@@ -72,6 +72,7 @@ def adamw(unet: Any, given: OptimizerSettings) -> torch.optim.AdamW:
     """
     trained = [p for p in unet.parameters() if p.requires_grad]
     device = trained[0].device.type
+    fused = device in ("cpu", "cuda") if given.fused == "auto" else given.fused == "on"
     try:
         return torch.optim.AdamW(
             trained,
@@ -79,7 +80,7 @@ def adamw(unet: Any, given: OptimizerSettings) -> torch.optim.AdamW:
             betas=(given.beta1, given.beta2),
             eps=given.eps,
             weight_decay=given.weight_decay,
-            fused=device in ("cpu", "cuda") if given.fused == "auto" else given.fused == "on",
+            fused=fused or None,  # else torch's own choice: many weights at once, on a GPU
         )
     except RuntimeError as error:
         raise SettingsError([f"optimizer.fused = {given.fused!r}: {error}"]) from None

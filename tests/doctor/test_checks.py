@@ -241,7 +241,8 @@ def test_pieces_are_halved_before_they_are_looked_at(session_of, monkeypatch):
         assert session.pieces.micro.size == 3  # pairs
         whole, before = fitted(session, rehearsal), rehearsal.pieces
         assert session.pieces.micro.size == whole.size == 2
-        assert len(whole.pieces) > len(before) and whole.rows == 4
+        assert [len(p.rows) for p in before] == [3, 1] and whole.rows == 4
+        assert [len(p.rows) for p in whole.pieces] == [2, 2]
         assert all(p.grad is None for p in session.policy.trained.values())
 
 

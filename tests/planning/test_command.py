@@ -29,7 +29,7 @@ def test_a_run_that_fits_exits_with_0_and_says_what_decides(plan):
     lines = out.splitlines()
     assert lines[0].startswith("sdpo on bundled:pipeline, reward pickscore, fp32: 286,720 weights")
     assert sum("← decides" in line for line in lines) == 1
-    assert any(line.startswith("fits: it needs ") and "T4 has 15.5 GiB" in line for line in lines)
+    assert any(line.startswith("fits: it needs ") and "T4 has 14.5 GiB" in line for line in lines)
     assert "not counted, but for their files: animal-accuracy" in lines
 
 

@@ -4,14 +4,16 @@ import importlib
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffrl_sdpo.loss import RewardDifference
 
 from diffrl.errors import CheckpointMissing, PluginError, SettingsError
-from diffrl.planning import devices
+from diffrl.planning import advice, devices
 from diffrl.planning.advice import half_precision, smaller, suggestions
+from diffrl.planning.costs import Costs
 from diffrl.planning.devices import GIB, GPUS, Device, byte_count, device_of
 from diffrl.planning.plan import Plan
 from diffrl.planning.probe import Probe
@@ -161,6 +163,29 @@ def test_gradients_of_several_pieces_are_kept_to_go_back_to(estimated):
     assert several["gradients to go back to"] == several["gradients"] > 0
     assert not updating("train.micro_batch=64").get("gradients to go back to")
     assert not updating("train.micro_batch=1").get("gradients to go back to")  # not done in two
+
+
+def test_pieces_that_are_scored_beside_others_need_memory_for_both(estimated):
+    def working(*sets):
+        plan = estimated("sdpo", "sd-turbo", sets=sets).plan()
+        return {phase.name: phase.working for phase in plan.phases}
+
+    beside, alone = working(), working("train.overlap=off")
+    assert beside["scoring"] == pytest.approx(alone["scoring"] + alone["sampling"], rel=1e-6)
+    assert working("train.sample_batch=256")["scoring"] == alone["scoring"]  # one piece
+
+
+def test_what_is_advised_is_not_refused(estimated, monkeypatch):
+    monkeypatch.setattr(advice, "smaller", lambda _: (SimpleNamespace(bytes=1), ()))
+    for place, found in (("RTX4090", True), ("T4", False)):  # which has no bf16
+        estimate = estimated("sdpo", "sd-turbo", place, processes=8, sets=("adapter.kind=full",))
+        assert estimate.settings.model.precision == "fp16"
+        every = [
+            one.settings
+            for one in suggestions(replace(estimate, costs=object.__new__(Costs)), most=99)
+        ]
+        split = [sets for sets in every if "speed.shard=weights" in sets]
+        assert split == ([("speed.shard=weights", "model.precision=bf16")] if found else [])
 
 
 def test_splitting_weights_is_advised_first_where_only_that_helps(estimated):

@@ -18,7 +18,6 @@ from diffrl.speed.compiling import (
     sized_as_in_updates,
     steady,
 )
-from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.speed import speed_problems
 
 CLIP = 1e-4
@@ -254,11 +253,11 @@ def test_every_thread_may_compile_as_many_versions(monkeypatch):
 def test_a_compiled_decoder_stays_in_its_own_thread():
     for mode, beside in (("off", True), ("default", False)):
         settings = resolve("sdpo", ["pickscore"], sets=[f"speed.compile={mode}"])
-        assert overlaps(settings, torch.device("cuda")) is beside
+        assert settings.overlaps("cuda") is beside
     served = ["http://127.0.0.1:1/"]
     for mode, beside in (("default", True), ("reduce-overhead", False)):
         settings = resolve("sdpo", served, sets=[f"speed.compile={mode}"])
-        assert overlaps(settings, torch.device("cuda")) is beside
+        assert settings.overlaps("cuda") is beside
     both = ["speed.compile=reduce-overhead", "train.overlap=on"]
     found = speed_problems(resolve("sdpo", ["pickscore"], sets=both))
     assert any("train.overlap = 'on': not with speed.compile = 'reduce" in one for one in found)

@@ -1,5 +1,7 @@
 """Pieces that do not fit are cut in two, and nothing that is computed changes."""
 
+from weakref import WeakSet
+
 import pytest
 import torch
 
@@ -10,11 +12,18 @@ from diffrl.errors import OutOfMemory
 from diffrl.judge import WeightedJudge
 from diffrl.scoring import ScoredBy
 from diffrl.settings import EvalSettings
+from diffrl.speed import fitting
 from diffrl.speed.fitting import UNBOUNDED, Fitting, Pieces
 from diffrl.streams import Streams
 from diffrl.trainer.evaluate import evaluate
 from diffrl.trainer.fitted import learnt, part, sampled
 from diffrl.types import Minibatch
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_holds_memory(monkeypatch):
+    """Recordings of earlier tests are not let go here first."""
+    monkeypatch.setattr(fitting, "HOLDERS", WeakSet())
 
 
 class Small:

@@ -125,7 +125,7 @@ def test_recordings_are_let_go_where_memory_ends_and_a_half_is_a_half(recorded):
 
     with torch.no_grad():
         assert Fitting("train.sample_batch", 4).run(attempt, 4) == 2
-    assert tried == [4, 2]
+    assert tried == [4, 4, 2]  # once more, beside no recordings
     assert [key[2][0][0] for key in recorder.graphed._known] == [2]
 
 

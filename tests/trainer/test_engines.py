@@ -6,7 +6,8 @@ import pytest
 
 from diffrl.errors import SettingsError
 from diffrl.settings.resolve import resolve
-from diffrl.trainer.engines import settled, shard_problems
+from diffrl.settings.splitting import shard_problems
+from diffrl.trainer.engines import settled
 from diffrl.trainer.ranks import device_here
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}

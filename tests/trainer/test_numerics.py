@@ -117,6 +117,17 @@ def test_log_probs_are_in_fp32_from_fp32_latents_in_every_precision(precision, t
     assert all(bool(g.isfinite().all()) for g in grads)
 
 
+def test_weights_that_are_all_trained_were_never_rounded(tiny_model):
+    first, rounded = (
+        open_pipeline(str(tiny_model), torch.device("cpu"), torch.bfloat16, unet)
+        for unet in (torch.float32, None)
+    )
+    weight, half = next(first.unet.parameters()), next(rounded.unet.parameters())
+    assert (weight.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    assert not torch.equal(weight, half.float())
+    assert next(first.vae.parameters()).dtype == torch.bfloat16
+
+
 def test_the_scale_of_half_precision_is_in_the_checkpoint(tiny_model, tmp_path):
     """Found by a scaler that has backed off, and read back through the files of a checkpoint."""
     made = accelerator("cpu", "fp32")
