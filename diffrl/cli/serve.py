@@ -57,7 +57,7 @@ def serve(
         "likes_noise": loaded.likes_noise,
         "groupwise": loaded.groupwise,
         "licence": reward.licence,
-        "checkpoint": without_folder(getattr(reward, "checkpoint", "")),
+        "checkpoint": without_folder(str(getattr(reward, "checkpoint", None) or "")),
     }
     service = Service(
         score=lambda images, text: loaded.score(images.to(device), text),

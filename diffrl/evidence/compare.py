@@ -120,7 +120,7 @@ def answers(one: Contender, epoch: int | None) -> tuple[list[list[Answers]], lis
     if epoch is not None:
         kinds.append([in_training(run, epoch) for run in one.runs])
     later = [afterwards(run.folder) for run in one.runs]
-    newest = [max((int(p.name) for p in run.checkpoints), default=0) for run in one.runs]
+    newest = [_newest(run) for run in one.runs]
     for run, answer, last in zip(one.runs, later, newest, strict=True):
         if answer is not None and answer.epoch != last:
             told.append(f"{run.folder}: its evaluation.json is of epoch {answer.epoch}, not {last}")
@@ -130,6 +130,13 @@ def answers(one: Contender, epoch: int | None) -> tuple[list[list[Answers]], lis
     if len(whole) < len(kinds):
         told.append(f"{one.name}: its runs were evaluated on different pictures")
     return whole, told
+
+
+def _newest(run: Run) -> int:
+    """Return the epoch of a run's newest weights, also of those that were deleted."""
+    if saved := [int(p.name) for p in run.checkpoints]:
+        return max(saved)
+    return int(run.metrics[-1]["epoch"]) if run.metrics else 0
 
 
 def pairs(

@@ -98,11 +98,14 @@ def in_training(run: Run, epoch: int) -> Answers:
         asked["sampler"] = settings.recipe.sampler.for_evaluation(1, settings.eval.eta).name
         values = {name: _column(name, found, prompts) for name, found in content["scores"].items()}
         lower = frozenset(content.get("lower_is_better", ()))
+        asked_of = content.get("rewards")
+        if asked_of is not None and not isinstance(asked_of, dict):
+            raise ValueError("rewards: expected a table of settings")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _broken(path, error) from None
     rewards = {w.reward.name: w.reward for w in settings.rewards}
     rewards |= {r.name: r for r in settings.watched}
-    dumped = {name: r.model_dump(mode="json") for name, r in rewards.items()}
+    dumped = asked_of or {name: r.model_dump(mode="json") for name, r in rewards.items()}
     items = {name: prompts for name in values}
     return Answers("training", epoch, asked, items, values, dumped, lower)
 

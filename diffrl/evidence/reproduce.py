@@ -10,7 +10,7 @@ from typing import Any
 
 from diffrl.builtin.rewards.function import FunctionReward
 from diffrl.builtin.rewards.served import ServedReward
-from diffrl.errors import DiffrlError, SettingsError, UnknownName, shown
+from diffrl.errors import DiffrlError, SettingsError, UnknownName, quoted, shown
 from diffrl.folder import METRICS, SETTINGS, read_metrics
 from diffrl.paths import there
 from diffrl.settings import Settings, toml
@@ -19,6 +19,14 @@ from diffrl.settings.saved import tables
 
 HERE = Path(__file__).parent / "cards"
 ANY = "any"
+KEYS = {"about", "source", "minutes", "processes", "run", "expected"}
+RUN_KEYS = {"algo", "rewards", "preset", "epochs", "sets"}
+"""What a card and its [run] may hold."""
+
+PARTS = (
+    "recipe", "rewards", "watched", "model", "adapter", "optimizer", "train", "eval", "watchdog",
+)  # fmt: skip
+"""Settings by which a run is that of a card; those of speed and checkpoints are anybody's."""
 """Stands for a seed where the figures are of no seed in particular."""
 
 
@@ -117,6 +125,8 @@ def card(name: str) -> Card:
 
 def _read(name: str, content: Mapping[str, Any], home: Path | None) -> Card:
     run = dict(content["run"])
+    if unknown := [*(content.keys() - KEYS), *(f"run.{key}" for key in run.keys() - RUN_KEYS)]:
+        raise ValueError(f"nothing is called {', '.join(sorted(unknown))}")
     last = int(run["epochs"])
     for words in (run["rewards"], run.get("sets", [])):
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
@@ -221,7 +231,9 @@ def reproduce(one: Card, seed: int, folder: Path) -> list[Check]:
     if started != one.processes:
         raise DiffrlError(
             f"the card {one.name!r} is of {one.processes} processes, and this is {started}: "
-            f"accelerate launch --num_processes {one.processes} -m diffrl reproduce {one.name}"
+            f"accelerate launch --num_processes {one.processes} -m diffrl reproduce "
+            f"{quoted(one.home / f'{one.name}.toml' if one.home else one.name)} --seed {seed} "
+            f"--output {quoted(folder)}"
         )
     if not (folder / SETTINGS).is_file():
         run(settings, output=folder, live=True)
@@ -234,10 +246,7 @@ def reproduce(one: Card, seed: int, folder: Path) -> list[Check]:
 
 
 def _same(one: Settings, other: Settings) -> bool:
-    return all(
-        getattr(one, part) == getattr(other, part)
-        for part in ("recipe", "rewards", "model", "adapter", "optimizer", "train", "eval")
-    )
+    return all(getattr(one, part) == getattr(other, part) for part in PARTS)
 
 
 def _epochs(folder: Path) -> int:

@@ -138,6 +138,10 @@ def test_evaluations_of_two_runs_are_compared_as_well(runs, command, tmp_path):
     assert command("eval", *pair, *some, "-o", tmp_path / "e.json")[0] == 0
     _, out, _ = command("compare", runs / "ddpo/1", runs / "ddpo/2")
     assert "unseen/jpeg-compressibility/3-step" in out and "unseen/moved/3-step" in out
+    shutil.copytree(runs / "ddpo/2", tmp_path / "bare")
+    shutil.rmtree(tmp_path / "bare/checkpoints")  # the figures stay true of what is gone
+    code, out, told = command("compare", runs / "ddpo/1", tmp_path / "bare")
+    assert code == 0 and "unseen/moved/3-step" in out, told
     shutil.copytree(runs / "ddpo/2", tmp_path / "other")
     assert command("eval", tmp_path / "other", *some, "--seed", "9")[0] == 0
     code, out, told = command("compare", runs / "ddpo/1", tmp_path / "other")

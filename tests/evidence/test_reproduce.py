@@ -130,6 +130,7 @@ def test_cards_cover_every_algorithm_in_the_emoji_world_and_the_table_of_the_pap
         (["emoji-sdpoo"], "no card is called 'emoji-sdpoo'. Did you mean emoji-sdpo"),
         (["emoji-sdpo", "--seed", "7"], "--seed 7: the card 'emoji-sdpo' knows seeds 42, 43, 44"),
         (["nothing.toml"], "no card is called 'nothing.toml'"),
+        (["{misspelt}"], "(ValueError: nothing is called process, run.set); expected about"),
         (["{broken}"], "not a reproduction card (KeyError: 'run'); expected about, source"),
         (["sd-turbo-sdpo-pickscore"], "is of 4 processes, and this is 1: accelerate launch"),
         (["{own}", "--output", "{run}"], "holds another run than the card 'own'; choose another"),
@@ -138,7 +139,10 @@ def test_cards_cover_every_algorithm_in_the_emoji_world_and_the_table_of_the_pap
 def test_what_cannot_be_reproduced_is_said(words, said, own, runs, command, tmp_path):
     broken = tmp_path / "broken.toml"
     broken.write_text('about = "nothing"\n')
-    given = [word.format(broken=broken, own=own, run=runs / "ddpo/1") for word in words]
+    misspelt = tmp_path / "misspelt.toml"
+    misspelt.write_text("process = 4\n" + own.read_text().replace("sets = [", "set = ["))
+    where = {"broken": broken, "misspelt": misspelt, "own": own, "run": runs / "ddpo/1"}
+    given = [word.format(**where) for word in words]
     code, _, told = command("reproduce", *given)
     assert code == 2 and told.startswith("error:") and said in told
 
