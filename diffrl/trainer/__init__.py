@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffrl import moments, shelf
-from diffrl.errors import ProcessLost, quoted
-from diffrl.folder import METRICS, NOTICES, SETTINGS, check_free, claimed, create, given_back, write
+from diffrl.errors import DiffrlError, ProcessLost, quoted
+from diffrl.events import Noticed
+from diffrl.folder import (
+    METRICS,
+    NOTICES,
+    SETTINGS,
+    check_free,
+    claimed,
+    create,
+    given_back,
+    read_lines,
+    write,
+)
 from diffrl.planning.refusal import refuse_what_cannot_fit
 from diffrl.registry import BUILTINS, registry
 from diffrl.settings import Settings
-from diffrl.settings.resolve import dump
+from diffrl.settings.saved import changed, dump, load
 from diffrl.speed.fitting import in_words
-from diffrl.trainer import checkpoint
+from diffrl.trainer import checkpoint, lock
 from diffrl.trainer.api import resume, train
 from diffrl.trainer.disks import telling_of_disks
 from diffrl.trainer.engines import settled
@@ -24,8 +36,9 @@ from diffrl.trainer.interrupt import Patience
 from diffrl.trainer.live import LiveView, live_view
 from diffrl.trainer.observers import FolderObserver
 from diffrl.trainer.preflight import preflight, refuse_another_past
-from diffrl.trainer.ranks import accelerator, agreed
+from diffrl.trainer.ranks import accelerator, by_the_first
 from diffrl.trainer.run import Run
+from diffrl.trainer.saving import said_before
 from diffrl.trainer.session import Session, build
 from diffrl.trainer.trackers import TrackerObserver
 
@@ -74,6 +87,7 @@ def run(
             f"{quoted(folder)}"
         ) from error
     finally:
+        lock.let_go(folder)
         for observer in observers:
             registry().unregister(observer)
             if isinstance(observer, LiveView):
@@ -93,9 +107,9 @@ def _loaded(
         refuse_what_cannot_fit(settings, prompts[0])
     made = accelerator(settings.model.device, settings.model.precision)
     given = resume or output
-    own = claimed(settings) if made.is_main_process and given is None else None
-    folder = agreed(given or own or Path(), made)
-    with given_back(own):
+    folder = Path(by_the_first(made, lambda: str(given or claimed(settings))))
+    own = folder if made.is_main_process and given is None else None
+    with given_back(own), _held_if_built(folder):
         start = _start(folder, at, made) if resume else None
         if start is not None:
             refuse_another_past(settings, folder, start, prompts[1])
@@ -103,12 +117,26 @@ def _loaded(
             return build(settings, made, folder, prompts), start
 
 
+@contextlib.contextmanager
+def _held_if_built(folder: Path) -> Iterator[None]:
+    """Let others have a run that cannot be built."""
+    try:
+        yield
+    except BaseException:
+        lock.let_go(folder)
+        raise
+
+
 def _start(folder: Path, at: int | None, made: Accelerator) -> Path | None:
     """Return the checkpoint to go on from, once what a kill left behind is put right."""
-    if made.is_main_process:
+
+    def put_right() -> str:
         with telling_of_disks(folder):
+            lock.hold(folder)
             shelf.tidy(folder)
-    made.wait_for_everyone()
+        return ""
+
+    by_the_first(made, put_right)
     return shelf.chosen(folder, at)
 
 
@@ -127,13 +155,28 @@ def _begin(session: Session, start: Path | None) -> None:
             if package != "local" and name not in BUILTINS
         }
         create(folder, dump(session.settings), session.sources, loaded)
+        lock.hold(folder)
     else:
         for name in (METRICS, NOTICES):
             if (start / name).is_file():
                 write(folder / name, (start / name).read_text("utf-8"))
             elif name == NOTICES:  # nothing was noticed until then
                 (folder / name).unlink(missing_ok=True)
+        session.told |= said_before(read_lines(folder / NOTICES))
+        session.noted += other_settings(start, session)
         write(folder / SETTINGS, dump(session.settings))
+
+
+def other_settings(start: Path, session: Session) -> list[Noticed]:
+    """Return a notice of what a run goes on with that its checkpoint was not made with."""
+    try:
+        others = changed(load(start / SETTINGS), session.settings)
+    except DiffrlError:  # a plugin that is gone, and that the run does without from now on
+        return []
+    if not others:
+        return []
+    message = f"the run goes on with other settings: {'; '.join(others)}"
+    return [Noticed(session.epoch, "run", "settings", message, "noted")]
 
 
 def _observers(session: Session, live: bool) -> list[object]:

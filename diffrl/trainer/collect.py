@@ -166,7 +166,7 @@ def collect(
     try:
         more = True
         while any(ranks.everyones([more])):  # processes may have different numbers of pieces
-            with refusing(ranks):
+            with refusing(ranks), in_words("memory ends in sampling, or in scoring beside it"):
                 rollout = next(drawn, None)
                 clock.lap("sample")
                 more = rollout is not None

@@ -16,7 +16,7 @@ from diffrl.errors import (
     UnreadableData,
 )
 from diffrl.events import EpochDone, RolloutDone, RunDone, RunStarted
-from diffrl.folder import evaluation_file, read_metrics
+from diffrl.folder import IMAGES, read_metrics
 from diffrl.speed.compiling import seconds_compiling
 from diffrl.speed.fitting import in_words
 from diffrl.trainer import checks, guard
@@ -25,10 +25,10 @@ from diffrl.trainer.evaluating import evaluated, is_due, is_last
 from diffrl.trainer.loop import train_epoch, turns
 from diffrl.trainer.metrics import summarise
 from diffrl.trainer.moment import Moment
+from diffrl.trainer.observers import LAST
 from diffrl.trainer.randomness import random_state, restore_random
 from diffrl.trainer.recompute import mode
 from diffrl.trainer.saving import lost, note_after, notice, save, stopped, tell
-from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session
 from diffrl.trainer.shares import Share, shared
 from diffrl.trainer.timings import begin_work, first_seconds, smaller_pieces
@@ -47,6 +47,7 @@ def go(session: Session) -> None:
     settings, total = session.settings, session.settings.train.epochs
     tell(session, "diffrl_run_started", RunStarted(session.folder, settings, session.epoch))
     begin_work(session)
+    notice(session, session.noted)
     if session.epoch == 0:
         _close(session, {})
     elif waiting := session.pending or _unevaluated(session):
@@ -64,8 +65,11 @@ def _unevaluated(session: Session) -> dict[str, float]:
     if not is_last(session):
         return {}
     lines: list[dict[str, Any]] = []
-    if session.ranks.is_main and not evaluation_file(session.folder, session.epoch).is_file():
+    if session.ranks.is_main:
         lines = [m for m in read_metrics(session.folder) if m["epoch"] == session.epoch]
+        told = any(name.startswith("eval/") for name in (lines[-1] if lines else {}))
+        if told and (session.folder / IMAGES / LAST).is_file():
+            lines = []
     known = {"epoch", *session.progress}
     (found,) = session.ranks.everyones([lines[-1] if lines else {}])[:1]
     return {name: float(value) for name, value in found.items() if name not in known}
@@ -95,8 +99,13 @@ def _one_epoch(session: Session) -> None:
         if session.ranks.count > 1 and not error.everywhere:  # the others wait elsewhere
             raise
         raise _undone(session, before, error) from error
-    except (DiffrlError, OSError):
+    except DiffrlError:
         raise
+    except OSError as error:  # of a plugin's own code: a run writes nothing here
+        found = PluginError(f"a component failed ({type(error).__name__}: {error})")
+        if session.ranks.count > 1:
+            raise found from error
+        raise _undone(session, before, found) from error
     except Exception as error:  # of a plugin's own code
         if session.ranks.count == 1 and before.is_near(session):
             before.back(session)
@@ -140,7 +149,8 @@ def _close(session: Session, metrics: Mapping[str, float]) -> list[Sighting]:
     Where that cannot end, the epoch is saved as it is, and evaluated first when the run goes on.
 
     Raises:
-        RewardError, Interrupted: saying what happened and how to continue.
+        RewardError, Interrupted, OutOfMemory, PluginError: saying what happened and how to
+            continue.
     """
     before = random_state(session.rng)
     began, done, due = time.perf_counter(), None, is_due(session)
@@ -148,10 +158,20 @@ def _close(session: Session, metrics: Mapping[str, float]) -> list[Sighting]:
     if due:
         try:
             done = evaluated(session)
-        except (RewardError, Interrupted, OutOfMemory) as error:
+        except (RewardError, Interrupted, OutOfMemory, PluginError) as error:
+            if isinstance(error, PluginError) and session.ranks.count > 1 and not error.everywhere:
+                raise
             restore_random(before, session.rng)
             session.pending = dict(metrics)
             raise stopped(session, error) from error
+        except (DiffrlError, OSError):
+            raise
+        except Exception as error:  # of a plugin's own code
+            if session.ranks.count == 1:
+                restore_random(before, session.rng)
+                session.pending = dict(metrics)
+                note_after(session, error)
+            raise
     session.pending = {}
     if session.epoch:
         session.progress["seconds"] += time.perf_counter() - began
@@ -184,7 +204,7 @@ def _train(session: Session, number: int) -> dict[str, float]:
         Batches(
             session.pieces,
             _observe(session),
-            overlaps(settings, session.ranks.accelerator.device),
+            settings.overlaps(session.ranks.accelerator.device.type),
             train.bad_scores == "drop",
             session.ranks.check_in if Moment.can_rewind(session) else lambda: None,
             "cpu" if settings.speed.low_memory else None,

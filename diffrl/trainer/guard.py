@@ -27,8 +27,8 @@ def watch(
         evaluated: whether there was one.
         metrics: of the epoch.
     """
-    if session.settings.watchdog.action == "off":
-        return []
+    if session.settings.watchdog.action == "off" and not evaluated:
+        return []  # what pictures were at first is remembered, for when it is switched on
     dog = Watchdog(session.settings.watchdog, dict(session.watch))
     found = dog.on_gradient(metrics.get("grad_norm"))
     if done is not None:
@@ -61,6 +61,7 @@ def act(session: Session, found: Sequence[Sighting]) -> bool:
     settings, good = session.settings.watchdog, int(session.watch.get(GOOD, 0))
     if good and shelf.damage(shelf.place(session.folder, good)) is not None:
         good = 0  # somebody has deleted it, or it is damaged
+    (good,) = session.ranks.everyones([good])[:1]  # others may look while it goes
     again = session.watch.get(ROLLBACKS, 0.0) < settings.rollbacks
     if action == "rollback" and not (good and again):
         action = "stop"

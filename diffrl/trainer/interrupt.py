@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -39,10 +40,12 @@ class Patience:
     def _note(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.asked:
-            if sys.stdout.isatty():
-                os.write(1, b"\x1b[?25h")  # the live view hides the cursor
-            os.write(2, b"error: stopped at once\n")
+            with contextlib.suppress(OSError):  # of a terminal or a pipe that is gone
+                if sys.stdout.isatty():
+                    os.write(1, b"\x1b[?25h")  # the live view hides the cursor
+                os.write(2, b"error: stopped at once\n")
             os._exit(128 + number)
         self.asked = number
         said = f"\n{name}: this step ends, then the run is saved; once more to leave at once\n"
-        os.write(2, said.encode())
+        with contextlib.suppress(OSError):
+            os.write(2, said.encode())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -36,8 +37,8 @@ from diffrl.trainer.pictures import before_after, grid
 LAST, BEFORE = "before-after.png", "before.safetensors"
 
 
-def record(folder: Path, event: Evaluated) -> None:
-    """Write what an evaluation found of every picture."""
+def record(folder: Path, event: Evaluated, rewards: Mapping[str, Any]) -> None:
+    """Write what an evaluation found of every picture, and with which settings of rewards."""
     scores = {
         name: [None if value != value else value for value in found.tolist()]
         for name, found in event.each.items()
@@ -47,6 +48,7 @@ def record(folder: Path, event: Evaluated) -> None:
         "epoch": event.epoch,
         "prompts": event.text,
         "lower_is_better": event.lower_is_better,
+        "rewards": rewards,
         "scores": scores,
     }
     write(evaluation_file(folder, event.epoch), json.dumps(content) + "\n")
@@ -54,12 +56,16 @@ def record(folder: Path, event: Evaluated) -> None:
 
 def forget(folder: Path, epoch: int, epochs: int) -> None:
     """Drop what epochs left that a resumed run will make again, of weights that are gone."""
-    for place in (EVALUATIONS, IMAGES):
-        for path in (folder / place).glob("[0-9]*"):
-            if path.stem.isdecimal() and (not epoch or int(path.stem) > epoch):
-                path.unlink()
-    if epoch < epochs:
+    later = [
+        path
+        for place in (EVALUATIONS, IMAGES)
+        for path in (folder / place).glob("[0-9]*")
+        if path.stem.isdecimal() and (not epoch or int(path.stem) > epoch)
+    ]
+    if later or epoch < epochs:  # first: it may be of later weights
         (folder / IMAGES / LAST).unlink(missing_ok=True)
+    for path in later:
+        path.unlink()
     if evaluated_at(folder) > epoch:
         (folder / EVALUATION).unlink()
 
@@ -93,11 +99,14 @@ class FolderObserver:
         self._folder = Path()
         self._told = -1
         self._epochs = 0
+        self._rewards: dict[str, Any] = {}
 
     @hookimpl
     def diffrl_run_started(self, event: RunStarted) -> None:
         """Drop what a resumed run will write again."""
         self._folder, self._epochs = event.folder, event.settings.train.epochs
+        every = [*(w.reward for w in event.settings.rewards), *event.settings.watched]
+        self._rewards = {reward.name: reward.model_dump(mode="json") for reward in every}
         kept = [m for m in read_metrics(event.folder) if event.epoch and m["epoch"] <= event.epoch]
         self._told = int(kept[-1]["epoch"]) if kept else -1
         write(event.folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))
@@ -133,7 +142,7 @@ class FolderObserver:
     @hookimpl
     def diffrl_evaluated(self, event: Evaluated) -> None:
         """Save every picture's scores, the pictures as a grid, and as numbers to compare with."""
-        record(self._folder, event)
+        record(self._folder, event, self._rewards)
         images = self._folder / "images"
         picture = grid(event.images, event.steps, event.prompts)
         save_picture(picture, images / f"{event.epoch:05d}.png")

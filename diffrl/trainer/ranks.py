@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from diffrl.errors import Interrupted, ProcessLost, SettingsError
+from diffrl.errors import DiffrlError, Interrupted, ProcessLost, SettingsError
 from diffrl.speed.sharding import is_split, together
 from diffrl.tensors import Tensor
-from diffrl.trainer.exchange import Exchange
+from diffrl.trainer.exchange import Exchange, hearing
 from diffrl.trainer.shares import Share
 from diffrl.types import Rewards
 
@@ -110,9 +110,11 @@ class Ranks:
         norm = torch.as_tensor(together(clipped))
         good = bool(norm.isfinite())
         if good or self.accelerator.scaler is not None:
+            self.steps += 1  # before: one that fails in the middle has changed weights, too
             self._optimizer.step()
+        else:
+            self.steps += 1
         self.bad_steps = 0 if good else self.bad_steps + 1
-        self.steps += 1
         self._optimizer.zero_grad(set_to_none=True)
         return norm.detach()
 
@@ -200,13 +202,28 @@ def accelerator(device: str, precision: str) -> Accelerator:
     return made
 
 
-def agreed(folder: Path, made: Accelerator) -> Path:
-    """Return the main process's folder, in every process."""
-    if made.num_processes == 1:
-        return folder
+def by_the_first(made: Accelerator, act: Callable[[], str]) -> str:
+    """Return what the main process's `act` returns, in every process.
+
+    Raises:
+        DiffrlError: in every process, what it raises in that one; also for errors of the system.
+    """
     from accelerate.utils import broadcast_object_list
 
-    return Path(broadcast_object_list([str(folder)])[0])
+    told, failed = "", None
+    if made.is_main_process:
+        try:
+            told = act()
+        except (DiffrlError, OSError) as error:
+            failed = error
+    if made.num_processes > 1:
+        with hearing():
+            told, why = broadcast_object_list([told, None if failed is None else str(failed)])
+        if failed is None and why is not None:
+            raise DiffrlError(why)
+    if failed is not None:
+        raise failed
+    return told
 
 
 def log_into(folder: Path, made: Accelerator) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from diffrl import shelf
 from diffrl.errors import DiffrlError, Interrupted, PluginError, quoted
@@ -11,6 +11,9 @@ from diffrl.registry import registry
 from diffrl.trainer import checkpoint
 from diffrl.trainer.session import Session
 from diffrl.trainer.watchdog import GOOD
+
+ONCE = ("check", "observer")
+"""Who tells of each rule once."""
 
 
 def tell(session: Session, hook: str, event: object) -> None:
@@ -43,9 +46,14 @@ def notice(session: Session, found: Sequence[Noticed]) -> None:
     """Tell observers what was noticed; of a check or observer that fails again and again, once."""
     for one in found:
         known = one.rule in session.told
-        session.told |= {one.rule} if one.source in ("check", "observer") else set()
+        session.told |= {one.rule} if one.source in ONCE else set()
         if not known:
             tell(session, "diffrl_noticed", one)
+
+
+def said_before(lines: Sequence[Mapping[str, object]]) -> set[str]:
+    """Return the rules that a run's notices have told of, and need not again."""
+    return {str(line.get("rule")) for line in lines if line.get("source") in ONCE}
 
 
 def save(session: Session) -> None:
@@ -78,7 +86,8 @@ def stopped(session: Session, error: DiffrlError) -> DiffrlError:
 
 def note_after(session: Session, error: Exception) -> None:
     """Save what there is, and add to an error's traceback how to continue."""
-    told = str(stopped(session, PluginError("the epoch was undone")))
+    what = "the evaluation is still to be made" if session.pending else "the epoch was undone"
+    told = str(stopped(session, PluginError(what)))
     add_note = getattr(error, "add_note", None)
     if add_note is not None:  # from Python 3.11 on
         add_note(told)

@@ -10,6 +10,7 @@ from diffrl_ddpo.loss import ClippedRatio
 
 import diffrl
 from diffrl import moments
+from diffrl.builtin.samplers import Ddim
 from diffrl.errors import PluginError, ProcessLost, RewardError, SettingsError
 from diffrl.settings.resolve import resolve
 from diffrl.settings.rewards import read_saved
@@ -29,6 +30,10 @@ def failing_from(epoch, monkeypatch, tiny_updates, fail):
     monkeypatch.setattr(ClippedRatio, "__call__", counted)
 
 
+def unreachable():
+    raise ConnectionError("no route")
+
+
 @pytest.fixture
 def settings(tiny_sets):
     return [*tiny_sets, "checkpoint.every=10", "train.micro_batch=64"]
@@ -39,6 +44,7 @@ def settings(tiny_sets):
     [
         (lambda: 1 / 0, ZeroDivisionError, "division by zero"),
         (lambda: None, PluginError, "loss 'clipped-ratio' gave None; expected LossOut"),
+        (unreachable, PluginError, r"a component failed \(ConnectionError: no route\)"),
     ],
 )
 def test_it_costs_one_epoch_and_no_more(fail, kind, said, settings, tmp_path, monkeypatch):
@@ -62,6 +68,28 @@ def test_it_costs_one_epoch_and_no_more(fail, kind, said, settings, tmp_path, mo
     assert moments.BEGAN is None  # or the next run of this process would count from there
     for key in ("loss/value", "grad_norm", "reward/pickscore/mean"):
         assert resumed.metrics[2][key] == whole.metrics[2][key]
+
+
+def test_an_error_while_pictures_are_drawn_for_an_evaluation_costs_nothing(
+    settings, tmp_path, monkeypatch
+):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    usual = diffrl.train("ddpo", "pickscore", sets=settings, epochs=2, output=whole, live=False)
+    drawing, asked = Ddim.for_evaluation, []
+
+    def failing(self, steps, eta):
+        asked.append(steps)
+        if len(asked) > 2:  # of the model before training are two
+            raise ValueError("of my own")
+        return drawing(self, steps, eta)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ddim, "for_evaluation", failing)
+        with pytest.raises(ValueError, match="of my own"):
+            diffrl.train("ddpo", "pickscore", sets=settings, epochs=2, output=run, live=False)
+    again = diffrl.resume(run, live=False)
+    for key in ("loss/value", "eval/pickscore/1-step", "reward/pickscore/mean"):
+        assert again.metrics[2][key] == usual.metrics[2][key]
 
 
 def others(*told):

@@ -136,6 +136,15 @@ def test_a_run_that_ends_earlier_than_planned_is_evaluated_at_its_end(tiny_sets,
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_run_that_ends_at_an_evaluated_epoch_shows_that_epoch(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, folder)
+    before = (folder / "images/before-after.png").read_bytes()
+    again = diffrl.resume(f"{folder}@2", epochs=2, live=False)
+    assert untimed(again.metrics) == untimed(tiny_run.metrics[:3])
+    assert (folder / "images/before-after.png").read_bytes() != before
+
+
 def test_what_was_noticed_after_a_checkpoint_is_noticed_again_once(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.folder, folder)

@@ -2,14 +2,18 @@
 
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from diffrl.errors import SettingsError
+from diffrl.evidence.files import in_training
+from diffrl.folder import read_lines
 from diffrl.settings.resolve import load, resolve
 from diffrl.shelf import newest
-from diffrl.trainer import checkpoint, run
+from diffrl.trainer import Run, checkpoint, lock, run
 from diffrl.trainer.preflight import preflight
 
 
@@ -33,7 +37,7 @@ def test_a_resumed_run_takes_the_optimizer_kernels_that_are_asked_for(tiny_run, 
         flags = {"train.epochs": (5, "--epochs 5"), "optimizer.fused": (fused, "--set")}
         run(load(folder / "settings.toml", flags=flags), resume=folder)
         found.append(checkpoint.read(folder / "checkpoints/5"))
-    for state, fused in zip(found, (False, True), strict=True):
+    for state, fused in zip(found, (None, True), strict=True):
         assert [group["fused"] for group in state["optimizer"]["param_groups"]] == [fused]
     for name, weight in found[0]["trained"].items():
         torch.testing.assert_close(found[1]["trained"][name], weight, rtol=1e-5, atol=1e-7)
@@ -88,3 +92,41 @@ def test_a_best_metric_that_no_evaluation_gives_is_refused(best, said, tiny_sets
     else:
         with pytest.raises(SettingsError, match=re.escape(said)):
             preflight(settings, None)
+
+
+def test_what_a_run_goes_on_with_is_noticed(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, folder)
+    flags = {"train.epochs": (5, "--epochs 5"), "optimizer.weight_decay": (0.5, "--set")}
+    run(load(folder / "settings.toml", flags=flags), resume=folder)
+    (told,) = [one for one in read_lines(folder / "notices.jsonl") if one["source"] == "run"]
+    assert (told["epoch"], told["rule"]) == (4, "settings")
+    assert re.search(r"other settings: optimizer\.weight_decay .* → 0\.5$", told["message"])
+    run(load(folder / "settings.toml", flags={"train.epochs": (6, "--epochs 6")}), resume=folder)
+    again = [one for one in read_lines(folder / "notices.jsonl") if one["source"] == "run"]
+    assert again == [told]
+
+
+def test_one_process_at_a_time_goes_on_with_a_run(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, folder)
+    command = [sys.executable, "-m", "diffrl", "train", "--resume", str(folder), "--epochs", "5"]
+    lock.hold(folder)
+    try:
+        refused = subprocess.run(command, capture_output=True, text=True)
+    finally:
+        lock.let_go(folder)
+    assert refused.returncode == 2 and "is being trained by another process" in refused.stderr
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert newest(folder).name == "5"
+
+
+def test_rewards_have_the_settings_that_they_scored_with(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, folder)
+    path = folder / "settings.toml"
+    text = path.read_text("utf-8")
+    path.write_text(text.replace('precision = "fp32"', 'precision = "bf16"'), "utf-8")
+    assert path.read_text("utf-8") != text
+    found = in_training(Run(folder), 4).rewards["pickscore"]["precision"]
+    assert (found, Run(folder).settings.rewards[0].reward.precision) == ("fp32", "bf16")
