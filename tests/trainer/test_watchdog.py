@@ -231,12 +231,10 @@ def test_what_the_watchdog_remembers_is_in_the_checkpoint(hacked, tmp_path):
     with pytest.raises(Diverged):
         diffrl.resume(tmp_path / "cut", sets=["watchdog.rollbacks=2"], live=False)
     whole, cut = diffrl.Run(tmp_path / "whole"), diffrl.Run(tmp_path / "cut")
-    assert [n["action"].split()[0] for n in notices(cut)] == [
-        "rollback",
-        "stop",
-        "rollback",
-        "stop",
-    ]
+    told = [(n["source"], n["action"].split()[0]) for n in notices(cut)]
+    way = ["rollback", "stop", "rollback", "stop"]
+    assert [action for source, action in told if source == "watchdog"] == way
+    assert [t for t in told if t[0] != "watchdog"] == [("run", "noted")]  # of other settings
     assert _untimed(cut) == _untimed(whole)
     states = [checkpoint.read(run.checkpoints[-1])["trained"] for run in (whole, cut)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
