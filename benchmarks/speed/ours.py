@@ -21,7 +21,6 @@ from diffrl.trainer.observers import FolderObserver
 from diffrl.trainer.preflight import preflight
 from diffrl.trainer.ranks import accelerator
 from diffrl.trainer.saving import save, tell
-from diffrl.trainer.scorers import overlaps
 from diffrl.trainer.session import Session, build
 from diffrl.trainer.trackers import TrackerObserver
 
@@ -49,7 +48,7 @@ class Ours:
         attach(session, watch)
         self._recompute = loop.recompute
         loop.recompute = watched_apart(self._recompute, watch)
-        if made.device.type == "cuda" and not overlaps(settings, made.device):
+        if made.device.type == "cuda" and not settings.overlaps("cuda"):
             synchronize_laps()
 
     def epoch(self, number: int) -> dict[str, float]:

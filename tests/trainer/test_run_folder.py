@@ -16,7 +16,7 @@ from diffrl.trainer import Run, checkpoint
 def test_a_run_leaves_settings_environment_metrics_pictures_and_checkpoints(tiny_run):
     here = {p.name for p in tiny_run.folder.iterdir()}
     wanted = {"settings.toml", "environment.json", "metrics.jsonl", "images", "checkpoints"}
-    assert wanted | {"tensorboard", "evaluations"} == here
+    assert wanted | {"tensorboard", "evaluations", ".lock"} == here
     assert [m["epoch"] for m in tiny_run.metrics] == [0, 1, 2, 3, 4]
     assert [p.name for p in tiny_run.checkpoints] == ["1", "2", "3", "4"]
     environment = json.loads((tiny_run.folder / "environment.json").read_text())
