@@ -14,9 +14,7 @@ from diffrl.evidence.intervals import UNCLEAR, Estimate, between_runs, differenc
 from diffrl.folder import SETTINGS
 from diffrl.measures import PICTURE
 from diffrl.paths import there
-from diffrl.settings import Settings
-from diffrl.settings.saved import tables
-from diffrl.settings.toml import write_value
+from diffrl.settings.saved import flat
 from diffrl.trainer.run import Run
 
 MEASURES = frozenset({*PICTURE, "moved", "moved-clip", "diversity", "diversity-clip"})
@@ -72,17 +70,10 @@ def contender(text: str) -> Contender:
 
 def settings_that_differ(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Return every setting that is not the same in all runs, with its value in each."""
-    flat = [_flat(run.settings) for run in runs]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    rows = [(key, [one.get(key, "–") for one in flat]) for key in keys]
+    each = [flat(run.settings) for run in runs]
+    keys = dict.fromkeys(key for one in each for key in one)
+    rows = [(key, [one.get(key, "–") for one in each]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def _flat(settings: Settings) -> dict[str, str]:
-    found = {"algo": settings.recipe.name, "preset": settings.preset}
-    for path, _, values in tables(settings):
-        found |= {f"{path}.{name}": write_value(value).strip('"') for name, value in values.items()}
-    return found
 
 
 def last_common(contenders: Sequence[Contender]) -> tuple[int | None, list[str]]:

@@ -59,16 +59,17 @@ def tables(settings: Settings) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield name, f"[{name}]", _values(getattr(settings, name))
 
 
+def flat(settings: Settings) -> dict[str, str]:
+    """Return every setting by its dotted key, as people write its value."""
+    found = {"algo": settings.recipe.name, "preset": settings.preset}
+    for path, _, values in tables(settings):
+        found |= {f"{path}.{name}": write_value(value).strip('"') for name, value in values.items()}
+    return found
+
+
 def changed(before: Settings, now: Settings) -> list[str]:
     """Return what is set otherwise, as `key old → new`; how long a run trains is left out."""
-    old, new = (
-        {
-            f"{at}.{key}": write_value(v)
-            for at, _, values in tables(one)
-            for key, v in values.items()
-        }
-        for one in (before, now)
-    )
+    old, new = flat(before), flat(now)
     keys = [key for key in dict.fromkeys([*old, *new]) if key != "train.epochs"]
     return [
         f"{key} {old.get(key, 'none')} → {new.get(key, 'none')}"
