@@ -135,6 +135,19 @@ def log_density(
     return density.flatten(-3).mean(-1)
 
 
+def embedded_scale(guidance: float, width: int) -> Float[Tensor, "1 width"]:
+    """Return the sinusoidal embedding of a guidance scale, as LCMs are given it.
+
+    Source: Luo et al., LCM, arXiv:2310.04378; diffusers `get_guidance_scale_embedding` of
+    1000 (guidance - 1).
+    """
+    half = width // 2
+    rate = torch.exp(torch.arange(half) * -(math.log(10000.0) / (half - 1)))
+    angle = 1000.0 * (guidance - 1) * rate
+    waves = torch.cat([angle.sin(), angle.cos()])
+    return torch.nn.functional.pad(waves, (0, width - 2 * half))[None]
+
+
 def _like(value: Tensor, x: Tensor) -> Tensor:
     """Return per-row values, at least in float32, with axes of size 1 up to the rank of `x`."""
     value = value.to(torch.promote_types(x.dtype, torch.float32))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from diffrl.errors import PluginError
-from diffrl.kernels import Ddim, Lcm, log_density
+from diffrl.kernels import Ddim, Lcm, embedded_scale, log_density
 from diffrl.speed.compiling import sized_as_in_updates
 from diffrl.speed.memory import MOST_PROMPTS
 from diffrl.speed.merging import merged
@@ -23,6 +22,8 @@ from diffrl.tensors import Float, Generator, Tensor
 from diffrl.types import Batch, Prompts, at_step
 
 Encode = Callable[[Sequence[str]], Tensor]
+Hear = Callable[[Tensor, Tensor, Tensor], None]
+"""Is told states, shape `rows *latent`, their times, and what the live weights predict there."""
 
 
 class UNetPolicy:
@@ -66,6 +67,7 @@ class UNetPolicy:
         self._table = scheduler.alphas_cumprod.to(self.device)
         self._latent = (int(unet.config.in_channels), size, size)
         self.noise_rng = torch.Generator().manual_seed(seed)
+        self._hear: Hear | None = None
         self.seen: Tensor | None = None
         """The last log-density of the live weights, without gradient."""
         trained = {n: p for n, p in unet.named_parameters() if p.requires_grad}
@@ -101,6 +103,15 @@ class UNetPolicy:
         """Return a context for sampling, in which adapters are merged where that is wanted."""
         return merged(self._unet) if self._merge else nullcontext()
 
+    @contextmanager
+    def heard_by(self, hear: Hear | None) -> Iterator[None]:
+        """Tell `hear` of live predictions, but where merged adapters round them otherwise."""
+        self._hear = None if self._merge else hear
+        try:
+            yield
+        finally:
+            self._hear = None
+
     def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
         """Return standard normal noise of shape `(*shape, *latent)`, the same on every device."""
         noise = normal((*shape, *self._latent), rng)
@@ -135,6 +146,12 @@ class UNetPolicy:
         weights: Weights = "live",
     ) -> Float[Tensor, "*rows c h w"]:
         """Return the network's output; `cond` broadcasts over trailing axes of `rows`."""
+        output = self._predict(x, t, cond, weights)
+        if self._hear is not None and weights == "live":
+            self._hear(x, t, output)
+        return output
+
+    def _predict(self, x: Tensor, t: Tensor, cond: Tensor, weights: Weights) -> Tensor:
         rows, flat = x.shape[:-3], x.flatten(0, -4)
         cond, times = _spread(cond, rows), t.flatten()
         if self._guidance <= 1 or self._embedded is not None:
@@ -236,19 +253,6 @@ class UNetPolicy:
     def set_old(self, weights: dict[str, Tensor]) -> None:
         """Restore the `old` weights of a checkpoint."""
         self._old = {n: alike(weights[n], p) for n, p in self.trained.items()}
-
-
-def embedded_scale(guidance: float, width: int) -> Float[Tensor, "1 width"]:
-    """Return the sinusoidal embedding of a guidance scale, as LCMs are given it.
-
-    Source: Luo et al., LCM, arXiv:2310.04378; diffusers `get_guidance_scale_embedding` of
-    1000 (guidance - 1).
-    """
-    half = width // 2
-    rate = torch.exp(torch.arange(half) * -(math.log(10000.0) / (half - 1)))
-    angle = 1000.0 * (guidance - 1) * rate
-    waves = torch.cat([angle.sin(), angle.cos()])
-    return torch.nn.functional.pad(waves, (0, width - 2 * half))[None]
 
 
 def _copy(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

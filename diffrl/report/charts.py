@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import statistics
 import warnings
@@ -27,6 +26,9 @@ ROW = 0.17
 
 INK, FAINT = "#10203a", "#bac3d0"
 """Stand-ins that become the page's own colors."""
+
+PAPER = "fill: #ffffff"
+"""What matplotlib draws behind everything."""
 
 LARGEST = 1e38
 """Of larger numbers no axis can be drawn."""
@@ -112,7 +114,7 @@ def save(charts: Sequence[Chart], folder: Path) -> list[str]:
             figure = draw(one, INK, FAINT)
             for kind in ("png", "svg"):
                 write(folder / f"{one.name}.{kind}", figure)
-            pages.append(inline(figure))
+            pages.append(inline((folder / f"{one.name}.svg").read_text("utf-8")))
             figure.clear()
     return pages
 
@@ -186,15 +188,9 @@ def write(path: Path, figure: Any) -> None:
         partial.replace(path)
 
 
-def inline(figure: Any) -> str:
-    """Return a figure as an SVG element in the page's colors, as wide as its place."""
-    import matplotlib
-
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "diffrl"}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
+def inline(svg: str) -> str:
+    """Return a chart's file as an element in the page's colors, as wide as its place."""
+    svg = svg[svg.index("<svg") :].replace(PAPER, "fill: none")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)

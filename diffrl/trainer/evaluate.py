@@ -56,6 +56,7 @@ def evaluate(
     settings: EvalSettings,
     pieces: Pieces,
     drop: bool = False,
+    exact: bool = False,
     meet: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Evaluation:
     """Draw `settings.images` pictures per number of steps, always with the same noise.
@@ -63,7 +64,8 @@ def evaluate(
     Every picture has noise of its own, whatever fits into a piece. The recipe's own sampler draws,
     with the number of steps and eta of the evaluation. The picture is the clean state that the last
     step predicts: what is left out is its noise. With `drop`, pictures without a finite score are
-    left out of the means. Pieces are looked at within `meet`, whose end may raise.
+    left out of the means. Where the network is `exact`, which batches of any size are in full
+    precision, nothing is predicted twice. Pieces are looked at within `meet`, whose end may raise.
     """
     text = [prompts[i % len(prompts)] for i in range(settings.images)]
     scores: dict[str, float] = {}
@@ -74,7 +76,7 @@ def evaluate(
         drawing = sampler.for_evaluation(steps, settings.eta)
         rng = Streams(range(settings.seed, settings.seed + settings.images))
         pictures: list[Tensor] = []
-        with torch.no_grad():
+        with torch.no_grad(), policy.heard_by(moved.hear if exact else None):
             for rollout in sampled(drawing, policy, text, rng, pieces.sample):
                 moved.add(rollout)
                 with meet():

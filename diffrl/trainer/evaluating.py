@@ -76,6 +76,7 @@ def draw(session: Session, rewards: Sequence[ScoredBy]) -> Evaluation:
         settings.eval,
         session.pieces,
         settings.train.bad_scores == "drop",
+        settings.model.precision == "fp32",
         meet,
     )
 

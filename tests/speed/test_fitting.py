@@ -270,6 +270,34 @@ def test_evaluations_are_decoded_in_pieces_that_fit(plain):
         torch.testing.assert_close(cut.each[name], values, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_evaluation_predicts_nothing_twice_in_full_precision(plain, merge, monkeypatch):
+    settings, asked = EvalSettings(images=6, steps=(2, 4), shown=3, watch=()), []
+    policy, pieces = plain.policy, Pieces.of(2, 1, 6, "cpu")
+    forward = policy._forward
+
+    def counted(x, t, cond, weights):
+        asked.append((len(x), weights))
+        return forward(x, t, cond, weights)
+
+    def found(exact):
+        asked.clear()
+        rewards = [ScoredBy("bright", lambda images, text: images.mean((1, 2, 3)))]
+        scores = evaluate(
+            policy, Ddim(steps=2), lambda x0: x0[:, :3].sigmoid(), rewards, ["a fox"], settings,
+            pieces, exact=exact,
+        ).scores  # fmt: skip
+        return scores, [sum(n for n, w in asked if w == kind) for kind in ("live", "base")]
+
+    monkeypatch.setattr(policy, "_forward", counted)
+    monkeypatch.setattr(policy, "_merge", merge)
+    usual, rows = found(exact=False)
+    assert rows == [36 + 18, 18]  # six pictures of two and of four steps; three are compared
+    once, rows = found(exact=True)
+    assert rows == ([36 + 18, 18] if merge else [36, 18])
+    assert once == pytest.approx(usual, rel=1e-4, abs=1e-9)
+
+
 def test_a_size_that_was_cut_counts_while_the_setting_is_the_same():
     cut = Pieces.of(0, 8, 16, "cuda")
     cut.sample.size, cut.sample.cuts = 4, 1

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from diffrl.report.charts import FAINT, INK, Chart, Line, draw
+from diffrl.report.charts import FAINT, INK, PAPER, Chart, Line, draw, save
 
 
 def chart(*labels):
@@ -24,6 +24,14 @@ def test_a_legend_lies_below_the_axes_and_within_the_figure(count, label):
     assert plot.height > 0.75 * 2.9 * figure.dpi  # a longer legend takes nothing from the plot
     names = [text.get_text() for text in legend.get_texts()]
     assert [name[-2:] for name in names] == [f" {n}" for n in range(count)]  # all told apart
+
+
+def test_an_element_of_a_page_has_no_paper(tmp_path):
+    (element,) = save([chart("a", "b")], tmp_path)
+    file = (tmp_path / "name.svg").read_text("utf-8")
+    assert file.count(PAPER) == 2  # of the figure and of its axes
+    assert "#fff" not in element
+    assert "var(--ink)" in element and INK not in element
 
 
 def test_one_curve_needs_no_legend():

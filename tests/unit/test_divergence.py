@@ -38,3 +38,37 @@ def test_nothing_is_said_without_a_path():
     moved = Moved(Shifted(), 5)
     moved.add(Rollout(drawn().prompts, torch.tensor([999.0]), torch.zeros(6, 1, 2, 2)))
     assert moved.mean is None
+
+
+class Counting(Shifted):
+    """A policy that counts how often each set of weights is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = {"live": 0, "base": 0}
+
+    def predict(self, x, t, cond, weights="live"):
+        self.asked[weights] += 1
+        return super().predict(x, t, cond, weights)
+
+
+def test_what_was_heard_in_sampling_is_not_asked_again():
+    rollout, alone, heard = drawn(), Moved(Shifted(), 5), Moved(policy := Counting(), 5)
+    alone.add(rollout)
+    for step, t in enumerate(rollout.times):
+        x, times = rollout.path.x[:, step], t.expand(6)
+        heard.hear(x, times, Shifted().predict(x, times, rollout.prompts.cond))
+    heard.add(rollout)
+    assert heard.mean == alone.mean
+    assert policy.asked == {"live": 0, "base": 2}
+
+
+def test_other_states_and_times_are_asked_about():
+    rollout, alone, heard = drawn(), Moved(Shifted(), 5), Moved(policy := Counting(), 5)
+    alone.add(rollout)
+    x, t = rollout.path.x[:, 0], rollout.times[0].expand(6)
+    heard.hear(x, t - 1, torch.full_like(x, 7.0))
+    heard.hear(x + 1, t, torch.full_like(x, 7.0))
+    heard.add(rollout)
+    assert heard.mean == alone.mean
+    assert policy.asked == {"live": 2, "base": 2}

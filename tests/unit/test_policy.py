@@ -3,8 +3,8 @@ import torch
 from peak import Peak
 from torch.autograd.graph import saved_tensors_hooks
 
-from diffrl.kernels import Ddim, log_density, trailing
-from diffrl.policy import UNetPolicy, embedded_scale
+from diffrl.kernels import Ddim, embedded_scale, log_density, trailing
+from diffrl.policy import UNetPolicy
 from diffrl.types import Batch, at_step
 
 
