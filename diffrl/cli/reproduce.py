@@ -38,7 +38,7 @@ def reproduce(name: str, seed: int | None, output: Path | None) -> None:
     main = os.environ.get("RANK", "0") == "0"
     if main:
         typer.echo(f"{one.name}: {one_line(one.about)}\nfigures: {one_line(one.source)}")
-    checks = reproduce(one, chosen, folder)
+    checks = reproduce(one, chosen, folder, typer.echo if main else lambda _: None)
     if main:
         typer.echo("\n".join(_lines(one, checks, folder)))
     if not all(check.passed for check in checks):

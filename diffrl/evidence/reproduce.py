@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,17 @@ from typing import Any
 from diffrl.builtin.rewards.function import FunctionReward
 from diffrl.builtin.rewards.served import ServedReward
 from diffrl.errors import DiffrlError, SettingsError, UnknownName, quoted, shown
-from diffrl.folder import METRICS, SETTINGS, read_metrics
+from diffrl.folder import METRICS, SETTINGS, environment, read_metrics, read_object
 from diffrl.paths import there
 from diffrl.settings import Settings, toml
+from diffrl.settings.absent import ENVIRONMENT
 from diffrl.settings.resolve import load, resolve
 from diffrl.settings.saved import tables
 
 HERE = Path(__file__).parent / "cards"
 ANY = "any"
+"""Stands for a seed where the figures are of no seed in particular."""
+
 KEYS = {"about", "source", "minutes", "processes", "run", "expected"}
 RUN_KEYS = {"algo", "rewards", "preset", "epochs", "sets"}
 """What a card and its [run] may hold."""
@@ -27,7 +30,6 @@ PARTS = (
     "recipe", "rewards", "watched", "model", "adapter", "optimizer", "train", "eval", "watchdog",
 )  # fmt: skip
 """Settings by which a run is that of a card; those of speed and checkpoints are anybody's."""
-"""Stands for a seed where the figures are of no seed in particular."""
 
 
 @dataclass(frozen=True)
@@ -213,16 +215,20 @@ def _leaves(text: str, home: Path, own: bool) -> bool:
         return True
 
 
-def reproduce(one: Card, seed: int, folder: Path) -> list[Check]:
+def reproduce(
+    one: Card, seed: int, folder: Path, tell: Callable[[str], None] = lambda _: None
+) -> list[Check]:
     """Run a card, or what is left of it, and return its checks.
 
     Args:
         one: the card.
         seed: of the run.
         folder: of the run. A run of this card that is there already goes on, or counts as it is.
+        tell: is told if it does.
 
     Raises:
-        DiffrlError: if the folder holds another run, or the run cannot be made.
+        DiffrlError: if the folder holds another run, or one of other code, or the run cannot be
+            made.
     """
     from diffrl.trainer import run
 
@@ -239,14 +245,38 @@ def reproduce(one: Card, seed: int, folder: Path) -> list[Check]:
         run(settings, output=folder, live=True)
     elif not _same(load(folder / SETTINGS), settings):
         raise DiffrlError(f"{folder} holds another run than the card {one.name!r}; choose another")
+    elif apart := _other_code(folder):
+        raise DiffrlError(
+            f"{folder} was run with other code than this ({apart}), so it says nothing about this; "
+            f"remove it, or give another --output"
+        )
     elif _epochs(folder) < settings.train.epochs:
+        tell(f"{folder}: begun before; goes on")
         run(settings, resume=folder, live=True)
+    else:
+        commit = environment()["commit"]
+        at = f"commit {commit}" if commit else "the same versions"
+        tell(f"{folder}: run before, at {at}; not run again")
     lines = {int(m["epoch"]): m for m in read_metrics(folder)}
     return [Check(f, _found(lines, f)) for f in figures]
 
 
 def _same(one: Settings, other: Settings) -> bool:
     return all(getattr(one, part) == getattr(other, part) for part in PARTS)
+
+
+def _other_code(folder: Path) -> str:
+    """Return, in words, which packages were others when a run began, and which commit of diffrl."""
+    try:
+        then = read_object(folder / ENVIRONMENT)
+    except ValueError as error:
+        return f"cannot read {ENVIRONMENT}: {error}"
+    now = environment()
+    known = then.get("packages")
+    packages = known if isinstance(known, dict) else {}
+    each = [(name, packages.get(name), version) for name, version in now["packages"].items()]
+    each.append(("commit", then.get("commit"), now["commit"]))
+    return ", ".join(f"{name} {old} and not {new}" for name, old, new in each if old != new)
 
 
 def _epochs(folder: Path) -> int:

@@ -43,8 +43,22 @@ def test_what_was_found_once_is_found_again(own, command, tmp_path):
     code, out, _ = command("reproduce", own, "--output", tmp_path / "run")
     assert code == 0 and out.splitlines()[-1] == f"own: pass. The run: {tmp_path / 'run'}"
     before = (tmp_path / "run/metrics.jsonl").stat().st_mtime_ns
-    assert command("reproduce", own, "--output", tmp_path / "run")[0] == 0
+    code, out, _ = command("reproduce", own, "--output", tmp_path / "run")
+    assert code == 0 and "run before, at " in out and "not run again" in out
     assert (tmp_path / "run/metrics.jsonl").stat().st_mtime_ns == before  # finished: not run again
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("commit", "0123abc", "commit 0123abc and not "), ("packages", {}, "diffrl None and not ")],
+)
+def test_a_run_of_other_code_says_nothing_about_this(key, value, said, own, command, tmp_path):
+    assert command("reproduce", own, "--output", tmp_path / "run")[0] == 0
+    file = tmp_path / "run/environment.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    code, out, err = command("reproduce", own, "--output", tmp_path / "run")
+    assert code == 2 and said in err and "give another --output" in err
+    assert "pass" not in out
 
 
 def test_other_figures_fail_with_exit_code_1(own, command, tmp_path):
