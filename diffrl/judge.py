@@ -34,7 +34,9 @@ class Ledger:
         return sum(len(s) for s in self.steps)
 
     def columns(self) -> tuple[Int[Tensor, "q"], Mapping[str, Float[Tensor, "q"]]]:
-        """Return the step of each query, and per reward its scores."""
+        """Return the step of each query, and per reward its scores; none if none was asked."""
+        if not self.steps:
+            return torch.zeros(0, dtype=torch.long), {}
         return torch.cat(self.steps), {n: torch.cat(s) for n, s in self.scores.items()}
 
 

@@ -45,6 +45,15 @@ def ddim_schedule(config: Any) -> Any:
     return made
 
 
+def scheduler_of(sampler: str, scheduler: Any) -> Any:
+    """Return the diffusers scheduler that draws as a sampler does; of unknown ones, the model's."""
+    from diffusers import LCMScheduler
+
+    if sampler == "lcm":
+        return LCMScheduler.from_config(scheduler.config)
+    return ddim_schedule(scheduler.config) if sampler in ("ddim", "ode") else scheduler
+
+
 def encoder(pipeline: Any) -> Any:
     """Return the function from prompts to conditions, shape `b tokens width`."""
     tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder

@@ -126,7 +126,8 @@ class UNetPolicy:
     def timesteps(self, steps: int) -> Float[Tensor, "T"]:
         """Return the training timesteps of a number of denoising steps, noisiest first."""
         self._scheduler.set_timesteps(steps)
-        return self._scheduler.timesteps.to(self.device, torch.float32)
+        times = self._scheduler.timesteps[:steps]  # of some numbers diffusers gives one too many
+        return times.to(self.device, torch.float32)
 
     def ddim(self, steps: int, eta: float) -> Ddim:
         """Return the DDIM kernel of this model's noise schedule for a number of steps."""

@@ -45,6 +45,7 @@ class Epoch:
         commits: optimizer steps.
         accumulates: whether an optimizer step has several backward passes.
         held: bytes of the rollout, its rewards and advantages.
+        predicted: bytes of those that are let go before updates: the predicted states.
         rows: trajectories.
     """
 
@@ -57,6 +58,7 @@ class Epoch:
     commits: int
     accumulates: bool
     held: int
+    predicted: int
     rows: int
 
 
@@ -131,7 +133,7 @@ class Counting:
         recipe = recipe.but(sampler=recipe.sampler.for_epoch(number))
         groups = -(-train.trajectories // recipe.sampler.group)
         own = -(-groups // self._processes)
-        sampling, held = self._sampling(recipe, own)
+        sampling, held, states = self._sampling(recipe, own)
         torch.manual_seed(0)
         rollout = self._sample(recipe, groups)
         self.tally.drain()
@@ -152,6 +154,7 @@ class Counting:
             commits=commits,
             accumulates=accumulates,
             held=held + self._bytes(rewards, advantages, own, len(rollout)),
+            predicted=states,
             rows=own * recipe.sampler.group,
         )
 
@@ -167,15 +170,18 @@ class Counting:
         at_once = max(1, self._settings.train.sample_batch // recipe.sampler.group)
         return Counter(min(at_once, groups - i) for i in range(0, groups, at_once))
 
-    def _sampling(self, recipe: Recipe, groups: int) -> tuple[Calls, int]:
+    def _sampling(self, recipe: Recipe, groups: int) -> tuple[Calls, int, int]:
+        """Return the calls, and the bytes of what is sampled, in all and of predicted states."""
         calls: Calls = Counter()
-        held = 0
+        held = predicted = 0
         for size, times in self._pieces(recipe, groups).items():
             rollout = self._sample(recipe, size)
             for call, count in self.tally.drain().items():
                 calls[call] += times * count
             held += times * self._rollout_bytes(rollout)
-        return calls, held
+            if rollout.path is not None and rollout.path.x0_hat is not None:
+                predicted += times * self._size(rollout.path.x0_hat)
+        return calls, held, predicted
 
     def _decoding(self, recipe: Recipe, groups: int) -> Counter[int]:
         decoded: Counter[int] = Counter()
@@ -240,13 +246,15 @@ class Counting:
     def _rollout_bytes(self, rollout: Rollout) -> int:
         """Return the bytes of a rollout at the run's own sizes."""
         cond = len(rollout) * self._shapes.tokens * self._shapes.width * 4
-        grown = (self._shapes.side / self._side) ** 2
         path = rollout.path
         values = [] if path is None else [getattr(path, f.name) for f in dataclasses.fields(path)]
         tensors = [v for v in (rollout.x0, *values) if isinstance(v, torch.Tensor)]
-        return cond + sum(
-            math.ceil(t.numel() * t.element_size() * (grown if t.ndim > 3 else 1)) for t in tensors
-        )
+        return cond + sum(map(self._size, tensors))
+
+    def _size(self, tensor: torch.Tensor) -> int:
+        """Return the bytes of a tensor of a rollout; latents count at the run's own size."""
+        grown = (self._shapes.side / self._side) ** 2 if tensor.ndim > 3 else 1
+        return math.ceil(tensor.numel() * tensor.element_size() * grown)
 
     def _bytes(self, rewards: Rewards, advantages: Advantages, own: int, rows: int) -> int:
         tensors = [rewards.value, advantages.value]

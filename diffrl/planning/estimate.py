@@ -128,9 +128,11 @@ class Estimate:
         """Return the phases of an epoch: memory of its largest calls, time of the mean length."""
         costs, epochs, shape = self.counted, self.epochs, self.shape
         trained = own_bytes(self.settings, costs, self.processes)
-        rollout = Part("rollout", 0 if self._spares else max(e.held for e in epochs))
+        here = 0 if self._spares else 1
+        rollout = Part("rollout", here * max(e.held for e in epochs))
+        lean = Part("rollout", here * max(e.held - e.predicted for e in epochs))
         gradients = Part("gradients", trained)
-        several = self.settings.train.micro_batch > 1  # one alone is not done again in two
+        several = self.settings.train.micro_batch > 1 or self.settings.speed.graphs
         again = (
             several and any(e.accumulates for e in epochs) and self.settings.speed.shard == "off"
         )
@@ -158,9 +160,9 @@ class Estimate:
             self._phase("sampling", (rollout,), drawing, drew, f"{shape.sampled} rows"),
             self._phase("scoring", (rollout,), judging, judged, f"{shape.decoded} pictures"),
             self._phase("joining", (rollout, copied), 0, nothing, ""),
-            self._phase("updating", (rollout, gradients, kept), learning, learned,
+            self._phase("updating", (lean, gradients, kept), learning, learned,
                         f"{shape.trained} rows"),
-            self._phase("following", (rollout, followed), 0, nothing, ""),
+            self._phase("following", (lean, followed), 0, nothing, ""),
             self._phase("evaluating", (), drawn, evaluated, f"{self.drawn} pictures"),
         )  # fmt: skip
 

@@ -68,8 +68,8 @@ class OptimizerSettings(Section):
     )
     bad_steps: PositiveInt = Field(
         20,
-        description="Steps whose gradient is not finite are skipped; after so many in a row the "
-        "run saves and stops.",
+        description="Steps whose gradient is not finite are skipped; after an epoch with so "
+        "many in a row the run saves and stops.",
     )
 
 

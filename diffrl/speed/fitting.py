@@ -64,6 +64,10 @@ class Fitting:
         size = given or (ON_CPU[setting] if fixed or device == "cpu" else UNBOUNDED)
         return cls(setting, size, fixed=fixed, given=given)
 
+    def may_repeat(self, size: int) -> bool:
+        """Return whether an attempt of that size may be made again: in two, or beside less."""
+        return not self.fixed and (size > 1 or bool(HOLDERS))
+
     def pieces(self, count: int) -> int:
         """Return how many pieces of the size of now there are in `count`."""
         return -(-count // self.size)

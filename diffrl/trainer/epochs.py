@@ -51,8 +51,9 @@ def go(session: Session) -> None:
     if session.epoch == 0:
         _close(session, {})
     elif waiting := session.pending or _unevaluated(session):
+        told = not session.pending
         session.pending = waiting
-        found = _close(session, session.pending)
+        found = _close(session, session.pending, told)
         if not guard.act(session, found):
             save(session)
     while session.epoch < total:
@@ -91,6 +92,7 @@ def _one_epoch(session: Session) -> None:
             raise session.ranks.lost(error) from error
         raise stopped(session, error) from error
     began = time.perf_counter()
+    session.ranks.most_bad_steps = 0
     try:
         metrics = _train(session, session.epoch + 1)
     except (RewardError, UnreadableData, Interrupted, OutOfMemory) as error:
@@ -113,7 +115,7 @@ def _one_epoch(session: Session) -> None:
         raise
     session.epoch += 1
     session.progress["seconds"] += time.perf_counter() - began
-    if session.ranks.bad_steps >= session.settings.optimizer.bad_steps:
+    if session.ranks.most_bad_steps >= session.settings.optimizer.bad_steps:
         session.pending = dict(metrics)
         raise stopped(session, _diverged(session))
     found = _close(session, metrics)
@@ -138,15 +140,16 @@ def _saves(session: Session) -> bool:
 
 def _diverged(session: Session) -> Diverged:
     return Diverged(
-        f"the gradients of {session.ranks.bad_steps} optimizer steps in a row were not finite "
+        f"the gradients of {session.ranks.most_bad_steps} optimizer steps in a row were not finite "
         f"(optimizer.bad_steps); lower optimizer.lr, or compute with --precision fp32 or bf16"
     )
 
 
-def _close(session: Session, metrics: Mapping[str, float]) -> list[Sighting]:
+def _close(session: Session, metrics: Mapping[str, float], told: bool = False) -> list[Sighting]:
     """Evaluate where it is due, tell observers of the epoch, and return what the watchdog saw.
 
-    Where that cannot end, the epoch is saved as it is, and evaluated first when the run goes on.
+    Of one that was `told` before, the watchdog looks at the evaluation alone. Where that cannot
+    end, the epoch is saved as it is, and evaluated first when the run goes on.
 
     Raises:
         RewardError, Interrupted, OutOfMemory, PluginError: saying what happened and how to
@@ -175,7 +178,7 @@ def _close(session: Session, metrics: Mapping[str, float]) -> list[Sighting]:
     session.pending = {}
     if session.epoch:
         session.progress["seconds"] += time.perf_counter() - began
-    found = guard.watch(session, done, due, metrics)
+    found = guard.watch(session, done, due, {} if told else metrics)
     line = {"epoch": float(session.epoch), **session.progress, **metrics}
     line |= {**(done.scores if done else {}), **guard.figures(session, found)}
     line |= first_seconds(session, line, seconds_compiling() - compiled)
@@ -192,7 +195,7 @@ def _train(session: Session, number: int) -> dict[str, float]:
     decayed = settings.optimizer.lr * settings.optimizer.lr_decay ** (number - 1)
     lr = decayed * session.watch.get(SLOW, 1.0)
     session.ranks.set_learning_rate(lr)
-    tally, session.memory = train_epoch(
+    tally, memory = train_epoch(
         settings.recipe,
         session.policy,
         session.judge,
@@ -211,9 +214,10 @@ def _train(session: Session, number: int) -> dict[str, float]:
             mode(settings),
         ),
     )
+    line = summarise(tally, session.ranks, session.rewards, train.bad_scores == "drop")
+    session.memory = memory  # last: until here the epoch may still be undone
     session.progress["samples"] += len(tally.everyone.value) + tally.found.dropped
-    drops = train.bad_scores == "drop"
-    return {"lr": lr, **summarise(tally, session.ranks, session.rewards, drops)}
+    return {"lr": lr, **line}
 
 
 def draw(session: Session) -> Share:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -33,6 +33,7 @@ class Evaluation:
         text: the prompt of every picture.
         lower_is_better: names of the rewards of which less is more.
         images: the first pictures for each number of steps.
+        by_prompt: diversity, for each prompt with several pictures.
     """
 
     scores: Mapping[str, float]
@@ -40,6 +41,7 @@ class Evaluation:
     text: tuple[str, ...]
     images: Float[Tensor, "s shown 3 h w"]
     lower_is_better: tuple[str, ...] = ()
+    by_prompt: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -70,6 +72,7 @@ def evaluate(
     text = [prompts[i % len(prompts)] for i in range(settings.images)]
     scores: dict[str, float] = {}
     each: dict[str, Tensor] = {}
+    by_prompt: dict[str, dict[str, float]] = {}
     shown = []
     for steps in settings.steps:
         look, moved = Look(rewards, text, drop), Moved(policy, settings.shown)
@@ -91,9 +94,10 @@ def evaluate(
         if (kl := moved.mean) is not None:
             scores[f"kl/{steps}-step"] = kl
         if apart := diversity(look.small, text, pixel_distances):
-            scores[f"picture/diversity/{steps}-step"] = sum(apart.values()) / len(apart)
+            key = f"picture/diversity/{steps}-step"
+            by_prompt[key], scores[key] = apart, sum(apart.values()) / len(apart)
     lower = tuple(r.name for r in rewards if not r.higher_is_better)
-    return Evaluation(scores, each, tuple(text), torch.stack(shown), lower)
+    return Evaluation(scores, each, tuple(text), torch.stack(shown), lower, by_prompt)
 
 
 def _seen(
@@ -116,7 +120,10 @@ def named(look: Look) -> dict[str, Float[Tensor, "n"]]:
 
 
 def clean(rollout: Rollout) -> Float[Tensor, "b *latent"]:
-    """Return the clean latents that the last step of a rollout predicts."""
+    """Return the clean latents that the last step of a rollout predicts, or ends at.
+
+    A sampler without a path, as `ode`, has the last state alone, with what noise is left in it.
+    """
     if rollout.path is None or rollout.path.x0_hat is None:
         return rollout.x0
     return rollout.path.x0_hat[:, -1]

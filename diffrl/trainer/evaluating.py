@@ -58,6 +58,7 @@ def draw_and_score(session: Session) -> Evaluation:
         done.text,
         dict(done.each),
         done.lower_is_better,
+        done.by_prompt,
     )
     tell(session, "diffrl_evaluated", event)
     return done

@@ -49,7 +49,10 @@ def sampled(
 
         most = (len(text) - start) * group
         rollout, drawn = pieces.run(draw, most, group, undo)
-        yield rollout if keep is None else moved(rollout, keep)
+        kept = rollout if keep is None else moved(rollout, keep)
+        del rollout  # not held while the next piece is drawn
+        yield kept
+        del kept
         start += drawn
 
 
@@ -96,7 +99,7 @@ def learnt(
 
         def attempt(tuples: int, start: int = start) -> tuple[int, Losses]:
             one = part(whole, start, tuples)
-            if tuples > 1 and not pieces.fixed:  # else nothing is done again
+            if pieces.may_repeat(tuples):
                 before.keep()
             return len(one.rows), learn(one, start)
 

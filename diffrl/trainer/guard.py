@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from diffrl import shelf
-from diffrl.errors import Diverged
+from diffrl.errors import Diverged, quoted
 from diffrl.events import Noticed
 from diffrl.trainer import checkpoint
 from diffrl.trainer.evaluate import Evaluation
@@ -68,14 +69,17 @@ def act(session: Session, found: Sequence[Sighting]) -> bool:
     back = good if good and action in ("rollback", "stop") else None
     way = {"rollback": "to", "stop": "at"}
     told = action if back is None else f"{action} {way[action]} epoch {back}"
-    at = session.epoch
-    notice(session, [_told(at, one, told, back) for one in found])
+    deciding = [one for one in found if one.action == hardest(found)]
+    notice(
+        session,
+        [_told(session.epoch, one, told if one in deciding else one.action, back) for one in found],
+    )
     if action in ("slow", "rollback"):
         session.watch[SLOW] = session.watch.get(SLOW, 1.0) * settings.slow_by
     if back is not None:
         go_back(session, back, again=action == "rollback")
     if action == "stop":
-        raise stopped(session, _stopping(found, back))
+        raise stopped(session, _stopping(deciding[0], settings.rules, back))
     return back is not None
 
 
@@ -84,15 +88,20 @@ def _told(epoch: int, one: Sighting, action: str, back: int | None) -> Noticed:
     return Noticed(epoch, "watchdog", one.rule, one.message, action, *figures, back_to=back)
 
 
-def _stopping(found: Sequence[Sighting], back: int | None) -> Diverged:
+def _stopping(one: Sighting, rules: Sequence[str], back: int | None) -> Diverged:
     where = (
         "no evaluation before was good, so there is nothing to go back to"
         if back is None
         else f"the run is back at epoch {back}, its last good one"
     )
+    own = [rule for rule in rules if rule.partition("=")[0] == one.rule]
+    others = [rule for rule in rules if rule not in own]
+    softer = "watchdog.action=warn"
+    if own:
+        softer = f"watchdog.rules={json.dumps([*others, f'{one.rule}=warn'])}"
     return Diverged(
-        f"the watchdog stopped the run: {found[0].message}; {where}; to go on all the same, add "
-        f"--set watchdog.action=warn"
+        f"the watchdog stopped the run: {one.message}; {where}; to go on all the same, add "
+        f"--set {quoted(softer)}"
     )
 
 

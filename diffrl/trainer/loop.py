@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from diffrl.speed.fitting import in_words
 from diffrl.speed.memory import moved
 from diffrl.streams import Streams
 from diffrl.tensors import Float, Generator, Tensor
-from diffrl.trainer.collect import Batches, Clock, collect
+from diffrl.trainer.collect import Batches, Clock, Collected, collect
 from diffrl.trainer.exchange import hearing
 from diffrl.trainer.fitted import Losses, idle, learnt, part
 from diffrl.trainer.ranks import Ranks
@@ -69,6 +70,7 @@ def train_epoch(
     everyone, memory = as_rewards_are(estimator, given, found.everyone)
     tally = Tally(found, everyone, judge.drain(), clock.laps)
     batches.observe(epoch, found.rollout, found.rewards)
+    tally.found = found = lean(found)
     clock.lap("observe")
     if batches.recompute is not None:
         with alone_where_memory_ends(ranks):
@@ -79,6 +81,14 @@ def train_epoch(
     clock.lap("update")
     tally.compiling = seconds_compiling() - before
     return tally, memory
+
+
+def lean(found: Collected) -> Collected:
+    """Return what was collected without predicted states, which updates do not read."""
+    path = found.rollout.path
+    if path is None or path.x0_hat is None:
+        return found
+    return replace(found, rollout=replace(found.rollout, path=replace(path, x0_hat=None)))
 
 
 def turns(recipe: Recipe, share: Share, rng: Generator, epoch: int) -> list[int]:

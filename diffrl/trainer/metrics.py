@@ -45,7 +45,8 @@ def reward_metrics(tally: Tally, ranks: Ranks, rewards: tuple[ScoredBy, ...]) ->
     steps, columns = tally.ledger.columns()
     every = ranks.exchange.rows(steps, queries, "scores").cpu()
     for reward in rewards:
-        scores = ranks.exchange.rows(columns[reward.name], queries, "scores").cpu()
+        mine = columns.get(reward.name, torch.zeros(0))
+        scores = ranks.exchange.rows(mine, queries, "scores").cpu()
         own = f"reward/{reward.name}"
         for k in dict.fromkeys((0, last)):
             chosen = scores[(every == k) & scores.isfinite()] * reward.scale
@@ -68,7 +69,10 @@ def loss_metrics(tally: Tally, ranks: Ranks) -> dict[str, float]:
     out: dict[str, float] = {}
     for name in dict.fromkeys(n for own in every for n in own):
         total, weight, largest = zip(*(own[name] for own in every if name in own), strict=True)
-        out[f"loss/{name}"] = max(largest) if name.endswith("_max") else sum(total) / sum(weight)
+        if name.endswith("_max"):
+            out[f"loss/{name}"] = max(largest)
+        elif sum(weight):  # else nothing that the loss said weighed anything
+            out[f"loss/{name}"] = sum(total) / sum(weight)
     if tally.grad_norms:
         norms = torch.stack(tally.grad_norms).float().cpu()
         made = norms[norms.isfinite()]

@@ -50,6 +50,7 @@ def record(folder: Path, event: Evaluated, rewards: Mapping[str, Any]) -> None:
         "lower_is_better": event.lower_is_better,
         "rewards": rewards,
         "scores": scores,
+        "by_prompt": {name: dict(found) for name, found in event.by_prompt.items()},
     }
     write(evaluation_file(folder, event.epoch), json.dumps(content) + "\n")
 

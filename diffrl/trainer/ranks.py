@@ -39,7 +39,7 @@ class Ranks:
         """Returns the signal that asks this process to stop, or 0."""
         self.exchange = Exchange(accelerator)
         self._flags = 0
-        self.bad_steps = 0
+        self.bad_steps = self.most_bad_steps = 0
         """Optimizer steps in a row whose gradient was not finite."""
         self.steps = 0
         """Optimizer steps of this process."""
@@ -115,6 +115,7 @@ class Ranks:
         else:
             self.steps += 1
         self.bad_steps = 0 if good else self.bad_steps + 1
+        self.most_bad_steps = max(self.most_bad_steps, self.bad_steps)
         self._optimizer.zero_grad(set_to_none=True)
         return norm.detach()
 

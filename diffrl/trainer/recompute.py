@@ -74,6 +74,7 @@ def recompute(
     rollout, own, share = tally.found.rollout, tally.advantages, tally.found.share
     assert rollout.path is not None, "a loss that needs log-probs has been given some"
     fresh = rollout.path.log_prob.clone()
+    replaced = torch.zeros_like(fresh, dtype=torch.bool)
 
     def computed(piece: Minibatch) -> Tensor:
         batch = moved(gather(rollout, own, piece), policy.device)
@@ -84,6 +85,7 @@ def recompute(
         piece, mask = part(whole, at.start, at.stop - at.start), new[at]
         rows, steps = torch.broadcast_tensors(piece.rows[:, :, None], piece.steps[:, None, :])
         fresh[rows[mask], steps[mask]] = computed(piece)[mask]
+        replaced[rows[mask], steps[mask]] = True
 
     every = minibatches(recipe.update_scheduler, share.prompts, tally.everyone, ahead_of(rng))
     for whole, new in first_uses(every, *tally.everyone.value.shape):
@@ -94,6 +96,6 @@ def recompute(
         if ranks.in_step:
             for _ in range(micro.pieces(share.most(whole)) - micro.pieces(len(mine.rows))):
                 computed(idle(whole))
-    tally.moved = (fresh - rollout.path.log_prob).abs()
+    tally.moved = (fresh - rollout.path.log_prob).abs()[replaced]
     path = replace(rollout.path, log_prob=fresh)
     tally.found = replace(tally.found, rollout=replace(rollout, path=path))

@@ -44,13 +44,17 @@ class Run:
         Raises:
             DiffrlError: if its settings name none.
         """
-        from diffrl.settings.toml import read
-
-        section = read(self.folder / SETTINGS, str(self.folder / SETTINGS)).get("model")
-        ref = section.get("ref") if isinstance(section, dict) else None
+        ref = self._written("model", "ref")
         if not isinstance(ref, str):
             raise DiffrlError(f"{self.folder / SETTINGS}: expected a text for model.ref")
         return ref
+
+    def _written(self, section: str, key: str) -> Any:
+        """Return what the settings' file says, whether or not its plugins are here."""
+        from diffrl.settings.toml import read
+
+        found = read(self.folder / SETTINGS, str(self.folder / SETTINGS)).get(section)
+        return found.get(key) if isinstance(found, dict) else None
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -71,6 +75,8 @@ class Run:
     def pipeline(self, epoch: int | None = None) -> Any:
         """Return the diffusers pipeline with what was trained loaded into it.
 
+        Its scheduler is the one that trained, if that is DDIM's or an LCM's; else the model's own.
+
         Args:
             epoch: of the checkpoint; default: the newest.
 
@@ -78,6 +84,7 @@ class Run:
             DiffrlError: if there is no such checkpoint.
         """
         from diffrl.adapters import load_weights
+        from diffrl.pipeline import scheduler_of
         from diffrl.registry import registry
         from diffrl.trainer.session import quiet
 
@@ -90,6 +97,8 @@ class Run:
             )
         pipeline: Any = registry().hook.diffrl_open_model(ref=self.model)
         load_weights(pipeline, by_epoch[chosen])
+        name = str(self._written("sampler", "name"))
+        pipeline.scheduler = scheduler_of(name, pipeline.scheduler)
         return pipeline
 
     def report(self, output: str | Path | None = None) -> Path:

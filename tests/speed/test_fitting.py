@@ -62,6 +62,70 @@ def learn_from(world, batch_of, pieces, whole, log=None):
 WHOLE = Minibatch(torch.arange(4)[:, None], torch.tensor([[0], [1], [2], [1]]), True)
 
 
+class Holder:
+    """Holds memory, and lets it go once."""
+
+    def __init__(self):
+        self.held = True
+
+    def let_go(self):
+        held, self.held = self.held, False
+        return held
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_gradients_are_right_where_a_last_small_piece_is_done_again_whole(
+    size, plain, monkeypatch, same_gradients
+):
+    """Somebody has let memory go, so that the same piece fits; its first try left half a sum."""
+    rollout, ended = plain.rollout(), []
+
+    def batch_of(piece):
+        return plain.batch(rollout, piece.rows.tolist(), piece.steps.tolist())
+
+    def backward(piece, start):
+        log_prob = plain.policy.log_prob(batch_of(piece))
+        (piece.weight * log_prob.square().mean()).backward()
+        if start == 3 and armed and not ended:
+            ended.append(start)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return piece.weight, {}
+
+    def gradients():
+        pieces = Fitting("train.micro_batch", size)
+        learnt(WHOLE, pieces, backward, plain.policy.trained.values())
+        found = {n: p.grad.clone() for n, p in plain.policy.trained.items()}
+        for p in plain.policy.trained.values():
+            p.grad = None
+        return found, pieces
+
+    armed = False
+    wanted, _ = gradients()
+    armed, holder = True, Holder()
+    fitting.HOLDERS.add(holder)
+    found, pieces = gradients()
+    assert ended == [3] and not holder.held and pieces.cuts == 0
+    assert same_gradients(found, wanted)
+
+
+def test_a_piece_is_not_held_while_the_next_is_drawn(plain):
+    alive, most = WeakSet(), []
+
+    class Counted(Ddim):
+        def __call__(self, policy, text, rng):
+            most.append(len(alive))
+            rollout = super().__call__(policy, text, rng)
+            alive.add(rollout.x0)
+            return rollout
+
+    rng = Streams(range(6))
+    pieces = Fitting("train.sample_batch", 2)
+    for rollout in sampled(Counted(steps=1), plain.policy, ["a"] * 6, rng, pieces):
+        shape = rollout.x0.shape
+        del rollout
+    assert shape[0] == 2 and most == [0, 0, 0]
+
+
 def test_gradients_are_those_without_the_error(plain, monkeypatch, same_gradients):
     rollout = plain.rollout()
 
@@ -266,6 +330,10 @@ def test_evaluations_are_decoded_in_pieces_that_fit(plain):
     cut = found(0)
     assert ended == [6, 3]
     assert torch.equal(cut.images, wanted.images) and cut.images.shape[:2] == (2, 3)
+    assert cut.by_prompt == wanted.by_prompt
+    for name, apart in cut.by_prompt.items():
+        assert set(apart) == {"a fox", "an owl"}
+        assert cut.scores[name] == pytest.approx(sum(apart.values()) / 2)
     for name, values in wanted.each.items():
         torch.testing.assert_close(cut.each[name], values, rtol=0, atol=0)
 

@@ -248,3 +248,31 @@ def test_a_schedule_that_ends_without_noise_trains_all_steps_but_that(
         run(0)
     last = run(1).metrics[-1]
     assert last["updates"] > 0 and "skipped" not in last and last["log_prob_gap/max"] < 1e-4
+
+
+def test_an_epoch_that_cannot_be_told_is_undone_with_its_memory(tiny_sets, tmp_path, monkeypatch):
+    """Returns and samples of an undone epoch would count twice once it is made again."""
+    summarise, told = epochs.summarise, []
+
+    def failing(*given):
+        told.append(True)
+        if len(told) == 2:
+            raise ZeroDivisionError("no figure")
+        return summarise(*given)
+
+    monkeypatch.setattr(epochs, "summarise", failing)
+    folder, sets = tmp_path / "r", [*tiny_sets, "checkpoint.every=100"]
+    with pytest.raises(ZeroDivisionError, match="no figure"):
+        diffrl.train("sdpo", "pickscore", sets=sets, epochs=2, output=folder, live=False)
+    state = checkpoint.read(folder / "checkpoints/1")
+    assert state["progress"]["samples"] == diffrl.Run(folder).metrics[1]["samples"]
+    assert sum(len(returns) for _, _, returns in state["memory"]) == state["progress"]["samples"]
+
+
+def test_bad_steps_in_a_row_count_wherever_they_are_in_an_epoch(spoilt, tiny_sets, tmp_path):
+    sets = [*tiny_sets, "optimizer.bad_steps=2", "update_scheduler.per_update=1"]
+    sets += ["train.micro_batch=64", "sampler.steps=4", "sampler.lengths=[]"]
+    spoilt |= {1, 2}  # and the epoch's others are good
+    with pytest.raises(Diverged, match="of 2 optimizer steps in a row"):
+        diffrl.train("sdpo", "pickscore", sets=sets, epochs=2, output=tmp_path / "r", live=False)
+    assert checkpoint.read(tmp_path / "r/checkpoints/1")["watch"]["bad-steps"] == 0

@@ -175,3 +175,17 @@ def test_log_probs_of_other_weights_are_left_alone(monkeypatch):
     assert on.recomputes
     monkeypatch.setattr(type(on.recipe.sampler), "live", False)
     assert not on.recomputes
+
+
+def test_steps_that_are_not_trained_are_not_compared(trained, monkeypatch):
+    """One without noise has no log-prob, and is nan; recomputing leaves it alone."""
+    plain = recompute.recompute
+
+    def with_a_hole(recipe, policy, ranks, tally, *rest):
+        tally.found.rollout.path.log_prob[:, -1] = torch.nan
+        plain(recipe, policy, ranks, tally, *rest)
+
+    monkeypatch.setattr(loop, "recompute", with_a_hole)
+    run = trained("run", "sdpo", "speed.recompute=on", "update_scheduler.skip_last=1")
+    assert all(line["log_prob_gap/sampling"] < 1e-5 for line in run.metrics[1:])
+    assert not (run.folder / "notices.jsonl").exists()

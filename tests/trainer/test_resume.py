@@ -140,8 +140,13 @@ def test_a_run_that_ends_at_an_evaluated_epoch_shows_that_epoch(tiny_run, tmp_pa
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.folder, folder)
     before = (folder / "images/before-after.png").read_bytes()
+    watch = checkpoint.read(folder / "checkpoints/2")["watch"]
     again = diffrl.resume(f"{folder}@2", epochs=2, live=False)
     assert untimed(again.metrics) == untimed(tiny_run.metrics[:3])
+    later = checkpoint.read(folder / "checkpoints/2")["watch"]
+    assert {k: v for k, v in later.items() if k.startswith("norm:")} == {
+        k: v for k, v in watch.items() if k.startswith("norm:")
+    }  # the epoch's gradient is not watched twice
     assert (folder / "images/before-after.png").read_bytes() != before
 
 

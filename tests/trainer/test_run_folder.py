@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -178,3 +179,24 @@ def test_a_size_that_latents_do_not_have_is_refused(tiny_sets, tmp_path):
     with pytest.raises(DiffrlError, match=r"model\.size = 21: expected a multiple of 2"):
         diffrl.train("sdpo", "pickscore", sets=sets, output=tmp_path / "run", live=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kind"),
+    [("ddim", "DDIMScheduler"), ("lcm", "LCMScheduler"), ("mine", "EulerDiscreteScheduler")],
+)
+def test_a_pipeline_draws_by_the_scheduler_that_trained(sampler, kind, tiny_run, tmp_path):
+    """So that `eta=1.0` is not ignored, as by Euler's, which SD-Turbo's folder names."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+
+    model, folder = tmp_path / "model", tmp_path / "run"
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_run.model)
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    pipeline.save_pretrained(model)
+    shutil.copytree(tiny_run.folder, folder)
+    text = (folder / "settings.toml").read_text()
+    text = text.replace(tiny_run.model, str(model)).replace('"ddim"', f'"{sampler}"', 1)
+    (folder / "settings.toml").write_text(text)
+    scheduler = diffrl.Run(folder).pipeline().scheduler
+    assert type(scheduler).__name__ == kind
+    assert torch.equal(scheduler.alphas_cumprod, pipeline.scheduler.alphas_cumprod)

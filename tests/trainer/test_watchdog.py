@@ -15,9 +15,11 @@ from diffrl.registry import registry
 from diffrl.scoring import ScoredBy
 from diffrl.settings import WatchdogSettings
 from diffrl.settings.resolve import resolve
-from diffrl.trainer import checkpoint
+from diffrl.trainer import checkpoint, guard
 from diffrl.trainer.evaluate import Evaluation
-from diffrl.trainer.watchdog import Watchdog, hardest
+from diffrl.trainer.watchdog import Sighting, Watchdog, hardest
+
+RULED = (("grad_norm", "warn"), ("sharpness", "stop"))
 
 HELD = ScoredBy("held", lambda images, text: images.mean((1, 2, 3)))
 
@@ -120,6 +122,16 @@ def test_single_rules_have_actions_of_their_own():
     assert {s.rule: s.action for s in found} == {"held_out": "warn", "diversity": "stop"}
     assert hardest(found) == "stop"
     assert hardest([]) == ""
+
+
+def test_a_stopped_run_is_told_by_the_rule_that_stopped_it():
+    warns, stops = (Sighting(n, f"{n} is 3", 3.0, 2.0, a) for n, a in RULED)
+    said = str(guard._stopping(stops, ("kl=off", "sharpness=stop"), None))
+    assert "sharpness is 3" in said and "grad_norm" not in said
+    assert """--set 'watchdog.rules=["kl=off", "sharpness=warn"]'""" in said
+    softer = resolve("sdpo", ["pickscore"], sets=['watchdog.rules=["kl=off", "sharpness=warn"]'])
+    assert Watchdog(softer.watchdog).settings.action_of("sharpness") == "warn"
+    assert "--set watchdog.action=warn" in str(guard._stopping(warns, ("kl=off",), 4))
 
 
 def test_rules_that_do_not_exist_are_refused():

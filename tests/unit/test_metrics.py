@@ -123,3 +123,19 @@ def test_an_estimators_gradient_counts_in_several_processes_too(monkeypatch):
     monkeypatch.setattr(Ranks, "count", 2)
     together = ranks(2).together(Rewards(torch.zeros(1, 3), torch.ones(1, 1)), share)
     assert together.grad is not None and together.grad.shape == (2, 1)
+
+
+def test_a_process_that_asked_for_nothing_joins_those_that_did():
+    """A predictor may ask about some prompts alone, which another process has."""
+    joined = ranks(2)
+    joined.everyones = lambda items: [0, 4] if items == [0] else items
+    rows = {False: torch.tensor([0, 2, 2, 0]), True: torch.tensor([1.0, 2.0, 4.0, 3.0])}
+    joined.exchange.rows = lambda own, counts, purpose="": rows[own.is_floating_point()]
+    found = reward_metrics(tally(Ledger()), joined, REWARD)
+    assert (found["reward_queries"], found["reward/taste/mean"]) == (4, 30)
+
+
+def test_a_loss_that_weighs_nothing_has_no_mean():
+    done = tally(ledger())
+    done.losses = [(0.0, {"value": torch.tensor(2.0), "ratio_max": torch.tensor(3.0)})]
+    assert loss_metrics(done, ranks()) == {"loss/ratio_max": 3.0}

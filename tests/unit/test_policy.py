@@ -191,7 +191,7 @@ def test_full_finetuning_trains_every_weight(pipeline_folder):
     assert all(p.grad is not None for p in policy.trained.values())
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 8, 12, 50, 1000])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 8, 12, 50, 61, 103, 122, 998, 1000])
 def test_timesteps_are_the_published_trailing_ones(policy, steps):
     assert policy.timesteps(steps).tolist() == trailing(steps)
 
