@@ -18,6 +18,10 @@ layers:
 test *args:
     pytest {{args}}
 
+# The slow tests, in a fresh environment: an hour or more, meant for once a week.
+weekly *args:
+    .ci/weekly {{args}}
+
 # Generated pages are fresh and the site builds without a warning.
 docs:
     python docs/generate.py --check

@@ -2,11 +2,12 @@
 
     python -m benchmarks.cards [--quick] [--zoo FOLDER]
 
-The cards of the emoji world hold what `benchmarks/default_run.py` (SDPO) and `benchmarks/zoo.py`
-(the others, `card_runs.json`) found. A run on another machine rounds differently and drifts away:
-by how much, SDPO's seeds told when each ran with one thread and with two. Tolerated is three times
-the largest difference, but never more than half of what was gained, so that a model that has not
-learned fails every figure. `--quick` also runs the short card's settings and writes it; `--zoo
+The cards of the emoji world hold what `benchmarks/zoo.py` found (SDPO in `zoo_curves.json`, the
+others in `card_runs.json`) at every evaluation of the default run, halfway and in the end. A run on
+another machine rounds differently and drifts away: by how much, SDPO's seeds told when each ran
+with one thread and with two. Tolerated is three times the largest difference, but never more than
+half of what was gained, so that a model that has not learned fails every figure. `--quick` also
+runs the short card's settings and writes it; `--zoo
 FOLDER` takes over the curves that a zoo wrote there.
 """
 
@@ -23,7 +24,7 @@ import diffrl
 from benchmarks.default_run import machine
 from benchmarks.paper.published import BEFORE, TABLE_ONE
 from diffrl.evidence.reproduce import HERE
-from diffrl.folder import environment
+from diffrl.folder import environment, short_commit
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = (1, 2, 4, 8)
@@ -63,17 +64,10 @@ def main() -> None:
         quick()
     if options.zoo:
         taken_over(options.zoo)
-    default = json.loads((RESULTS / "default_run.json").read_text("utf-8"))
-    runs = {
-        run["seed"]: {
-            int(run["after"]["epoch"]): {
-                key: (run["before"][key], run["after"][key]) for key in scores(run["after"])
-            }
-        }
-        for run in default["runs"]
-    }
-    most = max(run["seconds"] for run in default["runs"])
-    emoji("sdpo", runs, "default_run.json", default, most / 60)
+    zoo = json.loads((RESULTS / "zoo.json").read_text("utf-8"))
+    curves = json.loads((RESULTS / "zoo_curves.json").read_text("utf-8"))["algo=sdpo"]
+    most = max(run["seconds"][-1] for run in curves)
+    emoji("sdpo", at_half_and_end(curves), "zoo_curves.json", zoo, most / 60)
     found = json.loads((RESULTS / "card_runs.json").read_text("utf-8"))
     for algo, curves in found["curves"].items():
         emoji(algo, at_half_and_end(curves), "card_runs.json", found, found["minutes"][algo])
@@ -141,7 +135,7 @@ def emoji(
         for seed, epochs in runs.items()
     }
     last = max(epoch for epochs in runs.values() for epoch in epochs)
-    commit = str(result["environment"]["commit"])[:10]
+    commit = short_commit(result["environment"]["commit"])
     content = {
         "about": f"{algo} on PickScore in the emoji world, with its defaults",
         "source": f"benchmarks/results/{file}, commit {commit}, {result['machine']}",
@@ -165,9 +159,10 @@ def quick() -> None:
         first, last = run.metrics[0], run.metrics[-1]
     keys = [k for k in last if k.startswith("eval/")]
     figures = {k: (last[k], (last[k] - first[k]) / 2) for k in keys}
+    commit = short_commit(environment()["commit"])
     content = {
         "about": "ten quick epochs of SDPO on PickScore in the emoji world",
-        "source": f"benchmarks/cards.py, commit {str(environment()['commit'])[:10]}, {machine()}",
+        "source": f"benchmarks/cards.py, commit {commit}, {machine()}",
         "minutes": round(last["seconds"] / 60 + 0.2, 1),
         "run": QUICK,
     }

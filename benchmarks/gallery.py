@@ -2,10 +2,10 @@
 
     python -m benchmarks.gallery [--zoo ablations/zoo] [--folder ablations/gallery] [--jobs 2]
 
-The algorithms' runs are those of `benchmarks/zoo.py`, seed 42; SDPO is trained here on the other
-bundled rewards, with the defaults and seed 42. Finished runs are kept. Writes pictures and curves
-into `docs/images/gallery/` and their list into `benchmarks/results/gallery.json`, of which
-`docs/generate.py` makes the page.
+The algorithms' runs are those of `benchmarks/zoo.py`, seed 42, which must be there; SDPO is trained
+here on the other bundled rewards, with the defaults and seed 42. Finished runs are kept. Writes
+pictures and curves into `docs/images/gallery/` and their list into
+`benchmarks/results/gallery.json`, of which `docs/generate.py` makes the page.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from PIL import Image
 
 from benchmarks.default_run import machine
 from benchmarks.zoo import ALGORITHMS, RESULTS, ROOT
-from diffrl.folder import environment, read_metrics
-from diffrl.report.charts import INK, chart, draw
+from diffrl.folder import SETTINGS, environment, read_metrics
+from diffrl.report.charts import INK, chart, draw, write
 from diffrl.report.groups import Group
 from diffrl.report.records import record
+from diffrl.shelf import finished
+from diffrl.trainer.run import Run
 
 REWARDS = ("aesthetic", "hpsv2", "imagereward")
 IMAGES = ROOT / "docs" / "images" / "gallery"
@@ -41,8 +43,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "ablations" / "gallery")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    train(options.folder, options.jobs)
     runs = {("pickscore", a): options.zoo / "runs" / f"algo={a}" / "seed-42" for a in ALGORITHMS}
+    if lacking := [str(folder) for folder in runs.values() if not finished(folder, epochs(folder))]:
+        sys.exit(f"no finished run in {', '.join(lacking)}; first: python -m benchmarks.zoo")
+    train(options.folder, options.jobs)
     runs |= {(reward, "sdpo"): options.folder / reward for reward in REWARDS}
     IMAGES.mkdir(parents=True, exist_ok=True)
     rows = [shown(algo, reward, folder) for (reward, algo), folder in runs.items()]
@@ -56,7 +60,7 @@ def main() -> None:
 
 def train(folder: Path, jobs: int) -> None:
     """Train SDPO on the rewards that no run of the zoo trains on."""
-    waiting = [r for r in REWARDS if not (folder / r / "report.html").exists()]
+    waiting = [r for r in REWARDS if not finished(folder / r, epochs(folder / r))]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     while waiting:
         now, waiting = waiting[:jobs], waiting[jobs:]
@@ -69,6 +73,11 @@ def train(folder: Path, jobs: int) -> None:
         ]
         if any([process.wait() for process in started]):
             raise SystemExit("a run failed")
+
+
+def epochs(folder: Path) -> int:
+    """Return how many epochs a run is to have; 0 where there is none."""
+    return Run(folder).settings.train.epochs if (folder / SETTINGS).is_file() else 0
 
 
 def command(folder: Path, reward: str) -> Sequence[str]:
@@ -86,7 +95,7 @@ def shown(algo: str, reward: str, folder: Path) -> dict[str, object]:
         small = picture.convert("RGB")
     small.thumbnail((WIDTH, 4 * WIDTH), Image.Resampling.LANCZOS)
     small.save(IMAGES / f"{name}.webp", quality=86, method=6)
-    curve(folder, reward).savefig(IMAGES / f"{name}-curve.svg")
+    write(IMAGES / f"{name}-curve.svg", curve(folder, reward))
     lines = [m for m in read_metrics(folder) if f"eval/{reward}/1-step" in m]
     steps = [k for k in lines[-1] if k.startswith(f"eval/{reward}/")]
     return {

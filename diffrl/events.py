@@ -47,7 +47,8 @@ class Evaluated:
 
     `images[s]` belongs to `steps[s]` and shows `prompts`, the first of `text`. `scores` are means,
     keyed `eval/<reward>/<steps>-step`, `picture/<measure>/<steps>-step` and `kl/<steps>-step`;
-    `each` has those that single pictures have (neither KL nor diversity), in the order of `text`.
+    `each` has those that single pictures have (neither KL nor diversity), in the order of `text`;
+    `by_prompt` has diversity, which only pictures of one prompt have together.
     `lower_is_better` names rewards of which less is more.
     """
 
@@ -59,6 +60,7 @@ class Evaluated:
     text: tuple[str, ...] = ()
     each: Mapping[str, Float[Tensor, "n"]] = field(default_factory=dict)
     lower_is_better: tuple[str, ...] = ()
+    by_prompt: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

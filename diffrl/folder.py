@@ -190,6 +190,13 @@ def _commit() -> str | None:
     return asked.stdout.strip() or None
 
 
+def short_commit(name: str | None) -> str:
+    """Return the beginning of a commit's name, and whether files had been changed."""
+    if not name:
+        return "–"
+    return name[:10] + (" with changed files" if name.endswith("-dirty") else "")
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the epochs of `metrics.jsonl`, what is broken or no number left out."""
     lines = [

@@ -46,9 +46,9 @@ def usual_preset(texts: Sequence[str], model: str | None) -> str:
 
     Where there is neither, it is the usual one, and a line says whose rewards these are.
     """
-    from diffrl.evidence.subjects import subject
+    from diffrl.evidence.subjects import subjects_of
 
-    every = [subject(text, model or "bundled:pipeline") for text in texts]
+    every, _ = subjects_of(texts, model or "bundled:pipeline")
     for one in every:
         if one.run is not None:
             return one.run.preset

@@ -25,12 +25,14 @@ class Found:
     Args:
         name: of it.
         runs: how many the first has, and it.
+        epoch: of the evaluations in training, if both have one.
         verdicts: of each metric.
         epochs: whose weights were judged, by kind of evaluation, in words.
     """
 
     name: str
     runs: tuple[int, int]
+    epoch: int | None
     verdicts: list[evidence.Verdict]
     epochs: list[str]
 
@@ -44,13 +46,15 @@ def compare(texts: Sequence[str], as_json: bool) -> None:
     """
     if len(texts) < 2:
         raise SettingsError([f"compare {' '.join(texts)}: expected at least two runs"])
-    contenders = [evidence.contender(text) for text in texts]
-    epoch, problems = evidence.last_common(contenders)
-    found = _found(contenders, epoch, problems)
+    contenders, problems = evidence.readable(texts)
+    if len(contenders) < 2:
+        raise DiffrlError("\n".join(problems))
+    found = [_beside(contenders[0], other, problems) for other in contenders[1:]]
     differ = evidence.settings_that_differ([one.runs[0] for one in contenders])
     if as_json:
         verdicts = {one.name: [asdict(v) for v in one.verdicts] for one in found}
-        content = {"epoch": epoch, "settings": dict(differ), "verdicts": verdicts}
+        epochs = {one.name: one.epoch for one in found}
+        content = {"epochs": epochs, "settings": dict(differ), "verdicts": verdicts}
         typer.echo(json.dumps(without_nan(content), allow_nan=False))
     else:
         typer.echo("\n".join(_lines(contenders, found, differ)))
@@ -58,40 +62,41 @@ def compare(texts: Sequence[str], as_json: bool) -> None:
         raise DiffrlError("\n".join(dict.fromkeys(problems)))
 
 
-def _found(
-    contenders: Sequence[evidence.Contender], epoch: int | None, problems: list[str]
-) -> list[Found]:
-    answers = []
-    for one in contenders:
-        try:
-            own, told = evidence.answers(one, epoch)
-        except DiffrlError as error:  # of one contender; the others are compared all the same
-            own, told = [], [str(error)]
-        answers.append(own)
+def _beside(first: evidence.Contender, other: evidence.Contender, problems: list[str]) -> Found:
+    """Return one contender beside the first; add what could not be compared to `problems`."""
+    epoch, told = evidence.last_common([first, other])
+    problems += told
+    one, own = (_answers(side, epoch, problems) for side in (first, other))
+    verdicts: list[evidence.Verdict] = []
+    epochs: list[str] = []
+    for a, b in evidence.pairs(one, own):
+        epochs.append(_epochs(a, b))
+        said, told = evidence.verdicts(a, b)
+        verdicts += said
         problems += told
-        if not (own or told):
-            problems.append(
-                f"{one.name}: no evaluation there to compare; make one with: "
-                f"diffrl eval {quoted(one.runs[0].folder)}"
-            )
-    found = []
-    for other, own in zip(contenders[1:], answers[1:], strict=True):
-        verdicts: list[evidence.Verdict] = []
-        epochs: list[str] = []
-        for a, b in evidence.pairs(answers[0], own):
-            epochs.append(_epochs(a, b))
-            said, told = evidence.verdicts(a, b)
-            verdicts += said
-            problems += told
-        asked = [{kind[0].kind: kind[0].asked for kind in each} for each in (answers[0], own)]
-        if any(asked[0][kind] != asked[1][kind] for kind in asked[0].keys() & asked[1].keys()):
-            problems.append(
-                f"{other.name}: evaluated on other prompts, noise, size or sampler than "
-                f"{contenders[0].name}; ask both the same with: diffrl eval RUN RUN"
-            )
-        sizes = len(contenders[0].runs), len(other.runs)
-        found.append(Found(other.name, sizes, verdicts, epochs))
-    return found
+    asked = [{kind[0].kind: kind[0].asked for kind in each} for each in (one, own)]
+    if any(asked[0][kind] != asked[1][kind] for kind in asked[0].keys() & asked[1].keys()):
+        problems.append(
+            f"{other.name}: evaluated on other prompts, noise, size or sampler than "
+            f"{first.name}; ask both the same with: diffrl eval RUN RUN"
+        )
+    return Found(other.name, (len(first.runs), len(other.runs)), epoch, verdicts, epochs)
+
+
+def _answers(
+    one: evidence.Contender, epoch: int | None, problems: list[str]
+) -> list[list[Answers]]:
+    try:
+        own, told = evidence.answers(one, epoch)
+    except DiffrlError as error:  # of one contender; the others are compared all the same
+        own, told = [], [str(error)]
+    problems += told
+    if not (own or told):
+        problems.append(
+            f"{one.name}: no evaluation there to compare; make one with: "
+            f"diffrl eval {quoted(one.runs[0].folder)}"
+        )
+    return own
 
 
 def _epochs(one: Sequence[Answers], other: Sequence[Answers]) -> str:

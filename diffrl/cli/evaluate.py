@@ -15,7 +15,7 @@ import typer
 from diffrl import presets
 from diffrl.cli.asked import Asked, base_of, device_of, protocol_of, usual_preset
 from diffrl.cli.columns import columns
-from diffrl.errors import RewardError
+from diffrl.errors import DiffrlError, RewardError
 from diffrl.figures import short
 from diffrl.folder import EVALUATION, check_file
 
@@ -38,7 +38,7 @@ def evaluate(asked: Asked) -> None:
     preset = asked.preset or usual_preset(asked.subjects, asked.model)
     content = presets.read(preset)
     model = asked.model or content["model"]["ref"]
-    judged = [subjects.subject(text, model) for text in asked.subjects]
+    judged, problems = subjects.subjects_of(asked.subjects, model)
     base = base_of(asked.base, judged, model)
     everyone = ([base] if base else []) + judged
     subjects.refuse_twins(everyone)
@@ -78,8 +78,11 @@ def evaluate(asked: Asked) -> None:
             typer.echo("\n".join(table(question, cells, [r.scorer.name for r in rewards])))
             typer.echo(f"\nevery picture's scores: {output}")
         _keep(judged, base, cells, save)
+    problems += [one.unfinished for one in judged if one.unfinished]
     if looking.failures:
-        raise RewardError("\n".join(looking.failures))
+        raise RewardError("\n".join([*problems, *looking.failures]))
+    if problems:
+        raise DiffrlError("\n".join(problems))
 
 
 def _keep(
@@ -93,10 +96,41 @@ def _keep(
         own = [c for c in cells if c.subject in (one.name, base and base.name)]
         if one.folder is None or not one.newest or one.name not in {c.subject for c in own}:
             continue
+        before, now = _kept(one), _asked_of(own)
+        if now < before:
+            typer.echo(
+                f"not kept in {one.folder}: its {EVALUATION} holds this and more; remove it first",
+                err=True,
+            )
+            continue
+        if gone := sorted({name for _, name, _ in before - now}):
+            typer.echo(
+                f"{one.folder / EVALUATION}: no longer holds all of {', '.join(gone)}", err=True
+            )
         try:
             save(one.folder / EVALUATION, cells=own, own=one.name)
         except OSError as error:
             typer.echo(f"not kept in {one.folder}: {error.strerror or error}", err=True)
+
+
+def _asked_of(cells: Sequence[Cell]) -> set[tuple[str, str, int]]:
+    """Return what was found of what: prompts, reward or measure, steps."""
+    return {(c.prompts, name, c.steps) for c in cells for name in (*c.values, *c.by_prompt)}
+
+
+def _kept(one: Subject) -> set[tuple[str, str, int]]:
+    """Return the same of what a run's folder keeps about the same weights, if that can be read."""
+    from diffrl.evidence.files import afterwards
+
+    assert one.folder is not None
+    try:
+        answers = afterwards(one.folder)
+    except DiffrlError:
+        return set()
+    if answers is None or answers.epoch != one.epoch:
+        return set()
+    parts = [key.rsplit("/", 2) for key in answers.values]
+    return {(prompts, name, int(steps.removesuffix("-step"))) for prompts, name, steps in parts}
 
 
 def table(protocol: Protocol, cells: Sequence[Cell], rewards: Sequence[str]) -> Iterator[str]:

@@ -76,24 +76,48 @@ def settings_that_differ(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
+def readable(texts: Sequence[str]) -> tuple[list[Contender], list[str]]:
+    """Return the contenders that can be read, without young runs beside others, and what is left.
+
+    A run of a folder of several that training has not evaluated yet is left out; where it is alone,
+    `diffrl eval` may have judged it.
+    """
+    found, told = [], []
+    for text in texts:
+        try:
+            one = contender(text)
+            each = {run.folder: max(recorded(run), default=0) for run in one.runs}
+            epochs = one.runs[0].settings.train.epochs  # of a run whose plugin is gone: refused
+        except DiffrlError as error:
+            told.append(str(error))
+            continue
+        young = [folder for folder, last in each.items() if not last]
+        if young and len(young) < len(each):
+            told += [
+                f"{f}: unfinished, evaluated up to epoch 0 of {epochs}; left out" for f in young
+            ]
+            one = Contender(one.name, tuple(r for r in one.runs if r.folder not in young))
+        found.append(one)
+    return found, told
+
+
 def last_common(contenders: Sequence[Contender]) -> tuple[int | None, list[str]]:
     """Return the last epoch at which all runs were evaluated, and what is unfinished about them."""
     runs = [run for one in contenders for run in one.runs]
     each = [recorded(run) for run in runs]
-    common = set(each[0]).intersection(*each[1:])
+    common = max(set(each[0]).intersection(*each[1:]), default=0)
     told = [
         f"{run.folder}: unfinished, evaluated up to epoch {max(own, default=0)} of {epochs}"
         for run, own in zip(runs, each, strict=True)
         if max(own, default=0) < (epochs := run.settings.train.epochs)
     ]
-    if max(common, default=0) == 0 and all(any(own) for own in each):
+    if not common and all(each):
         at = "; ".join(f"{r.folder} at {max(own)}" for r, own in zip(runs, each, strict=True))
         told.append(
             f"no epoch of training was evaluated in all ({at}); ask all the same with: diffrl eval "
             f"{' '.join(str(run.folder) for run in runs)}"
         )
-        return None, told
-    return max(common, default=None), told
+    return common or None, told
 
 
 def answers(one: Contender, epoch: int | None) -> tuple[list[list[Answers]], list[str]]:

@@ -96,7 +96,10 @@ def in_training(run: Run, epoch: int) -> Answers:
         asked = settings.eval.model_dump(include={"seed", "eta"})
         asked |= {"of": prompts, "size": settings.model.size, "guidance": settings.model.guidance}
         asked["sampler"] = settings.recipe.sampler.for_evaluation(1, settings.eval.eta).name
-        values = {name: _column(name, found, prompts) for name, found in content["scores"].items()}
+        columns = {name: (prompts, found) for name, found in content["scores"].items()}
+        for name, own in content.get("by_prompt", {}).items():
+            columns[name] = (list(own), list(own.values()))
+        values = {name: _column(name, found, of) for name, (of, found) in columns.items()}
         lower = frozenset(content.get("lower_is_better", ()))
         asked_of = content.get("rewards")
         if asked_of is not None and not isinstance(asked_of, dict):
@@ -106,7 +109,7 @@ def in_training(run: Run, epoch: int) -> Answers:
     rewards = {w.reward.name: w.reward for w in settings.rewards}
     rewards |= {r.name: r for r in settings.watched}
     dumped = asked_of or {name: r.model_dump(mode="json") for name, r in rewards.items()}
-    items = {name: prompts for name in values}
+    items = {name: of for name, (of, _) in columns.items()}
     return Answers("training", epoch, asked, items, values, dumped, lower)
 
 

@@ -65,7 +65,8 @@ def open_rewards(
     """Return the rewards to score with, loaded, and why others are left out.
 
     Args:
-        named: rewards that were asked for; none: all that can be had.
+        named: rewards that were asked for, to which those come that know pictures of the preset
+            alone; none: all that can be had.
         preset: that says where their weights are.
         sets: `--set` texts about them.
         own: those of a judged run, with the run's settings, which count more than the preset.
@@ -85,8 +86,10 @@ def open_rewards(
         problems = [line for r in rewards.values() for line in _problems(r, prompts)]
         if problems:
             raise SettingsError(problems)
+        rewards |= {r.name: r for r in _accuracy(preset, rewards, prompts)}
+        told = [line for r in rewards.values() for line in _unfit(r, prompts)]
         try:
-            return [_opened(r, prompts, device) for r in rewards.values()], []
+            return [_opened(r, prompts, device) for r in rewards.values()], told
         except RewardError as error:
             raise SettingsError([str(error)]) from error
     loaded, left_out = [], []
@@ -95,6 +98,7 @@ def open_rewards(
             if why := _problems(reward, prompts):
                 left_out += why
             else:
+                left_out += _unfit(reward, prompts)
                 loaded.append(_opened(reward, prompts, device))
         except DiffrlError as error:
             left_out.append(f"reward {reward.name!r}: {error}")
@@ -155,6 +159,21 @@ def _problems(reward: Reward, prompts: PromptSets) -> list[str]:
     if len(unfit) == len(prompts):
         found.append(f"reward {reward.name!r} cannot score these prompts: {unfit[0]}")
     return found
+
+
+def _unfit(reward: Reward, prompts: PromptSets) -> list[str]:
+    """Return which sets of prompts a reward cannot score, and why, one line each."""
+    each = {name: reward.unfit(texts) for name, texts in prompts.items()}
+    return [f"reward {reward.name!r} for {name}: {why}" for name, why in each.items() if why]
+
+
+def _accuracy(preset: str, named: Mapping[str, Reward], prompts: PromptSets) -> Iterator[Reward]:
+    """Yield what judges pictures of a preset alone, beside rewards that were named."""
+    for name, entry in registry().components("reward").items():
+        if name not in named and getattr(entry.value, "preset", None) == preset:
+            reward = chosen(name, preset, [])
+            if not _problems(reward, prompts):
+                yield reward
 
 
 def embedder(preset: str, device: str) -> tuple[Any, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from diffrl import presets
 from diffrl.adapters import LORA_FILE, load_weights
 from diffrl.builtin.models import check_model
 from diffrl.builtin.references import is_hub_id, local
-from diffrl.errors import CheckpointMissing, DiffrlError, SettingsError, quoted
+from diffrl.errors import (
+    CheckpointMissing,
+    DiffrlError,
+    SettingsError,
+    did_you_mean,
+    quoted,
+)
 from diffrl.folder import SETTINGS
 from diffrl.paths import there
 from diffrl.registry import registry
@@ -39,6 +46,7 @@ class Subject:
         folder: of the run, if it is one.
         epoch: of the run's checkpoint.
         newest: whether the run has no newer one.
+        unfinished: how far the run is, if it has not ended and no epoch was named.
     """
 
     name: str
@@ -49,6 +57,7 @@ class Subject:
     folder: Path | None = None
     epoch: int | None = None
     newest: bool = False
+    unfinished: str = ""
 
     def pipeline(self) -> Any:
         """Return the diffusers pipeline with the weights in it.
@@ -81,6 +90,24 @@ class Subject:
         )
 
 
+def subjects_of(texts: Sequence[str], model: str) -> tuple[list[Subject], list[str]]:
+    """Return what can be judged of what was named, and what is wrong with the rest.
+
+    Raises:
+        DiffrlError: if that is nothing.
+    """
+    found: list[Subject] = []
+    problems: list[DiffrlError] = []
+    for text in texts:
+        try:
+            found.append(subject(text, model))
+        except DiffrlError as error:
+            problems.append(error)
+    if problems and not found:
+        raise problems[0] if len(problems) == 1 else DiffrlError("\n".join(map(str, problems)))
+    return found, [str(problem) for problem in problems]
+
+
 def subject(text: str, model: str) -> Subject:
     """Return what a word of the command line names: `[NAME=]RUN[@EPOCH]`, an adapter or a model.
 
@@ -111,10 +138,11 @@ def subject(text: str, model: str) -> Subject:
 
 
 def _of_model(name: str, text: str, ref: str, path: Path) -> Subject:
-    if not path.exists() and not _may_be_hub_id(ref):
+    beside = _runs_beside(path)
+    if not path.exists() and (beside or not _may_be_hub_id(ref)):
         raise DiffrlError(
             f"{text}: nothing is there; expected a run's folder, a LoRA's folder or file, "
-            f"or a model's folder or hub id"
+            f"or a model's folder or hub id.{did_you_mean(path.name, beside)}"
         )
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise DiffrlError(
@@ -123,6 +151,13 @@ def _of_model(name: str, text: str, ref: str, path: Path) -> Subject:
         )
     check_model(ref)
     return Subject(name or ref, text, ref)
+
+
+def _runs_beside(path: Path) -> list[str]:
+    """Return the names of the runs where a path would lie: `runs/typo` is no hub id."""
+    if path.parent == Path("."):
+        return []
+    return [one.parent.name for one in path.parent.glob(f"*/{SETTINGS}")]
 
 
 def _of_run(name: str, text: str, path: Path, epoch: int | None) -> Subject:
@@ -148,6 +183,17 @@ def _of_run(name: str, text: str, path: Path, epoch: int | None) -> Subject:
         folder=path,
         epoch=chosen,
         newest=chosen == max(saved),
+        unfinished=_unfinished(text, run, settings.train.epochs, chosen) if epoch is None else "",
+    )
+
+
+def _unfinished(text: str, run: Run, epochs: int, chosen: int) -> str:
+    done = max(int(run.metrics[-1]["epoch"]) if run.metrics else 0, chosen)
+    if done >= epochs:
+        return ""
+    return (
+        f"{text}: unfinished, at epoch {done} of {epochs}; what was judged is its checkpoint of "
+        f"epoch {chosen}"
     )
 
 

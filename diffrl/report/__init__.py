@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffrl.errors import DiffrlError
 from diffrl.folder import REPORT
-from diffrl.report.groups import grouped
+from diffrl.report.groups import grouped, unlike
 from diffrl.report.page import render
 from diffrl.report.records import Record, own, read
 from diffrl.report.tables import apart
@@ -35,6 +35,7 @@ def write_report(folders: Sequence[Path], output: Path) -> list[str]:
     groups = grouped(records)
     render(groups, output, plots)
     problems += [line for record in records for line in record.missing()]
+    problems += unlike(groups)
     return problems + [line for group in groups for line in apart(group)]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffrl.report.records import Record
+
+QUESTION = ("eval.prompts", "eval.seed", "eval.eta", "eval.images", "model.size")
+"""Settings that decide which pictures evaluations look at."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,20 @@ def differences(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     keys = dict.fromkeys(v.key for one in records for v in one.settings)
     rows = [(key, [one.setting(key) or "–" for one in records]) for key in keys]
     return [(k, values) for k, values in rows if len(set(values)) > 1 and k != "train.seed"]
+
+
+def unlike(groups: Sequence[Group]) -> list[str]:
+    """Return what keeps scores in one chart from being compared, one line for each setting."""
+    firsts = [group.records[0] for group in groups]
+    rewards = {name for one in firsts for name in one.rewards}
+    told = []
+    for key, values in differences(firsts) if len(firsts) > 1 else []:
+        own = re.fullmatch(r"rewards\.(.+)\.(.+)", key)
+        of_reward = own and own[2] != "weight" and "–" not in values and own[1] in rewards
+        if of_reward or key in QUESTION:
+            each = ", ".join(dict.fromkeys(values))
+            told.append(f"drawn together though {key} differs ({each}): scores are not alike")
+    return told
 
 
 def _short(key: str) -> str:

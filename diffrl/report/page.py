@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from diffrl.folder import write
+from diffrl.folder import short_commit, write
 from diffrl.report import charts
 from diffrl.report.groups import Group, differences
 from diffrl.report.records import Record
@@ -101,7 +101,7 @@ def sections(groups: Sequence[Group], plots: Path) -> list[Section]:
         ("Reward in training", "of the pictures each epoch samples", _training(groups, trained)),
         (
             "Reward by number of denoising steps",
-            "same prompts and noise every time",
+            "a run's own prompts and noise, the same every time",
             _evaluated(groups, keys, trained),
         ),
         (
@@ -226,7 +226,7 @@ def _about(record: Record) -> dict[str, str]:
         "minutes": f"{seconds / 60:.1f}",
         "on": gpus,
         "diffrl": record.environment.packages.get("diffrl") or "?",
-        "commit": (record.environment.commit or "–")[:10],
+        "commit": short_commit(record.environment.commit),
     }
 
 

@@ -98,6 +98,9 @@ class Record:
         if self.epochs == 0:
             unborn = f"{self.folder}: no epoch is finished, so there are no curves"
             return [unborn, *self.broken]
+        total = self.setting("train.epochs")
+        if total.isdecimal() and self.epochs < int(total):
+            return [f"{self.folder}: unfinished, at epoch {self.epochs} of {total}", *self.broken]
         return list(self.broken)
 
     @property

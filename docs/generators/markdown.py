@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from diffrl.folder import short_commit
+
 
 def value(item: Any) -> str:
     """Return a value as one types it in a settings file."""
@@ -22,12 +24,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def commit(measured: Mapping[str, Any]) -> str:
     """Return the commit that something was measured at, and whether files had been changed."""
-    return short(str(measured["environment"]["commit"]))
-
-
-def short(name: str) -> str:
-    """Return the beginning of a commit's name, and whether files had been changed."""
-    return name[:10] + (" with changed files" if name.endswith("-dirty") else "")
+    return short_commit(measured["environment"]["commit"])
 
 
 def listed(docstring: str) -> str:

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from generators.markdown import short, table
+from diffrl.folder import short_commit
+from generators.markdown import table
 from generators.results import FOLDER
 
 MARKS = {
@@ -122,7 +123,7 @@ def _run(measured: Mapping[str, Any]) -> str:
     seeds = [len(own) for own in measured["runs"].values()]
     hours = sum(second for own in measured["runs"].values() for second in own) / 3600
     wanted = len(seeds) * measured["seeds_of_the_tier"]
-    commits = ", ".join(short(one) for one in measured["commits"])
+    commits = ", ".join(short_commit(one) for one in measured["commits"])
     tests = " and ".join(dict.fromkeys(v["test"] for v in measured["verdicts"] if v["test"]))
     return (
         f"**The {measured['tier']} tier: {sum(seeds)} of {wanted} runs**, {hours:.1f} hours of "

@@ -222,3 +222,39 @@ def test_a_broken_evaluation_is_named(runs, tmp_path, command):
         path.write_text(text)
         code, _, told = command("compare", runs / "ddpo/1", copy)
         assert code == 2 and f"cannot read {path}" in told
+
+
+def test_one_that_cannot_be_read_leaves_the_others_compared(runs, command, tmp_path):
+    code, out, told = command("compare", runs / "ddpo/1", tmp_path / "no", runs / "sdpo/1")
+    assert code == 2 and f"no run in {tmp_path / 'no'}" in told
+    assert f"{runs / 'sdpo/1'} beside {runs / 'ddpo/1'}" in out and "eval/pickscore/1-step" in out
+
+
+@pytest.mark.parametrize("kept", [["00000.json"], []])
+def test_a_run_that_has_just_begun_takes_no_verdict_away(kept, runs, command, tmp_path):
+    young = tmp_path / "several" / "2"
+    shutil.copytree(runs / "ddpo", young.parent)
+    for path in (young / "evaluations").iterdir():
+        if path.name not in kept:
+            path.unlink()
+    code, out, told = command("compare", runs / "ddpo/1", runs / "sdpo/1", young, "--json")
+    found = json.loads(out)
+    assert code == 2 and f"{young}: unfinished, evaluated up to epoch 0 of 2" in told
+    assert found["epochs"] == {str(runs / "sdpo/1"): 2, str(young): None}
+    assert found["verdicts"][str(runs / "sdpo/1")] and not found["verdicts"][str(young)]
+    code, out, told = command("compare", runs / "sdpo/1", young.parent)
+    assert code == 2 and f"{young}: unfinished, evaluated up to epoch 0 of 2; left out" in told
+    assert "evaluations in training are of epoch 2\n" in out
+
+
+def test_lost_diversity_is_compared(runs, command, tmp_path):
+    """It is of all pictures of a prompt together, which training's evaluations have, too."""
+    key, prompts = "picture/diversity/2-step", [f"prompt {n}" for n in range(8)]
+    for name, less in (("sdpo", 0.0), ("ddpo", 1.0)):
+        shutil.copytree(runs / name / "1", tmp_path / name)
+        path = tmp_path / name / "evaluations/00002.json"
+        own = {prompt: 9.0 + n / 8 - less for n, prompt in enumerate(prompts)}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "by_prompt": {key: own}}))
+    _, out, _ = command("compare", tmp_path / "sdpo", tmp_path / "ddpo", "--json")
+    (found,) = json.loads(out)["verdicts"].values()
+    assert {v["metric"]: v["verdict"] for v in found}[key] == "lower"

@@ -89,8 +89,9 @@ def test_seeds_that_are_not_equally_far_are_shown_as_far_as_all_are(runs, tmp_pa
     metrics.write_text("\n".join(lines[:2]) + "\n")
     problems = write_report([tmp_path / "sdpo"], tmp_path / "page.html")
     assert problems == [
+        f"{tmp_path / 'sdpo/1'}: unfinished, at epoch 1 of 2",
         "runs that differ in their seed are not equally far (sdpo/1 at 1, sdpo/2 at 2); "
-        "shown as far as all are"
+        "shown as far as all are",
     ]
     (group,) = grouped(read([tmp_path / "sdpo"])[0])
     (row, *_) = score_rows(group)
@@ -250,3 +251,28 @@ def test_a_page_that_cannot_be_written_is_refused_before_its_plots(runs, tmp_pat
     code, _, err = command("report", runs / "sdpo/1", "-o", tmp_path / "page")
     assert code == 2 and "page': it is a folder" in err
     assert [p.name for p in tmp_path.iterdir()] == ["page"]
+
+
+def test_scores_of_other_questions_are_not_drawn_together_in_silence(runs, tmp_path, unplotted):
+    text = (runs / "sdpo/1/settings.toml").read_text()
+    section = text.partition("[eval]")[2].partition("\n[")[0]
+    seed = re.search(r"^seed += (\d+)", section, re.MULTILINE)
+    shutil.copytree(runs / "sdpo/1", tmp_path / "x")
+    changed = section.replace(seed[0], seed[0].replace(seed[1], "7"))
+    (tmp_path / "x/settings.toml").write_text(text.replace(section, changed))
+    problems = write_report([runs / "sdpo/1", tmp_path / "x"], tmp_path / "page.html")
+    assert problems == [
+        f"drawn together though eval.seed differs ({seed[1]}, 7): scores are not alike"
+    ]
+    other = text.replace("weight = 1.0", "weight = 2.0")
+    assert other != text
+    (tmp_path / "x/settings.toml").write_text(other)
+    assert write_report([runs / "sdpo/1", tmp_path / "x"], tmp_path / "page.html") == []
+
+
+def test_the_page_says_of_which_code_a_run_was(runs, tmp_path, unplotted):
+    shutil.copytree(runs / "sdpo/1", tmp_path / "x")
+    file = tmp_path / "x/environment.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "commit": "0123456789abc-dirty"}))
+    write_report([tmp_path / "x"], tmp_path / "page.html")
+    assert "0123456789 with changed files" in (tmp_path / "page.html").read_text("utf-8")
