@@ -46,11 +46,28 @@ def missing_parts(folder: Path) -> list[str]:
     return [p for p in PARTS if p not in index or not (folder / p).is_dir()]
 
 
+def refuse_single_file(ref: str, path: Path) -> None:
+    """Refuse a file where a folder is expected.
+
+    Raises:
+        ModelIncomplete: saying how diffusers makes a folder of it.
+    """
+    if not path.is_file():
+        return
+    made = f'StableDiffusionPipeline.from_single_file("{path.name}").save_pretrained("my-model")'
+    way = f", which diffusers makes of it: {made}, then --model my-model"
+    raise ModelIncomplete(
+        f"the model {one_line(ref)} is a single file; expected a diffusers pipeline folder"
+        f"{way if path.suffix == '.safetensors' else ''}"
+    )
+
+
 def check_model(ref: str) -> None:
     """Refuse a local model folder that lacks a part, before anything is loaded.
 
     Raises:
         ModelIncomplete: naming the parts.
+        CheckpointMissing: if nothing is there.
     """
     folder = local(ref)
     if folder is None:
@@ -59,6 +76,7 @@ def check_model(ref: str) -> None:
                 f"no model at {one_line(ref)}: expected a diffusers pipeline folder"
             )
         return
+    refuse_single_file(ref, folder)
     if missing := missing_parts(folder):
         raise ModelIncomplete(
             f"the model folder {ref} lacks {', '.join(missing)}; expected a Stable Diffusion "

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from diffrl.builtin.models import refuse_single_file
 from diffrl.builtin.references import HUB, local
 from diffrl.checksums import split
 from diffrl.errors import CheckpointMissing, shown
@@ -45,7 +46,10 @@ def pipeline_config(ref: str) -> PipelineConfig:
 
     Raises:
         CheckpointMissing: if they are neither on disk, nor in the hub's cache, nor in the table.
+        ModelIncomplete: if the reference is a single file.
     """
+    if (path := local(split(ref)[0])) is not None:
+        refuse_single_file(ref, path)
     found = {part: find_config(ref, file) for part, file in FILES.items()}
     lacking = [FILES[part] for part, one in found.items() if one is None]
     if lacking:

@@ -86,6 +86,15 @@ def test_a_model_folder_that_lacks_a_part(refused, tmp_path, part):
     assert f"the model folder model lacks {part}" in refused("--model", "model")
 
 
+@pytest.mark.parametrize("name", ["x.safetensors", "x.ckpt"])
+def test_a_model_in_a_single_file(refused, tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    message = refused("--model", name)
+    assert f"the model {name} is a single file; expected a diffusers pipeline folder" in message
+    way = 'StableDiffusionPipeline.from_single_file("x.safetensors").save_pretrained("my-model")'
+    assert (way in message) == (name == "x.safetensors")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
