@@ -87,7 +87,10 @@ def train(
     ] = False,
     open_: Annotated[bool, typer.Option("--open", help="Show the report at the end.")] = False,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Begin even if memory will not do; see `diffrl plan`.")
+        bool,
+        typer.Option(
+            "--anyway", help="Start even if the run may not fit into memory; see `diffrl plan`."
+        ),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
@@ -146,7 +149,11 @@ def presets(
 def new_plugin(
     name: Annotated[str, typer.Argument(help="Name of the component, in kebab-case.")],
     kind: Annotated[
-        str, typer.Option(help="loss (with its algorithm), reward, sampler, reward-predictor, …")
+        str,
+        typer.Option(
+            help="loss (with its algorithm), reward, sampler, reward-predictor, "
+            "advantage-estimator or update-scheduler."
+        ),
     ] = "loss",
     output: Annotated[Path, typer.Option(help="Folder to write the package into.")] = Path("."),
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -203,8 +210,18 @@ def serve_reward(
     reward: Annotated[str, typer.Argument(metavar="NAME", help="A name or module:function.")],
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8765,
-    preset: Preset = None,
-    set_: Sets = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Preset of the weights: see `diffrl presets`; emoji if not given."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A field of the reward: precision=bf16; repeatable.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:<number> or mps.")] = "cpu",
     batch: Annotated[int, typer.Option(min=1, help="Pictures scored in one call.")] = 64,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Largest request, in MiB.")] = 256,

@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
 def doctor(
     run: Annotated[
         Path | None,
-        typer.Argument(help="A run's folder; its settings and newest checkpoint are looked at."),
+        typer.Argument(
+            metavar="RUN[@EPOCH]",
+            help="A run's folder, or RUN@EPOCH; its newest checkpoint if no epoch is given.",
+        ),
     ] = None,
     algo: Annotated[str | None, typer.Option(help="Algorithm: see `diffrl list-plugins`.")] = None,
     reward: Rewards = None,
@@ -85,7 +88,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all noise.")] = 1234,
     preset: Annotated[
         str | None,
-        typer.Option(help="Preset of the weights; default: the run's, or emoji."),
+        typer.Option(
+            help="Preset of the weights; default: the run's, else that of the model, else emoji."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model that a bare LoRA belongs to.")] = None,
     base: Annotated[
@@ -139,7 +144,9 @@ def evaluate(
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN RUN...", help="Runs, or folders of such that differ in seed."),
+        typer.Argument(
+            metavar="RUN RUN...", help="Runs, or folders of runs that differ only in seed."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -152,7 +159,7 @@ def compare(
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold such.")
+        list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.")
     ],
     output: Annotated[
         Path | None,
@@ -169,7 +176,7 @@ def report(
 
 def reproduce(
     card: Annotated[
-        str | None, typer.Argument(metavar="[CARD]", help="A card's name or TOML file; none: list.")
+        str | None, typer.Argument(metavar="CARD", help="A card's name or TOML file; none: list.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="One that the card knows.")] = None,
     output: Annotated[
@@ -177,7 +184,7 @@ def reproduce(
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Run a card of settings and figures again; exit with 1 if the figures are others."""
+    """Run a card of settings and figures again; exit with 1 if the figures differ."""
     from diffrl.cli import reproduce as command
 
     if card is None:

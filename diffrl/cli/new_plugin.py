@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from difflib import get_close_matches
 from importlib.resources import files
 from importlib.util import find_spec
 from keyword import iskeyword
@@ -39,7 +40,7 @@ def new_plugin(name: str, kind: str, parent: Path) -> Path:
     """
     if kind not in USES:
         known = ", ".join(USES)
-        hint = did_you_mean(kind, list(USES))
+        hint = did_you_mean(kind, get_close_matches(kind, USES))
         raise PluginError(f"--kind {kind}: expected one of {known}.{hint}")
     own = name.removeprefix("diffrl-")
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", own) or iskeyword(own):

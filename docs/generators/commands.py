@@ -26,8 +26,9 @@ def options(command: Any) -> Iterator[tuple[str, str]]:
     """Yield how each parameter of a command is typed, and its help."""
     for parameter in command.params:
         flags = parameter.opts[0].startswith("-")
-        typed = ", ".join(parameter.opts) if flags else parameter.name.upper()
-        if metavar := flags and getattr(parameter, "metavar", None):
+        metavar = getattr(parameter, "metavar", None)
+        typed = ", ".join(parameter.opts) if flags else metavar or parameter.name.upper()
+        if flags and metavar:
             typed += f" {metavar}"
         told = " ".join((getattr(parameter, "help", "") or "").split())
         usual = parameter.default

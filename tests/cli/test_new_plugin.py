@@ -77,6 +77,10 @@ def test_what_cannot_be_written_is_refused_in_one_line(written, tmp_path, argv, 
     assert not any(tmp_path.iterdir())
 
 
+def test_kinds_are_listed_once(written):
+    assert written("mine", "--kind", "xyz")[1].count("update-scheduler") == 1
+
+
 def test_a_folder_that_exists_is_left_alone(written, tmp_path):
     (tmp_path / "diffrl-mine").mkdir()
     assert "exists already" in written("mine")[1]
