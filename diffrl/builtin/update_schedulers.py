@@ -24,7 +24,7 @@ from diffrl.types import Advantages, Minibatch, Prompts
 
 
 class Pairs(UpdateScheduler):
-    """Pairs of rows from one group, each pair at its own random step.
+    """Pairs of rows from one group; `order` says which of their steps share an optimizer step.
 
     Pairs are permuted, and each pair's steps by a permutation of its own, which both rows share.
     The outer loop runs over the columns of the permuted steps and the inner loop over the pairs, so

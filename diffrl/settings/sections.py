@@ -74,7 +74,10 @@ class OptimizerSettings(Section):
 
 
 class TrainSettings(Section):
-    """How much is sampled, and in which pieces; these change the result by rounding only."""
+    """How much is sampled, and in pieces of what size.
+
+    The sizes of pieces change results by rounding only.
+    """
 
     epochs: PositiveInt = Field(100, description="Rounds of sampling, scoring and updating.")
     trajectories: PositiveInt = Field(

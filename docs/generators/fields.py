@@ -21,7 +21,8 @@ def sections() -> str:
     from diffrl.settings import SECTIONS
 
     return "\n\n".join(
-        f"### {name}\n\n{section.__doc__}\n\n{fields_table(name, section)}"
+        f"### {name}\n\n{' '.join((section.__doc__ or '').split())}\n\n"
+        f"{fields_table(name, section)}"
         for name, section in SECTIONS.items()
     )
 
