@@ -198,4 +198,4 @@ class Estimate:
         if self.settings.model.precision == "bf16" and not self.device.bf16:
             yield f"{self.device.name} has no units for bf16; take model.precision=fp16"
         if self.device.kind != "cpu" and self.measured is None:
-            yield "of GPUs one H200 alone was compared with this; leave some room"
+            yield "estimates for GPUs were checked on one H200 only; leave some room"

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 from generators.markdown import commit, table
 
 RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "plan_error.json"
 
-CLOCKS = {"wall": "by the clock", "processor": "in processor time, since others ran there, too"}
+CLOCKS = {"wall": "by the clock", "processor": "in processor time; the machine was shared"}
 
 
 def gpus() -> str:
     """Return the table of GPUs."""
-    from diffrl.planning.devices import GPUS, RESERVED
+    from diffrl.planning.devices import CORRECTED, GPUS, RESERVED
 
     rows = [
         (f"`{name}`", *(f"{n:g}" for n in (g.memory, g.half, g.tf32, g.single)), g.source)
         for name, g in GPUS.items()
     ]
-    head = ("`--gpu`", "GB", "bf16, fp16", "TF32", "fp32", "source")
+    corrected = [f"`{name}`" for name, g in GPUS.items() if g.ecc]
+    head = ("`--gpu`", "GiB", "bf16, fp16", "TF32", "fp32", "source")
     return (
-        f"{table(head, rows)}\n\nDense TFLOPS. A plan reckons with {RESERVED:.0%} of the memory; "
-        f"the rest is for the driver and error correction."
+        f"{table(head, rows)}\n\nDense TFLOPS. A plan counts on {RESERVED:.0%} of the memory, "
+        f"since the driver takes the rest; with {' and '.join(corrected)} on "
+        f"{Fraction(CORRECTED)} of that, since error correction takes its part."
     )
 
 

@@ -1,6 +1,9 @@
 """`diffrl plan`: what it prints, and how it exits."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +45,25 @@ def test_a_run_that_does_not_fit_exits_with_1_and_says_what_would(plan):
     sets = first.removeprefix("this fits: ").split(" (")[0].split()
     again, out, _ = plan(*EMOJI, "--memory", "1GiB", "--set", "train.micro_batch=64", *sets)
     assert (again, "this fits" in out) == (0, False)
+
+
+@pytest.mark.slow
+def test_the_plan_in_the_docs_is_what_the_command_prints(plan):
+    page = Path(__file__).resolve().parents[2] / "docs" / "plan.md"
+    shown = re.search(r"```\n\$ diffrl plan (.*)\n([^`]*)```", page.read_text("utf-8"))
+    assert shown
+    code, out, _ = plan(*shlex.split(shown[1]))
+    assert code == 1
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert list(map(told, lines)) == list(map(told, shown[2].splitlines()))
+
+
+def told(line: str) -> str:
+    """A line without the memory of a run that computes its activations again.
+
+    They are freed when Python collects its cycles, which is sooner in one process than in another.
+    """
+    return re.sub(r"\(\S+ GiB; slower", "(some GiB; slower", line)
 
 
 def test_json_holds_the_plan(plan):
