@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from generators.commands import cli
+from generators.emoji import captions
 from generators.fields import (
     components,
     presets,
@@ -84,6 +85,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
     "docs/cli.md": {"cli": cli},
     "docs/speed-settings.md": {"gap": gap, "startup": startup},
+    "docs/emoji-world.md": {"captions": captions},
     "docs/hooks.md": {"hooks": hooks},
     "docs/handed.md": {"protocols": protocols, "values": values, "declared": declared},
     "docs/python.md": {"train": train, "resume": resume, "run": run},
