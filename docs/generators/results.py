@@ -105,7 +105,7 @@ def terminal() -> str:
     return (
         f"{_gains_table('reward of SDPO', rows, dense)}\n\n{_gains_note(dense)} By "
         f"`benchmarks/zoo.py`, `benchmarks/sdpo_reward.py` and `benchmarks/sdpo_last_step.py`, "
-        f"whose runs had other company on the machine: their seconds compare with nothing."
+        f"seconds are not comparable: the machine was shared."
     )
 
 
