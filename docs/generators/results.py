@@ -104,7 +104,7 @@ def terminal() -> str:
     ]
     return (
         f"{_gains_table('reward of SDPO', rows, dense)}\n\n{_gains_note(dense)} By "
-        f"`benchmarks/zoo.py`, `benchmarks/sdpo_reward.py` and `benchmarks/sdpo_last_step.py`, "
+        f"`benchmarks/zoo.py`, `benchmarks/sdpo_reward.py` and `benchmarks/sdpo_last_step.py`; "
         f"seconds are not comparable: the machine was shared."
     )
 
