@@ -3,8 +3,8 @@
     python -m benchmarks.default_run [--seeds 42 43 44]
 
 Writes `benchmarks/results/default_run.json`: per seed the wall time and peak memory of the whole
-process, and its first and last line of metrics (evaluated on fixed noise). Nothing else should run
-on the machine meanwhile.
+process, and its first and last line of metrics (evaluated on fixed noise); and the first seed's
+picture of before and after into `docs/images/`. Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from diffrl.trainer import Run
 
 RESULT = Path(__file__).parent / "results" / "default_run.json"
 COMMAND = "train --algo sdpo --reward pickscore"
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "before-after.png"
 
 
 def main() -> None:
@@ -38,7 +39,11 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder that the runs' folders stay in")
     options = parser.parse_args()
     real = json.loads(Path(REAL_SCORES).read_text("utf-8"))
-    runs = [measure(seed, options.set, options.keep) for seed in options.seeds]
+    first = options.seeds[0] if options.output == RESULT else None
+    runs = [
+        measure(seed, options.set, options.keep, PICTURE if seed == first else None)
+        for seed in options.seeds
+    ]
     result = {
         "command": f"diffrl {COMMAND}",
         "sets": options.set,
@@ -56,8 +61,10 @@ def main() -> None:
             print(f"  {steps} steps: {described(run, steps, result['real']['pickscore'])}")
 
 
-def measure(seed: int, sets: list[str], keep: Path | None) -> dict[str, Any]:
-    """Return time, peak memory and the first and last metrics of one run."""
+def measure(
+    seed: int, sets: list[str], keep: Path | None, picture: Path | None = None
+) -> dict[str, Any]:
+    """Return time, peak memory and the first and last metrics of one run; keep its picture."""
     folder = keep / f"seed-{seed}" if keep else Path(tempfile.mkdtemp()) / "run"
     arguments = [*COMMAND.split(), "--seed", str(seed), "--output", str(folder)]
     for one in sets:
@@ -69,6 +76,8 @@ def measure(seed: int, sets: list[str], keep: Path | None) -> dict[str, Any]:
     if status:
         raise SystemExit(f"seed {seed} failed with status {status}")
     metrics = Run(folder).metrics
+    if picture is not None:
+        shutil.copyfile(folder / "images" / picture.name, picture)
     if keep is None:
         shutil.rmtree(folder.parent)
     return {

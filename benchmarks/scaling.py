@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [--epochs 3]
 
-Trains the emoji world's SDPO on one process and on two, with adapters, with all weights and with
+Trains in the emoji world on one process and on two, with adapters, with all weights and with
 weights that both split, one thread each. Counts bytes where they are handed to collective
 operations, reads what crossed the loopback interface, and puts both beside the formula; then writes
 what the formula says of SD-Turbo on 8, 64 and 512 GPUs. Nothing else should run on the machine
@@ -28,10 +28,14 @@ ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "scaling.json"
 SPLIT = "all weights, split"
 KINDS = {
-    "adapters": ["adapter.kind=lora"],
-    "all weights": ["adapter.kind=full"],
-    SPLIT: ["adapter.kind=full", "speed.shard=weights"],
+    "adapters": ("sdpo", ["adapter.kind=lora"]),
+    "adapters, recomputed": ("sdpo", ["adapter.kind=lora", "speed.recompute=on"]),
+    "adapters, DDPO": ("ddpo", ["adapter.kind=lora"]),
+    "all weights": ("sdpo", ["adapter.kind=full"]),
+    SPLIT: ("sdpo", ["adapter.kind=full", "speed.shard=weights"]),
 }
+"""Algorithm and settings of each: SDPO's rewards are of every step, DDPO's of the last alone."""
+
 COMMON = ["train.overlap=off", "eval.images=2", "eval.every=0", "model.device=cpu"]
 
 SD_TURBO = {"adapters": (829_952, 256), "all weights": (865_910_724, 686)}
@@ -99,8 +103,9 @@ def train(kind: str, folder: str, epochs: int) -> None:
         return made
 
     trainer.build = kept
-    sets = [*KINDS[kind], *COMMON, f"train.epochs={epochs}"]
-    run = trainer.run(resolve("sdpo", ["pickscore"], sets=sets), output=Path(folder) / "run")
+    algo, own = KINDS[kind]
+    sets = [*own, *COMMON, f"train.epochs={epochs}"]
+    run = trainer.run(resolve(algo, ["pickscore"], sets=sets), output=Path(folder) / "run")
     ranks, policy = sessions[0].ranks, sessions[0].policy
     lines, recipe = run.metrics[1:], sessions[0].settings.recipe
     found = {
@@ -113,6 +118,8 @@ def train(kind: str, folder: str, epochs: int) -> None:
         "updates": sum(line["updates"] for line in lines),
         "steps": sum(recipe.sampler.for_epoch(e + 1).steps for e in range(epochs)),
         "queries": sum(line["reward_queries"] for line in lines),
+        "each": epochs * (recipe.reward_predictor.name == "terminal"),
+        "recomputed": sessions[0].settings.recomputes,
         "trajectories": sessions[0].settings.train.trajectories,
         "seconds": [line["seconds/sample"] + line["seconds/score"] + line["seconds/update"]
                     for line in lines],
@@ -163,7 +170,8 @@ def by_formula(run: dict[str, Any], processes: int, split: bool) -> dict[str, fl
     }
     return {
         **(parts if split else whole),
-        "rewards": 4 * run["steps"] * rows,
+        **({"signals": 4 * run["updates"]} if run["recomputed"] else {}),
+        "rewards": 4 * (run["steps"] + run["each"]) * rows,
         "scores": (8 + 4) * run["queries"] / processes,
     }
 
@@ -178,12 +186,14 @@ def projected(kind: str, gpus: int) -> dict[str, Any]:
         "updates": UPDATES,
         "steps": STEPS,
         "backward": (backward := math.ceil(PER_GPU * TRAINED / LEARNT)),
-        "calls": STEPS * math.ceil(PER_GPU / DRAWN) + backward,
+        "calls": STEPS * math.ceil(PER_GPU / DRAWN) + 2 * backward,  # recomputed in half precision
+        "recomputed": True,
+        "each": 0,
         "queries": QUERIES * PER_GPU * gpus,
     }
     parts = by_formula(run, gpus, kind == SPLIT)
     rate = INSIDE if gpus <= NODE else BETWEEN
-    waits = UPDATES * 2 * 2 * LATENCY * math.log2(gpus)  # gradients and flags
+    waits = UPDATES * 3 * 2 * LATENCY * math.log2(gpus)  # gradients, flags and signals
     if kind == SPLIT:  # what waits for a block's weights is not known before it is measured
         sent = (parts["weights of calls"] + parts["gradients"]) / rate
     else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING or "torch" in sys.modules:
     from jaxtyping import Bool, Float, Int
     from torch import Generator, Tensor
+    from torch import device as Device
 else:
 
     class Tensor:
@@ -22,6 +23,6 @@ else:
         def __class_getitem__(cls, _: object) -> type:
             return cls
 
-    Bool = Float = Int = Generator = Tensor
+    Bool = Float = Int = Generator = Device = Tensor
 
-__all__ = ["Bool", "Float", "Generator", "Int", "Tensor"]
+__all__ = ["Bool", "Device", "Float", "Generator", "Int", "Tensor"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-from diffrl.tensors import Bool, Float, Int, Tensor
+from diffrl.tensors import Bool, Device, Float, Int, Tensor
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,9 @@ def gather(rollout: Rollout, advantages: Advantages, minibatch: Minibatch) -> Ba
     here: dict[object, tuple[Tensor, Tensor]] = {}
 
     def of(values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the indices where the values are: each copy to a GPU waits for it."""
+        """Return the indices where the values are, copied there once."""
         if values.device not in here:
-            here[values.device] = minibatch.rows.to(values.device), steps.to(values.device)
+            here[values.device] = _to(minibatch.rows, values.device), _to(steps, values.device)
         return here[values.device]
 
     def rows_of(values: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def gather(rollout: Rollout, advantages: Advantages, minibatch: Minibatch) -> Ba
 
     return Batch(
         cond=rows_of(rollout.prompts.cond),
-        step=steps,
+        step=of(rollout.x0)[1],
         t=rollout.times[of(rollout.times)[1][:, None]].expand(*minibatch.rows.shape, -1),
         x0=rows_of(rollout.x0),
         advantage=steps_of(advantages.value),
@@ -198,6 +198,13 @@ def gather(rollout: Rollout, advantages: Advantages, minibatch: Minibatch) -> Ba
         each=None if advantages.each is None else rows_of(advantages.each),
         length=advantages.value.shape[1],
     )
+
+
+def _to(indices: Tensor, device: Device) -> Tensor:
+    """Return indices on a device; from pinned memory, so that nothing waits for a GPU's queue."""
+    if device.type == "cuda" and indices.device.type == "cpu":
+        indices = indices.pin_memory()
+    return indices.to(device, non_blocking=True)
 
 
 def at_step(batch: Batch, j: int) -> Batch:

@@ -27,8 +27,8 @@ from benchmarks.paper.cells import TIERS, Tier
 from benchmarks.paper.experiments import PARTS, cells_of, table_one
 from benchmarks.paper.figures import save
 from benchmarks.paper.published import TABLE_ONE
+from benchmarks.paper.records import NUMERICS, Records, before_and_after, gained, weights
 from benchmarks.paper.records import ROOT as RECORDS
-from benchmarks.paper.records import Records, before_and_after, gained, weights
 from benchmarks.paper.runs import run_all
 from benchmarks.paper.verdicts import judge
 from diffrl.emoji.world import UNSEEN
@@ -82,6 +82,7 @@ def _accuracy(before: dict[str, Any], tier: Tier, measure: bool) -> dict[str, An
     asked = {
         "rollouts": tier.rollouts,
         "weights": weights(),
+        **({} if NUMERICS == 1 else {"numerics": NUMERICS}),
         "test": accuracy.TEST,
         "errors": accuracy.ERRORS,
     }

@@ -183,6 +183,9 @@ def figure_eight() -> list[Claim]:
     return [*against, Claim("Fig. 8", "sdpo above the model before training", sdpo, None)]
 
 
+SLOWER = Cell("sdpo-mixed-slow", "sdpo", sets=(*MIXED, "optimizer.lr=4.5e-4"))
+"""SDPO on mixed steps with the learning rate that the preset gives DDPO, little more than half."""
+
 EARLY = {
     "0.9": DECAYS["0.9"],
     "0.5": varied("decay-0.5", "decay=0.5"),
@@ -191,15 +194,18 @@ EARLY = {
 
 
 def looked_into() -> list[Claim]:
-    """Return claims of ours, that would explain what Fig. 6 finds against the paper.
+    """Return claims of ours, that would explain what Figs. 6 and 7 find against the paper.
 
-    They follow if training is faster where a trajectory's first steps weigh more than its last, as
-    they do with a smaller λ, and the other way round with λ reversed.
+    Those of λ follow if training is faster where a trajectory's first steps weigh more than its
+    last, as they do with a smaller λ, and the other way round with λ reversed. Those of mixed
+    steps follow if SDPO loses there because of its larger learning rate.
     """
     pairs = [
         ("λ = 0.5 above 0.99", EARLY["0.5"], BASE),
         ("λ = 0.99 above 0.9 reversed", BASE, EARLY["0.9, reversed"]),
         ("λ = 0.9 above 0.9 reversed", EARLY["0.9"], EARLY["0.9, reversed"]),
+        ("sdpo on mixed steps at ddpo's learning rate above at its own", SLOWER, SDPO_MIXED),
+        ("ddpo on mixed steps above sdpo at the same rate", DDPO_OF["mixed steps"], SLOWER),
     ]
     return [
         Claim("Looked into", text, better, worse, measure=measure)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.paper.cells import Cell, Tier
 from benchmarks.paper.records import Records, epochs, identity
-from diffrl.cli.children import as_interrupts, begin, end
-from diffrl.folder import SETTINGS
+from benchmarks.paper.warm import Warm
+from diffrl.cli.children import as_interrupts, end
 from diffrl.shelf import finished
 
 
@@ -35,7 +33,7 @@ def run_all(
         How many runs are still to be made, and what went wrong, one line each.
     """
     waiting = list(missing(cells, records, root))
-    running: list[tuple[Cell, int, subprocess.Popen[bytes]]] = []
+    running: list[tuple[Cell, int, Warm]] = []
     failed: list[str] = []
     try:
         while running or (waiting and time.monotonic() < until):
@@ -78,16 +76,11 @@ def place(root: Path, cell: Cell, tier: Tier, seed: int) -> Path:
     return root / cell.name / f"{seed}-{identity(cell, tier, seed)}"
 
 
-def start(cell: Cell, tier: Tier, seed: int, folder: Path, jobs: int) -> subprocess.Popen[bytes]:
+def start(cell: Cell, tier: Tier, seed: int, folder: Path, jobs: int) -> Warm:
     """Start a run in a process of its own, or continue it."""
-    command = [sys.executable, "-m", "diffrl", "train"]
-    if (folder / SETTINGS).exists():
-        command += ["--resume", str(folder)]
-    else:
-        command += ["--algo", cell.algo, "--reward", cell.reward, "--output", str(folder)]
-        sets = [*tier.sets, *cell.sets, f"train.seed={seed}", "train.track=[]"]
-        command += [word for one in sets for word in ("--set", one)]
-    return begin(command, log(folder), max(1, (os.cpu_count() or 1) // jobs))
+    sets = [*tier.sets, *cell.sets, f"train.seed={seed}", "train.track=[]"]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    return Warm(cell.algo, cell.reward, sets, folder, log(folder), threads)
 
 
 def log(folder: Path) -> Path:

@@ -69,7 +69,7 @@ ROWS = (
     Row("merged-adapters", ("speed.merge=true",), together=False),
     Row("low-memory", ("speed.cache_text=true", "speed.low_memory=true"), together=False),
     Row("tf32", ("speed.tf32=true",), gpu=True),
-    Row("compile", ("speed.compile=default",), together=False, gpu=True),
+    Row("compile", ("speed.compile=default",), together=False),
     Row("compile-graphs", ("speed.compile=reduce-overhead",), together=False, gpu=True),
     Row("cuda-graphs", ("speed.graphs=true",), together=False, gpu=True),
     Row("automatic-pieces", ("train.sample_batch=0", "train.micro_batch=0"), False, gpu=True),
@@ -184,11 +184,12 @@ def one(sets: tuple[str, ...], options: argparse.Namespace, folder: Path) -> dic
     worker = Worker(Job("diffrl", options.size, folder / "weights", own, sets))
     try:
         numbers = range(1, len(lengths) * (options.repeats + 1) + 1)
-        epochs = [worker.ask("epoch", number) for number in numbers][len(lengths) :]
+        every = [worker.ask("epoch", number) for number in numbers]
     finally:
         worker.stop()
+    first, epochs = every[: len(lengths)], every[len(lengths) :]
     limit = settings.recipe.loss.log_ratio_limit
-    gap = max(epoch["log_prob_gap"] for epoch in epochs)
+    gap, sampled = (max(e[k] for e in epochs) for k in ("log_prob_gap", "sampling_gap"))
 
     def per(name: str) -> float:
         """Return trajectories for each of those seconds, over epochs of all lengths."""
@@ -203,6 +204,9 @@ def one(sets: tuple[str, ...], options: argparse.Namespace, folder: Path) -> dic
             "trajectories_per_processor_second": per("processor_seconds"),
             "memory": max(epoch["memory"]["peak"] for epoch in epochs),
             "log_prob_gap": gap,
+            "sampling_gap": sampled,
+            "first_seconds": sum(epoch["seconds"] for epoch in first),
+            "compiling_seconds": sum(epoch["compiling"] for epoch in every),
             "gap_limit": limit / SHARE if limit else None,
             "passes": not limit or gap <= limit / SHARE,
         },

@@ -155,6 +155,8 @@ class Way:
             "optimizer_steps": self.watch.optimizer_steps,
             "memory": memory,
             "log_prob_gap": metrics["log_prob_gap/max"],
+            "sampling_gap": metrics.get("log_prob_gap/sampling", metrics["log_prob_gap/max"]),
+            "compiling": metrics.get("seconds/compile", 0.0),
         }
 
     def checkpoint(self) -> float:

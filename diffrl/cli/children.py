@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 
 def begin(command: Sequence[str], log: Path, threads: int | None = None) -> subprocess.Popen[bytes]:
@@ -32,7 +33,20 @@ def begin(command: Sequence[str], log: Path, threads: int | None = None) -> subp
         )
 
 
-def end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+@runtime_checkable
+class Started(Protocol):
+    """A process that can be asked to stop."""
+
+    def terminate(self) -> None:
+        """Ask it to save and to stop."""
+        ...
+
+    def wait(self) -> object:
+        """Wait until it has ended."""
+        ...
+
+
+def end(processes: Iterable[Started]) -> None:
     """Ask processes to stop, all at once, and wait until they have saved."""
     left = list(processes)
     for one in left:

@@ -106,7 +106,10 @@ class Estimate:
             device=self.device.name,
             memory=self.device.memory // (self.processes if self.device.kind == "cpu" else 1),
             processes=self.processes,
-            held=held(self.settings, self.counted, self.processes, self.measured, self._away),
+            held=(
+                *held(self.settings, self.counted, self.processes, self.measured, self._away),
+                *self._recorded,
+            ),
             phases=phases,
             speed=pace.source,
             seconds=seconds,
@@ -124,6 +127,23 @@ class Estimate:
         what = f"{settings.recipe.name} on {settings.model.ref}"
         return f"{what}{', reward ' if rewards else ''}{rewards}, {settings.model.precision}"
 
+    @property
+    def _looked(self) -> int:
+        """Rows of the largest call of an update that no backward pass follows."""
+        return max((rows for e in self.epochs for k, rows in e.updating if k == FORWARD), default=0)
+
+    @property
+    def _recorded(self) -> tuple[Part, ...]:
+        """What recorded calls hold: each has memory of its own, also between its replays."""
+        if not self.settings.speed.graphs:
+            return ()
+        costs, shape = self.counted, self.shape
+        rows = {self._rows, self._looked} | {n for e in self.epochs for _, n in e.sampling}
+        calls = sum(costs.forward(n).peak for n in rows if n)
+        return (
+            Part("recorded calls", int(self._slack * (calls + costs.train(shape.trained).peak))),
+        )
+
     def _phases(self) -> tuple[Phase, ...]:
         """Return the phases of an epoch: memory of its largest calls, time of the mean length."""
         costs, epochs, shape = self.counted, self.epochs, self.shape
@@ -140,11 +160,12 @@ class Estimate:
         graded = any(e.graded for e in epochs)
         asked = any(e.decoding for e in epochs)
         judging = (costs.graded if graded else costs.score)(shape.decoded).peak if asked else 0
-        looked = max((rows for e in epochs for k, rows in e.updating if k == FORWARD), default=0)
-        learning = max(costs.train(shape.trained).peak, costs.forward(looked).peak)
+        learning = max(costs.train(shape.trained).peak, costs.forward(self._looked).peak)
         seen = min(self.drawn, self.settings.train.decode_batch)
         drawn = max(costs.forward(self._rows).peak, costs.evaluate(seen).peak)
         drawing = costs.forward(shape.sampled).peak if any(e.sampling for e in epochs) else 0
+        if self._recorded:  # which hold the memory of these calls already
+            learning, drawing, drawn = 0, 0, costs.evaluate(seen).peak
         drew, judged, learned = (
             each(costs, epochs) for each in (timing.sampling, timing.scoring, timing.updating)
         )
@@ -195,6 +216,10 @@ class Estimate:
             yield f"not counted, but for their files: {', '.join(unknown)}"
         if self.settings.speed.shard != "off" and self.processes > 1:
             yield "seconds are without those in which processes send each other weights"
+        if self.settings.speed.graphs:
+            yield "what recorded calls hold is the sum of them, and was compared with no run"
+        if self.settings.speed.compile != "off":
+            yield "what speed.compile takes of memory and seconds is not planned"
         if self.settings.model.precision == "bf16" and not self.device.bf16:
             yield f"{self.device.name} has no units for bf16; take model.precision=fp16"
         if self.device.kind != "cpu" and self.measured is None:

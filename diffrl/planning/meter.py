@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,13 +33,36 @@ class Cost:
     kept: int = 0
 
 
-class LiveBytes(TorchDispatchMode):
-    """Follows the birth and death of storages; each counts once, however many views it has."""
+EVERY = 32
+"""Storages that are followed between two collections of cycles."""
 
-    def __init__(self) -> None:
+
+class LiveBytes(TorchDispatchMode):
+    """Follows the birth and death of storages; each counts once, however many views it has.
+
+    Args:
+        cycles: whether work leaves storages in cycles of objects, as recomputed activations do.
+            These are collected at fixed times, so that what is counted is the same in every
+            process.
+    """
+
+    def __init__(self, cycles: bool = False) -> None:
         super().__init__()
         self.live = self.peak = 0
         self._known: set[int] = set()
+        self._cycles, self._followed = cycles, 0
+
+    def __enter__(self) -> LiveBytes:
+        if self._cycles:
+            gc.collect()
+            gc.freeze()  # what is there already need not be looked at again
+        super().__enter__()
+        return self
+
+    def __exit__(self, *how: Any) -> None:
+        super().__exit__(*how)
+        if self._cycles:
+            gc.unfreeze()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -56,6 +80,9 @@ class LiveBytes(TorchDispatchMode):
         if key in self._known:
             return
         self._known.add(key)
+        self._followed += 1
+        if self._cycles and self._followed % EVERY == 0:
+            gc.collect()
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._forget, key, size)
@@ -144,7 +171,11 @@ def _run_backward(value: Tensor) -> None:
 def cost_of_training(work: Callable[[], Tensor], device: AsOnDevice) -> Cost:
     """Return what work and its backward pass cost; gradients that are there already do not."""
     counted = FlopCounterMode(display=False)
-    with counted, device, LiveBytes() as bytes_:  # a backward pass may repeat a forward pass
+    with (
+        counted,
+        device,
+        LiveBytes(cycles=True) as bytes_,
+    ):  # a backward pass may repeat a forward pass
         out = work()
         value = out.square().mean()
         kept = bytes_.live - out.numel() * out.element_size()

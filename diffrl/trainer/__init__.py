@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,8 @@ from diffrl.trainer.api import resume, train
 from diffrl.trainer.disks import telling_of_disks
 from diffrl.trainer.engines import settled
 from diffrl.trainer.epochs import go
-from diffrl.trainer.interrupt import Patience
+from diffrl.trainer.heartbeat import Heartbeat
+from diffrl.trainer.interrupt import Patience, leave
 from diffrl.trainer.live import LiveView, live_view
 from diffrl.trainer.observers import FolderObserver
 from diffrl.trainer.preflight import preflight, refuse_another_past
@@ -79,8 +81,9 @@ def run(
                 check_free(folder)  # while weights were loaded, another run may have taken it
             _begin(session, start)
             session.ranks.wait()
-            go(session)
-            session.ranks.wait()
+            with Heartbeat(session.ranks.exchange, partial(_ended_by_silence, folder)):
+                go(session)
+                session.ranks.wait()
     except ProcessLost as error:
         raise ProcessLost(
             f"{error}; continue, in any number of processes, with: diffrl train --resume "
@@ -95,6 +98,15 @@ def run(
         with contextlib.suppress(OSError):  # of a full disk, which is told already
             session.ranks.finish()
     return Run(folder)
+
+
+def _ended_by_silence(folder: Path, said: str) -> None:
+    """End this process, which may wait for another one for ever."""
+    leave(
+        ProcessLost.exit_code,
+        f"error: {said}; continue, in any number of processes, with: diffrl train --resume "
+        f"{quoted(folder)}",
+    )
 
 
 def _loaded(

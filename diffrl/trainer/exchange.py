@@ -87,12 +87,12 @@ class Exchange:
                 parameter.grad = gradient.copy_(summed.view_as(parameter))
         return int(flags)
 
-    def flags(self, own: Sequence[float]) -> list[float]:
-        """Return the sum of all processes' numbers, one by one."""
+    def flags(self, own: Sequence[float], purpose: str = "flags") -> list[float]:
+        """Return the sum of all processes' numbers, one by one; bytes count under a purpose."""
         if self.count == 1:
             return list(own)
         told = torch.tensor(own, device=self._device)
-        self._add(told, "flags")
+        self._add(told, purpose)
         return told.tolist()
 
     def wait(self) -> None:

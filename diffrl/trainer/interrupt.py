@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,12 +40,17 @@ class Patience:
     def _note(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.asked:
-            with contextlib.suppress(OSError):  # of a terminal or a pipe that is gone
-                if sys.stdout.isatty():
-                    os.write(1, b"\x1b[?25h")  # the live view hides the cursor
-                os.write(2, b"error: stopped at once\n")
-            os._exit(128 + number)
+            leave(128 + number, "error: stopped at once")
         self.asked = number
         said = f"\n{name}: this step ends, then the run is saved; once more to leave at once\n"
         with contextlib.suppress(OSError):
             os.write(2, said.encode())
+
+
+def leave(code: int, said: str) -> NoReturn:
+    """End this process at once, whatever it waits for."""
+    with contextlib.suppress(OSError):  # of a terminal or a pipe that is gone
+        if sys.stdout.isatty():
+            os.write(1, b"\x1b[?25h")  # the live view hides the cursor
+        os.write(2, f"{said}\n".encode())
+    os._exit(code)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for one that evaluates, or whose reward is slow; the launcher sees at
-once when one dies."""
+"""How long processes wait for one that evaluates, or whose reward is slow; that one lives, they
+hear of it by its `heartbeat`."""
 
 
 class Ranks:
@@ -134,8 +134,9 @@ class Ranks:
         Raises:
             Interrupted: in every process.
         """
-        if number := max(self.everyones([self.asked()])):
-            raise Interrupted(number)
+        own = self.asked()
+        if self.exchange.flags([float(own)], "signals")[0]:
+            raise Interrupted(max(self.everyones([own])))
 
     def together(self, rewards: Rewards, share: Share) -> Rewards:
         """Return the rewards of all processes' rows, in the order of their groups."""

@@ -143,6 +143,14 @@ def _counts(measured: Mapping[str, Any]) -> str:
         seeds = sorted({v["seeds"] for v in own})
         said = (str(sum(v["said"] == one for v in own)) for one in every)
         rows.append((place, " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), *said))
+    if measured["accuracy"]:
+        claims = [
+            claim["said"]
+            for predictors in measured["accuracy"]["rewards"].values()
+            for one in predictors.values()
+            for claim in one.get("claims", {}).values()
+        ]
+        rows.append(("Tables II and III", "", *(str(claims.count(one)) for one in every)))
     return table(("where", "seeds", *every), rows)
 
 

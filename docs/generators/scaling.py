@@ -36,7 +36,8 @@ def scaling() -> str:
         for one in found["sd_turbo"]
     ]
     about = (
-        f"Counted in two processes on the CPU (Gloo), emoji world, SDPO, {found['epochs']} epochs; "
+        f"Counted in two processes on the CPU (Gloo), emoji world, SDPO where nothing else is "
+        f"said, {found['epochs']} epochs; "
         f"{where}, by `python -m benchmarks.scaling`. What crossed the loopback interface includes "
         "the first exchange of weights, words, and the protocol's own bytes."
     )

@@ -133,14 +133,14 @@ def _ablation(name: str) -> Iterator[str]:
     found = json.loads(path.read_text("utf-8"))
     head = (
         "", "settings", "alone, trajectories a second", "gain", "gain in processor time",
-        "together without it",
-        "peak memory, GiB", "log-prob gap", "a tenth of the clip range", "passes",
+        "together without it, or with",
+        "peak memory, GiB", "log-prob gap", "a tenth of the clip range", "passes", "off sampling",
     )  # fmt: skip
     if BASE in found["configurations"]:
         yield table(head, _means(found))
     else:
         yield table(
-            ("", "trajectories a second", *head[-4:]),
+            ("", "trajectories a second", *head[-5:]),
             _configurations(found),
         )
     base = " ".join(f"`{one}`" for one in found["base"])
@@ -171,7 +171,13 @@ def _configurations(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             f"{told['log_prob_gap']:.1e}",
             f"{told['gap_limit']:.1e}",
             "yes" if told["passes"] else "**no**",
+            _off_sampling(told),
         )
+
+
+def _off_sampling(told: Mapping[str, Any]) -> str:
+    """Return how far log-probs are off those that sampling told, where that was measured."""
+    return f"{told['sampling_gap']:.1e}" if "sampling_gap" in told else ""
 
 
 def _means(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -183,11 +189,13 @@ def _means(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     sets |= {"base": "", "together": ", ".join(joined)}
     for name, said in sets.items():
         if name not in measured:
-            yield name, said, *[""] * 8
+            yield name, said, *[""] * 9
             continue
         own = measured[name]["summary"]
         without = measured.get(f"together without {name}")
+        added = measured.get(f"together with {name}")
         rest = f"{without['summary'][wall]:.1f}" if without else ""
+        rest = f"with: {added['summary'][wall]:.1f}" if added else rest
         yield (
             name,
             said,
@@ -199,6 +207,7 @@ def _means(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             f"{own['log_prob_gap']:.1e}" if own["log_prob_gap"] else "0",
             f"{own['gap_limit']:.1e}" if own["gap_limit"] else "",
             "yes" if own["passes"] else "**no**",
+            _off_sampling(own),
         )
 
 

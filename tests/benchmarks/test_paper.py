@@ -22,6 +22,7 @@ from benchmarks.paper import (  # noqa: E402
     runs,
     verdicts,
 )
+from benchmarks.paper.warm import Warm  # noqa: E402
 from diffrl.cli.children import begin  # noqa: E402
 
 TIER = cells.Tier("test", 3, ("train.epochs=2",), 16)
@@ -157,6 +158,14 @@ def test_stopping_ends_what_has_begun_and_counts_it_as_still_to_be_made(
     assert capsys.readouterr().out.startswith("stopped")
 
 
+def test_a_run_that_is_refused_says_why_in_its_log(tmp_path):
+    run, told = tmp_path / "run", tmp_path / "logs" / "run.log"
+    one = Warm("sdpo", "pickscore", ["train.epochs=none"], run, told, 1)
+    one.wait()
+    assert one.poll() == one.returncode == 2
+    assert "train.epochs" in told.read_text() and not run.exists()
+
+
 def test_a_curve_is_the_mean_over_finished_seeds_with_a_band(kept):
     for seed in (42, 43):
         pretend(kept, "good", 1.0, seed, seconds=float(seed))
@@ -277,8 +286,10 @@ def test_the_quick_tier_runs_from_end_to_end(tmp_path):
     before = target.read_bytes() if target.exists() else None
     command = [sys.executable, "-m", "benchmarks.paper", "--tier", "quick", "--folder", tmp_path]
     command += ["--records", tmp_path / "records"]
+    began = time.monotonic()
     try:
         subprocess.run(command, check=True, cwd=ROOT)
+        assert time.monotonic() - began < 20 * 60  # of two cores without other work
         said = {v["said"] for v in json.loads(target.read_text())["verdicts"]}
         assert "not run" not in said
     finally:

@@ -14,7 +14,7 @@ from diffrl import trainer
 from diffrl.trainer import Run, loop
 
 HERE = Path(__file__).parent
-ALGORITHMS = ("sdpo", "ddpo", "d3po", "rebel", "prdp", "prdp-rebel")
+ALGORITHMS = ("sdpo", "ddpo", "d3po", "rebel+recomputed", "prdp", "prdp-rebel")
 UNEVEN = (
     "train.trajectories=20",
     "train.sample_batch=8",
@@ -95,6 +95,7 @@ def trained_here(folder, algorithms, sets, reward):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(HERE)
         patch.setattr(trainer, "build", trainer.build)  # which is put back
+        patch.setattr(trainer, "Heartbeat", trainer.Heartbeat)
         patch.setattr(loop, "keep_pace", loop.keep_pace)
         many_processes = importlib.import_module("many_processes")
         try:

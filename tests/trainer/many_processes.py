@@ -1,12 +1,14 @@
 """Trains several algorithms, one after the other, in each process that it is started in.
 
-python many_processes.py FOLDER ALGORITHMS REWARD SETTING…: writes or continues FOLDER/<algorithm>/,
+python many_processes.py FOLDER ALGORITHMS REWARD SETTING…: writes or continues FOLDER/<algorithm>/
+(`ALGORITHM+recomputed`: with log-probs that are computed anew),
 and writes weights, statistics and bytes handed over of each process to
 FOLDER/<algorithm>-<rank>.pt.
 """
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -84,8 +86,12 @@ def main(folder, algorithms, reward, sets):
     torch.set_num_threads(1)
     built, build, idle = [], trainer.build, noting_idle_passes()
     trainer.build = lambda *given: built.append(full(build(*given))) or built[-1]
+    if silence := os.environ.get("SILENCE"):
+        trainer.Heartbeat = partial(trainer.Heartbeat, silence=float(silence), beat=0.5)
     for algo in algorithms.split(","):
-        settings = resolve(algo, [reward], sets=sets)
+        name, recomputed, _ = algo.partition("+")
+        own_sets = [*sets, *(["speed.recompute=on"] if recomputed else [])]
+        settings = resolve(name, [reward], sets=own_sets)
         own = Path(folder) / algo
         trainer.run(settings, **({"resume": own} if own.exists() else {"output": own}))
         session = built.pop()

@@ -1,0 +1,143 @@
+"""Notices processes that have fallen silent: a machine that loses power closes no connection."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from torch import distributed
+
+from diffrl.trainer.exchange import Exchange
+
+BEAT, SILENCE = 5.0, 45.0
+"""Seconds between signs of life, and after which a process counts as lost without one."""
+
+TICK = 1.0
+"""Seconds between looks at the clock."""
+
+FIRST = timedelta(seconds=30)
+"""How long a connection may take to be made, or to answer."""
+
+
+class Heartbeat:
+    """Tells the other processes every few seconds that this one lives, and listens for them.
+
+    Who waits in an exchange for a process that is gone cannot be woken, so `lost` should end this
+    process. A process that was stopped itself, with the others or alone, begins to count anew.
+
+    Args:
+        exchange: of the run's processes; alone there is nothing to do.
+        lost: is called once, in a thread of its own, with what is wrong.
+        silence: seconds without a sign of life.
+        beat: seconds between two.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        lost: Callable[[str], None],
+        silence: float = SILENCE,
+        beat: float = BEAT,
+    ) -> None:
+        self._exchange, self._lost = exchange, lost
+        self._silence, self._beat = silence, beat
+        self._ended = threading.Event()
+        self._store: Any = None
+        self._others = [rank for rank in range(exchange.count) if rank != exchange.rank]
+        self._said: dict[int, bytes] = {}
+        self._heard: dict[int, float] = {}
+        self._answered = 0.0
+
+    def __enter__(self) -> Heartbeat:
+        if self._others and (store := connected(self._exchange)) is not None:
+            self.begin(store)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+
+    def begin(self, store: Any) -> None:
+        """Begin to tell and to listen, through a store of keys and values that all can reach."""
+        self._store = store
+        self._forgive()
+        for work in (self._talk, self._watch):
+            threading.Thread(target=work, name=f"heartbeat{work.__name__}", daemon=True).start()
+
+    def _forgive(self) -> None:
+        now = time.monotonic()
+        self._heard, self._answered = dict.fromkeys(self._others, now), now
+
+    def _talk(self) -> None:
+        """Say that this process lives, and hear of the others; an answer may never come."""
+        beats = 0
+        while not self._ended.is_set():
+            beats += 1
+            with contextlib.suppress(RuntimeError):
+                self._store.set(str(self._exchange.rank), str(beats))
+                for other in self._others:
+                    if self._store.check([str(other)]):
+                        self._hear(other, self._store.get(str(other)))
+                self._answered = time.monotonic()
+            self._ended.wait(self._beat)
+
+    def _hear(self, other: int, said: bytes) -> None:
+        if said != self._said.get(other):
+            self._said[other], self._heard[other] = said, time.monotonic()
+
+    def _watch(self) -> None:
+        before = time.monotonic()
+        while not self._ended.wait(TICK):
+            now = time.monotonic()
+            if now - before > 5 * TICK:  # this process was stopped, perhaps all were
+                self._forgive()
+            before = now
+            if said := self._silent(now):
+                self._ended.set()
+                self._lost(said)
+
+    def _silent(self, now: float) -> str:
+        """Return what is wrong, if something is."""
+        if now - self._answered > self._silence:  # the first process keeps what all say
+            silent = [0]
+        else:
+            silent = [rank for rank, at in self._heard.items() if now - at > self._silence]
+        if not silent:
+            return ""
+        named = ", ".join(map(str, silent))
+        return (
+            f"process {named} of {self._exchange.count} has not been heard of for "
+            f"{self._silence:.0f} seconds"
+        )
+
+
+def connected(exchange: Exchange) -> Any | None:
+    """Return a store that the first process keeps; None, in all processes, if one cannot reach it.
+
+    It is another one than torch's own, whose connection is taken while an exchange waits.
+    """
+    host, store, port = os.environ.get("MASTER_ADDR", "localhost"), None, 0
+
+    def opened(at: int, keeps: bool) -> Any | None:
+        with contextlib.suppress(RuntimeError, OSError):
+            return distributed.TCPStore(
+                host, at, is_master=keeps, wait_for_workers=False, timeout=FIRST
+            )
+        return None
+
+    if exchange.rank == 0 and (store := opened(0, keeps=True)) is not None:
+        port = store.port
+    (port,) = exchange.objects([port])[:1]
+    if exchange.rank and port:
+        store = opened(port, keeps=False)
+    return store if all(exchange.objects([store is not None])) else None
