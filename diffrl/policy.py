@@ -22,8 +22,8 @@ from diffrl.tensors import Float, Generator, Tensor
 from diffrl.types import Batch, Prompts, at_step
 
 Encode = Callable[[Sequence[str]], Tensor]
-Hear = Callable[[Tensor, Tensor, Tensor], None]
-"""Is told states, shape `rows *latent`, their times, and what the live weights predict there."""
+Hear = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""Is told states, shape `rows *latent`, times, conditions, and what the live weights predict."""
 
 
 class UNetPolicy:
@@ -149,7 +149,7 @@ class UNetPolicy:
         """Return the network's output; `cond` broadcasts over trailing axes of `rows`."""
         output = self._predict(x, t, cond, weights)
         if self._hear is not None and weights == "live":
-            self._hear(x, t, output)
+            self._hear(x, t, cond, output)
         return output
 
     def _predict(self, x: Tensor, t: Tensor, cond: Tensor, weights: Weights) -> Tensor:

@@ -71,7 +71,8 @@ def trained(
     algo: str, reward: str, sets: Sequence[str], folder: Path, log: Path, threads: int
 ) -> None:
     """Train in this process, which is in a session of its own, with output into a log."""
-    os.setsid()  # a second signal, the terminal's, would not let it save
+    if hasattr(os, "setsid"):
+        os.setsid()  # a second signal, the terminal's, would not let it save
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for output in (1, 2):
         os.dup2(file, output)

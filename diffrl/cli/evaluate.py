@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -77,7 +78,7 @@ def evaluate(asked: Asked) -> None:
         if cells:
             typer.echo("\n".join(table(question, cells, [r.scorer.name for r in rewards])))
             typer.echo(f"\nevery picture's scores: {output}")
-        _keep(judged, base, cells, save)
+        _keep(judged, base, cells, question, save)
     problems += [one.unfinished for one in judged if one.unfinished]
     if looking.failures:
         raise RewardError("\n".join([*problems, *looking.failures]))
@@ -89,6 +90,7 @@ def _keep(
     judged: Sequence[Subject],
     base: Subject | None,
     cells: Sequence[Cell],
+    question: Protocol,
     save: Callable[..., None],
 ) -> None:
     """Leave each run whose newest weights were judged its own part, if its folder takes it."""
@@ -96,7 +98,7 @@ def _keep(
         own = [c for c in cells if c.subject in (one.name, base and base.name)]
         if one.folder is None or not one.newest or one.name not in {c.subject for c in own}:
             continue
-        before, now = _kept(one), _asked_of(own)
+        before, now = _kept(one, question), _asked_of(own)
         if now < before:
             typer.echo(
                 f"not kept in {one.folder}: its {EVALUATION} holds this and more; remove it first",
@@ -118,19 +120,29 @@ def _asked_of(cells: Sequence[Cell]) -> set[tuple[str, str, int]]:
     return {(c.prompts, name, c.steps) for c in cells for name in (*c.values, *c.by_prompt)}
 
 
-def _kept(one: Subject) -> set[tuple[str, str, int]]:
-    """Return the same of what a run's folder keeps about the same weights, if that can be read."""
+def _kept(one: Subject, question: Protocol) -> set[tuple[str, str, int]]:
+    """Return the same of what a run's folder keeps about the same weights, asked the same way."""
     from diffrl.evidence.files import afterwards
 
     assert one.folder is not None
     try:
         answers = afterwards(one.folder)
-    except DiffrlError:
+        parts = [key.rsplit("/", 2) for key in answers.values] if answers else []
+        kept = {(prompts, name, int(n.removesuffix("-step"))) for prompts, name, n in parts}
+    except (DiffrlError, ValueError):
         return set()
-    if answers is None or answers.epoch != one.epoch:
+    if answers is None or answers.epoch != one.epoch or not _same(answers.asked, question):
         return set()
-    parts = [key.rsplit("/", 2) for key in answers.values]
-    return {(prompts, name, int(steps.removesuffix("-step"))) for prompts, name, steps in parts}
+    return kept
+
+
+def _same(asked: Mapping[str, Any], question: Protocol) -> bool:
+    """Return whether two questions are about the same pictures, of the prompts that both have."""
+    now = json.loads(json.dumps(question.record()))
+    apart = {"steps", "prompts"}
+    alike = all(asked.get(key) == value for key, value in now.items() if key not in apart)
+    both = now["prompts"].keys() & asked["prompts"].keys()
+    return alike and all(now["prompts"][name] == asked["prompts"][name] for name in both)
 
 
 def table(protocol: Protocol, cells: Sequence[Cell], rewards: Sequence[str]) -> Iterator[str]:

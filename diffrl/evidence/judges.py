@@ -86,7 +86,12 @@ def open_rewards(
         problems = [line for r in rewards.values() for line in _problems(r, prompts)]
         if problems:
             raise SettingsError(problems)
-        rewards |= {r.name: r for r in _accuracy(preset, rewards, prompts)}
+        every = _available(preset, sets, own, [])
+        rewards |= {
+            r.name: r
+            for r in every
+            if r.name not in rewards and r.preset == preset and not _problems(r, prompts)
+        }
         told = [line for r in rewards.values() for line in _unfit(r, prompts)]
         try:
             return [_opened(r, prompts, device) for r in rewards.values()], told
@@ -165,15 +170,6 @@ def _unfit(reward: Reward, prompts: PromptSets) -> list[str]:
     """Return which sets of prompts a reward cannot score, and why, one line each."""
     each = {name: reward.unfit(texts) for name, texts in prompts.items()}
     return [f"reward {reward.name!r} for {name}: {why}" for name, why in each.items() if why]
-
-
-def _accuracy(preset: str, named: Mapping[str, Reward], prompts: PromptSets) -> Iterator[Reward]:
-    """Yield what judges pictures of a preset alone, beside rewards that were named."""
-    for name, entry in registry().components("reward").items():
-        if name not in named and getattr(entry.value, "preset", None) == preset:
-            reward = chosen(name, preset, [])
-            if not _problems(reward, prompts):
-                yield reward
 
 
 def embedder(preset: str, device: str) -> tuple[Any, list[str]]:

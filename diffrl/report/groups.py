@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffrl.report.records import Record
 
-QUESTION = ("eval.prompts", "eval.seed", "eval.eta", "eval.images", "model.size")
+QUESTION = (
+    "eval.prompts", "eval.seed", "eval.eta", "eval.images", "model.size", "model.guidance",
+    "sampler.name",
+)  # fmt: skip
 """Settings that decide which pictures evaluations look at."""
 
 
@@ -72,15 +74,26 @@ def differences(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
 def unlike(groups: Sequence[Group]) -> list[str]:
     """Return what keeps scores in one chart from being compared, one line for each setting."""
     firsts = [group.records[0] for group in groups]
-    rewards = {name for one in firsts for name in one.rewards}
-    told = []
-    for key, values in differences(firsts) if len(firsts) > 1 else []:
-        own = re.fullmatch(r"rewards\.(.+)\.(.+)", key)
-        of_reward = own and own[2] != "weight" and "–" not in values and own[1] in rewards
-        if of_reward or key in QUESTION:
-            each = ", ".join(dict.fromkeys(values))
-            told.append(f"drawn together though {key} differs ({each}): scores are not alike")
-    return told
+    if len(firsts) < 2:
+        return []
+    rows = [(key, [_asked(one, key) for one in firsts]) for key in QUESTION]
+    rows += [
+        (key, [value for value in values if value != "–"])
+        for key, values in differences(firsts)
+        if key.startswith("rewards.") and not key.endswith(".weight")
+    ]
+    return [
+        f"drawn together though {key} differs ({', '.join(dict.fromkeys(values))}): scores are "
+        f"not alike"
+        for key, values in rows
+        if len(set(values)) > 1
+    ]
+
+
+def _asked(record: Record, key: str) -> str:
+    """Return a setting of evaluations; without prompts of their own they take training's."""
+    found = record.setting(key)
+    return record.setting("train.prompts") if (key, found) == ("eval.prompts", "none") else found
 
 
 def _short(key: str) -> str:

@@ -10,6 +10,9 @@ from diffrl.protocols import Policy
 from diffrl.tensors import Float, Tensor
 from diffrl.types import Rollout
 
+Heard = tuple[Tensor, Tensor, Tensor, Tensor]
+"""States, their times and conditions, and what was predicted there."""
+
 
 class Moved:
     """The KL divergence of the first rows that are drawn, in whatever pieces they come.
@@ -22,17 +25,18 @@ class Moved:
     def __init__(self, policy: Policy, rows: int) -> None:
         self._policy, self._left = policy, rows
         self._found: list[tuple[float, int]] = []
-        self._heard: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._heard: list[Heard] = []
 
     def hear(
         self,
         x: Float[Tensor, "n *latent"],
         t: Float[Tensor, "n"],
+        cond: Float[Tensor, "n *cond"],
         output: Float[Tensor, "n *latent"],
     ) -> None:
         """Keep what the live weights predicted, so that `add` need not ask them again."""
         if left := self._left:
-            self._heard.append((x[:left], t[:left], output[:left].clone()))
+            self._heard.append((x[:left], t[:left], cond[:left], output[:left].clone()))
 
     def add(self, rollout: Rollout) -> None:
         """Compare what is left to compare of a piece."""
@@ -51,7 +55,7 @@ class Moved:
 
 
 def kl_to_base(
-    policy: Policy, rollout: Rollout, rows: int, heard: Sequence[tuple[Tensor, Tensor, Tensor]] = ()
+    policy: Policy, rollout: Rollout, rows: int, heard: Sequence[Heard] = ()
 ) -> Float[Tensor, ""] | None:
     """Return the mean over rows and steps of KL(live ‖ base), in nats per latent element.
 
@@ -62,8 +66,7 @@ def kl_to_base(
         policy: whose weights are compared.
         rollout: that it drew.
         rows: how many of its rows are used, at most.
-        heard: states, their times, and what the live weights predicted there; these are asked
-            about all others.
+        heard: what the live weights predicted already; they are asked about all else.
 
     Returns:
         Nothing where the rollout has no path, or no step has noise.
@@ -76,7 +79,8 @@ def kl_to_base(
         for step, t in enumerate(rollout.times):
             x = path.x[:rows, step]
             times, cond = t.expand(len(x)), rollout.prompts.cond[:rows]
-            known = (o for at, when, o in heard if torch.equal(at, x) and torch.equal(when, times))
+            asked = (x, times, cond)
+            known = (out for *given, out in heard if all(map(torch.equal, given, asked)))
             output = next(known, None)
             if output is None:
                 output = policy.predict(x, times, cond)

@@ -66,8 +66,8 @@ def evaluate(
     Every picture has noise of its own, whatever fits into a piece. The recipe's own sampler draws,
     with the number of steps and eta of the evaluation. The picture is the clean state that the last
     step predicts: what is left out is its noise. With `drop`, pictures without a finite score are
-    left out of the means. Where the network is `exact`, which batches of any size are in full
-    precision, nothing is predicted twice. Pieces are looked at within `meet`, whose end may raise.
+    left out of the means. Where the network is `exact`, which rounds alike in batches of any
+    size, nothing is predicted twice. Pieces are looked at within `meet`, whose end may raise.
     """
     text = [prompts[i % len(prompts)] for i in range(settings.images)]
     scores: dict[str, float] = {}

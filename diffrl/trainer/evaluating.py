@@ -77,7 +77,7 @@ def draw(session: Session, rewards: Sequence[ScoredBy]) -> Evaluation:
         settings.eval,
         session.pieces,
         settings.train.bad_scores == "drop",
-        settings.model.precision == "fp32",
+        settings.model.precision == "fp32" and session.policy.device.type == "cpu",
         meet,
     )
 

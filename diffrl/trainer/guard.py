@@ -79,7 +79,7 @@ def act(session: Session, found: Sequence[Sighting]) -> bool:
     if back is not None:
         go_back(session, back, again=action == "rollback")
     if action == "stop":
-        raise stopped(session, _stopping(deciding[0], settings.rules, back))
+        raise stopped(session, _stopping(deciding, settings.rules, back))
     return back is not None
 
 
@@ -88,20 +88,23 @@ def _told(epoch: int, one: Sighting, action: str, back: int | None) -> Noticed:
     return Noticed(epoch, "watchdog", one.rule, one.message, action, *figures, back_to=back)
 
 
-def _stopping(one: Sighting, rules: Sequence[str], back: int | None) -> Diverged:
+def _stopping(deciding: Sequence[Sighting], rules: Sequence[str], back: int | None) -> Diverged:
     where = (
         "no evaluation before was good, so there is nothing to go back to"
         if back is None
         else f"the run is back at epoch {back}, its last good one"
     )
-    own = [rule for rule in rules if rule.partition("=")[0] == one.rule]
-    others = [rule for rule in rules if rule not in own]
-    softer = "watchdog.action=warn"
-    if own:
-        softer = f"watchdog.rules={json.dumps([*others, f'{one.rule}=warn'])}"
+    names = dict.fromkeys(one.rule for one in deciding)
+    own = [rule for rule in rules if rule.partition("=")[0] in names]
+    softer = [f"{rule.partition('=')[0]}=warn" for rule in own]
+    given = [rule for rule in rules if rule not in own] + softer
+    sets = [f"watchdog.rules={json.dumps(given)}"] if own else []
+    if len(own) < len(names):  # the others have the action of all
+        sets.append("watchdog.action=warn")
+    add = " ".join(f"--set {quoted(one)}" for one in sets)
+    told = "; ".join(one.message for one in deciding)
     return Diverged(
-        f"the watchdog stopped the run: {one.message}; {where}; to go on all the same, add "
-        f"--set {quoted(softer)}"
+        f"the watchdog stopped the run: {told}; {where}; to go on all the same, add {add}"
     )
 
 

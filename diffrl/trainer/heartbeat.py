@@ -85,15 +85,19 @@ class Heartbeat:
             beats += 1
             with contextlib.suppress(RuntimeError):
                 self._store.set(str(self._exchange.rank), str(beats))
-                for other in self._others:
-                    if self._store.check([str(other)]):
-                        self._hear(other, self._store.get(str(other)))
-                self._answered = time.monotonic()
+                self._listen()
             self._ended.wait(self._beat)
 
-    def _hear(self, other: int, said: bytes) -> None:
-        if said != self._said.get(other):
-            self._said[other], self._heard[other] = said, time.monotonic()
+    def _listen(self) -> None:
+        """Hear of all others at once; before they have said anything, ask one by one whether."""
+        new = [one for one in self._others if one not in self._said]
+        known = [one for one in self._others if one not in new]
+        known += [one for one in new if self._store.check([str(one)])]
+        said = self._store.multi_get([str(one) for one in known]) if known else []
+        self._answered = time.monotonic()
+        for one, words in zip(known, said, strict=True):
+            if words != self._said.get(one):
+                self._said[one], self._heard[one] = words, self._answered
 
     def _watch(self) -> None:
         before = time.monotonic()
@@ -111,7 +115,8 @@ class Heartbeat:
         if now - self._answered > self._silence:  # the first process keeps what all say
             silent = [0]
         else:
-            silent = [rank for rank, at in self._heard.items() if now - at > self._silence]
+            until = self._answered  # what was heard tells nothing of later
+            silent = [rank for rank, at in self._heard.items() if until - at > self._silence]
         if not silent:
             return ""
         named = ", ".join(map(str, silent))

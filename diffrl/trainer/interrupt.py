@@ -49,8 +49,9 @@ class Patience:
 
 def leave(code: int, said: str) -> NoReturn:
     """End this process at once, whatever it waits for."""
-    with contextlib.suppress(OSError):  # of a terminal or a pipe that is gone
+    try:
         if sys.stdout.isatty():
             os.write(1, b"\x1b[?25h")  # the live view hides the cursor
         os.write(2, f"{said}\n".encode())
-    os._exit(code)
+    finally:  # also where a terminal or a pipe is gone
+        os._exit(code)

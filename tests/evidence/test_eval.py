@@ -465,6 +465,9 @@ def test_a_smaller_question_does_not_replace_what_a_run_keeps(runs, command, tmp
     code, _, told = command("eval", run, *some, *two[:2], "--steps", "1")
     assert code == 0 and f"not kept in {run}: its evaluation.json holds this and more" in told
     assert (run / "evaluation.json").read_bytes() == before
+    code, _, told = command("eval", run, *some, *two[:2], "--steps", "1", "--seed", "9")
+    assert code == 0 and "evaluation.json" not in told  # of other pictures: nothing is lost
+    (run / "evaluation.json").write_bytes(before)
     code, _, told = command("eval", run, *some, *two[:2], "--steps", "2")
     assert "evaluation.json: no longer holds all of " in told and "jpeg-incompressibility" in told
     assert (run / "evaluation.json").read_bytes() != before

@@ -193,7 +193,8 @@ def test_paths_and_values_may_hold_anything(runs, tmp_path):
     shutil.copytree(runs / "sdpo", home)
     path = home / "1/settings.toml"
     path.write_text(path.read_text().replace('prompts = "animals"', 'prompts = "my  # $l^$.txt"'))
-    assert write_report([home], tmp_path / "page.html") == []
+    (problem,) = write_report([home], tmp_path / "page.html")
+    assert "eval.prompts differs (my  # $l^$.txt, animals)" in problem
     assert "my  # $l^$.txt" in (tmp_path / "page.html").read_text("utf-8")
 
 
@@ -264,6 +265,10 @@ def test_scores_of_other_questions_are_not_drawn_together_in_silence(runs, tmp_p
     assert problems == [
         f"drawn together though eval.seed differs ({seed[1]}, 7): scores are not alike"
     ]
+    changed = re.sub(r"(\[train\][^\[]*?\nprompts += )\S+", r'\1"mine.txt"', text)
+    (tmp_path / "x/settings.toml").write_text(changed)  # which evaluations take as well
+    (problem,) = write_report([runs / "sdpo/1", tmp_path / "x"], tmp_path / "page.html")
+    assert "eval.prompts differs" in problem and "mine.txt" in problem
     other = text.replace("weight = 1.0", "weight = 2.0")
     assert other != text
     (tmp_path / "x/settings.toml").write_text(other)

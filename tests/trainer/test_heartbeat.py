@@ -39,69 +39,70 @@ class Board:
     def check(self, keys):
         return all(key in self.values for key in keys)
 
+    def multi_get(self, keys):
+        return [self.values[key] for key in keys]
+
+
+class Others:
+    """Processes that beat, each until it is told to be silent."""
+
+    def __init__(self, board, *ranks):
+        self.ranks, self._board, self._count = set(ranks), board, 0
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self):
+        while self.ranks:
+            self._count += 1
+            for rank in list(self.ranks):
+                self._board.values[str(rank)] = str(self._count).encode()
+            time.sleep(0.02)
+
 
 @pytest.fixture
 def listening(monkeypatch):
-    """Returns what process 1 of 3 is told, by a board that 0 and 2 may write on."""
-    monkeypatch.setattr(heartbeat, "TICK", 0.02)
-    board, told, done = Board(), [], []
-
-    def begin():
-        one = Heartbeat(Alone(1, 3), told.append, silence=0.4, beat=0.02)
-        one.begin(board)
-        done.append(one)
-        return one
-
-    yield board, told, begin
-    for one in done:
-        one.__exit__(None, None, None)
+    """Returns a board, the processes 0 and 2 of 3, and what process 1 is told and hears."""
+    monkeypatch.setattr(heartbeat, "TICK", 0.2)
+    board, told = Board(), []
+    others = Others(board, 0, 2)
+    one = Heartbeat(Alone(1, 3), told.append, silence=1.5, beat=0.05)
+    one.begin(board)
+    yield board, others, told
+    one.__exit__(None, None, None)
+    others.ranks.clear()
     board.answers.set()
 
 
-def beat(board, ranks, seconds):
-    began, count = time.monotonic(), 0
-    while time.monotonic() - began < seconds:
-        count += 1
-        for rank in ranks:
-            board.values[str(rank)] = str(count).encode()
-        time.sleep(0.02)
-
-
 def test_who_is_heard_of_is_not_lost_and_who_is_silent_is(listening):
-    board, told, begin = listening
-    begin()
-    beat(board, (0, 2), 0.8)
+    board, others, told = listening
+    time.sleep(2.5)
     assert told == [] and int(board.values["1"]) > 5
-    beat(board, (0,), 0.8)
-    assert told == ["process 2 of 3 has not been heard of for 0 seconds"]
+    others.ranks.remove(2)
+    wait_for(lambda: told)
+    assert told == ["process 2 of 3 has not been heard of for 2 seconds"]
 
 
 def test_a_store_that_does_not_answer_is_the_first_process_lost(listening):
-    board, told, begin = listening
-    begin()
-    beat(board, (0, 2), 0.2)
+    board, _, told = listening
+    wait_for(lambda: "1" in board.values)
     board.answers.clear()
-    beat(board, (0, 2), 0.8)
-    assert told == ["process 0 of 3 has not been heard of for 0 seconds"]
+    wait_for(lambda: told)
+    assert told == ["process 0 of 3 has not been heard of for 2 seconds"]
 
 
 def test_a_process_that_was_stopped_itself_counts_anew(listening, monkeypatch):
     """As when a whole job is stopped and continued."""
-    board, told, begin = listening
-    skipped, plain = [0.0], time.monotonic
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: plain() + skipped[0])
-    begin()
-    beat(board, (0, 2), 0.1)
-    skipped[0] = 60.0
-    time.sleep(0.2)
-    beat(board, (0, 2), 0.5)
+    _, _, told = listening
+    plain = time.monotonic
+    time.sleep(0.5)
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: plain() + 60)
+    time.sleep(1.0)
     assert told == []
 
 
 def test_one_process_has_nobody_to_listen_for():
-    before = threading.active_count()
-    with Heartbeat(Alone(0, 1), pytest.fail):
-        assert threading.active_count() == before
+    with Heartbeat(Alone(0, 1), pytest.fail) as one:
+        assert one._store is None
 
 
 def test_a_frozen_process_ends_the_others(tiny_sets, tmp_path):

@@ -126,12 +126,15 @@ def test_single_rules_have_actions_of_their_own():
 
 def test_a_stopped_run_is_told_by_the_rule_that_stopped_it():
     warns, stops = (Sighting(n, f"{n} is 3", 3.0, 2.0, a) for n, a in RULED)
-    said = str(guard._stopping(stops, ("kl=off", "sharpness=stop"), None))
+    said = str(guard._stopping([stops], ("kl=off", "sharpness=stop"), None))
     assert "sharpness is 3" in said and "grad_norm" not in said
     assert """--set 'watchdog.rules=["kl=off", "sharpness=warn"]'""" in said
     softer = resolve("sdpo", ["pickscore"], sets=['watchdog.rules=["kl=off", "sharpness=warn"]'])
     assert Watchdog(softer.watchdog).settings.action_of("sharpness") == "warn"
-    assert "--set watchdog.action=warn" in str(guard._stopping(warns, ("kl=off",), 4))
+    assert "--set watchdog.action=warn" in str(guard._stopping([warns], ("kl=off",), 4))
+    both = str(guard._stopping([warns, stops], ("sharpness=stop",), None))
+    assert "grad_norm is 3; sharpness is 3" in both
+    assert both.endswith("""--set 'watchdog.rules=["sharpness=warn"]' --set watchdog.action=warn""")
 
 
 def test_rules_that_do_not_exist_are_refused():

@@ -56,19 +56,22 @@ def test_what_was_heard_in_sampling_is_not_asked_again():
     rollout, alone, heard = drawn(), Moved(Shifted(), 5), Moved(policy := Counting(), 5)
     alone.add(rollout)
     for step, t in enumerate(rollout.times):
-        x, times = rollout.path.x[:, step], t.expand(6)
-        heard.hear(x, times, Shifted().predict(x, times, rollout.prompts.cond))
+        x, times, cond = rollout.path.x[:, step], t.expand(6), rollout.prompts.cond
+        heard.hear(x, times, cond, Shifted().predict(x, times, cond))
     heard.add(rollout)
     assert heard.mean == alone.mean
     assert policy.asked == {"live": 0, "base": 2}
 
 
-def test_other_states_and_times_are_asked_about():
+def test_other_states_times_and_conditions_are_asked_about():
+    """A sampler with guidance of its own also asks without a prompt."""
     rollout, alone, heard = drawn(), Moved(Shifted(), 5), Moved(policy := Counting(), 5)
     alone.add(rollout)
     x, t = rollout.path.x[:, 0], rollout.times[0].expand(6)
-    heard.hear(x, t - 1, torch.full_like(x, 7.0))
-    heard.hear(x + 1, t, torch.full_like(x, 7.0))
+    cond, wrong = rollout.prompts.cond, torch.full_like(x, 7.0)
+    heard.hear(x, t - 1, cond, wrong)
+    heard.hear(x + 1, t, cond, wrong)
+    heard.hear(x, t, torch.zeros_like(cond), wrong)
     heard.add(rollout)
     assert heard.mean == alone.mean
     assert policy.asked == {"live": 2, "base": 2}
