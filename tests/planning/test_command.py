@@ -57,6 +57,18 @@ def test_the_plan_in_the_docs_is_what_the_command_prints(plan):
     assert [line.rstrip() for line in out.splitlines()] == shown[2].splitlines()
 
 
+@pytest.mark.slow
+def test_low_memory_is_planned_as_the_docs_say(plan):
+    page = Path(__file__).resolve().parents[2] / "docs" / "speed-settings.md"
+    said = re.search(r"then says (\S+) GiB, and (\S+) with", page.read_text("utf-8"))
+    words = ("--algo", "sdpo", "--reward", "pickscore", "--preset", "sd-turbo", "--gpu", "A100-80")
+    low = (*words, "--set", "speed.low_memory=true")
+    for sets, wanted in (((), said[1]), (("--set", "rewards.pickscore.precision=fp16"), said[2])):
+        code, out, _ = plan(*low, *sets)
+        assert (code, f"fits: it needs {wanted} GiB" in out) == (0, True)
+    assert float(said[2]) * 2**30 < 8e9
+
+
 def test_json_holds_the_plan(plan):
     code, out, _ = plan(*EMOJI, "--memory", "24GiB", "--tflops", "100", "--json")
     said = json.loads(out)
