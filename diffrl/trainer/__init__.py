@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,30 +74,36 @@ def run(
     with moments.loading():
         session, start = _loaded(settings, output, resume, at, anyway)
     folder, observers = session.folder, _observers(session, live)
-    try:
-        with Patience() as patience, telling_of_disks(folder):
-            session.ranks.asked = lambda: patience.asked
-            if resume is None and session.ranks.is_main:
-                check_free(folder)  # while weights were loaded, another run may have taken it
-            _begin(session, start)
-            session.ranks.wait()
-            with Heartbeat(session.ranks.exchange, partial(_ended_by_silence, folder)):
-                go(session)
+    with Patience() as patience:  # to the end: a launcher ends the others of a process that is gone
+        session.ranks.asked = lambda: patience.asked
+        try:
+            with telling_of_disks(folder):
+                if resume is None and session.ranks.is_main:
+                    check_free(folder)  # while weights were loaded, another run may have taken it
+                _begin(session, start)
                 session.ranks.wait()
-    except ProcessLost as error:
-        raise ProcessLost(
-            f"{error}; continue, in any number of processes, with: diffrl train --resume "
-            f"{quoted(folder)}"
-        ) from error
-    finally:
-        lock.let_go(folder)
-        for observer in observers:
-            registry().unregister(observer)
-            if isinstance(observer, LiveView):
-                observer.close()
-        with contextlib.suppress(OSError):  # of a full disk, which is told already
-            session.ranks.finish()
+                with Heartbeat(session.ranks.exchange, partial(_ended_by_silence, folder)):
+                    go(session)
+                    session.ranks.wait()
+        except ProcessLost as error:
+            raise ProcessLost(
+                f"{error}; continue, in any number of processes, with: diffrl train --resume "
+                f"{quoted(folder)}"
+            ) from error
+        finally:
+            _leave(session, observers)
     return Run(folder)
+
+
+def _leave(session: Session, observers: Sequence[object]) -> None:
+    """Let others have the folder, and close what was open."""
+    lock.let_go(session.folder)
+    for observer in observers:
+        registry().unregister(observer)
+        if isinstance(observer, LiveView):
+            observer.close()
+    with contextlib.suppress(OSError):  # of a full disk, which is told already
+        session.ranks.finish()
 
 
 def _ended_by_silence(folder: Path, said: str) -> None:
