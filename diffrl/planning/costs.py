@@ -71,7 +71,8 @@ class Costs:
         if kind == "train":
             for weight in self.made.trained:  # as if there was an earlier backward pass
                 weight.grad = torch.empty_like(weight)
-            return cost_of_training(lambda: self.made.predict(rows), unet)
+            again = bool(self.made.unet.is_gradient_checkpointing)
+            return cost_of_training(lambda: self.made.predict(rows), unet, cycles=again)
         if kind == "graded":
             return cost_of_training(lambda: self._score_graded(rows), AsOnDevice(None, fused))
         scorers = self.made.rewards + (self.made.watched if kind == "evaluate" else ())

@@ -168,13 +168,16 @@ def _run_backward(value: Tensor) -> None:
     )  # fmt: skip
 
 
-def cost_of_training(work: Callable[[], Tensor], device: AsOnDevice) -> Cost:
-    """Return what work and its backward pass cost; gradients that are there already do not."""
+def cost_of_training(work: Callable[[], Tensor], device: AsOnDevice, cycles: bool = False) -> Cost:
+    """Return what work and its backward pass cost; gradients that are there already do not.
+
+    `cycles` says whether it leaves storages in cycles of objects, as recomputed activations do.
+    """
     counted = FlopCounterMode(display=False)
     with (
         counted,
         device,
-        LiveBytes(cycles=True) as bytes_,
+        LiveBytes(cycles) as bytes_,
     ):  # a backward pass may repeat a forward pass
         out = work()
         value = out.square().mean()
