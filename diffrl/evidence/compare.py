@@ -151,7 +151,7 @@ def _newest(run: Run) -> int:
     """Return the epoch of a run's newest weights, also of those that were deleted."""
     if saved := [int(p.name) for p in run.checkpoints]:
         return max(saved)
-    return int(run.metrics[-1]["epoch"]) if run.metrics else 0
+    return run.epoch
 
 
 def pairs(

@@ -11,7 +11,7 @@ from typing import Any
 from diffrl.builtin.rewards.function import FunctionReward
 from diffrl.builtin.rewards.served import ServedReward
 from diffrl.errors import DiffrlError, SettingsError, UnknownName, quoted, shown
-from diffrl.folder import METRICS, SETTINGS, environment, read_metrics, read_object
+from diffrl.folder import SETTINGS, environment, read_metrics, read_object
 from diffrl.paths import there
 from diffrl.settings import Settings, toml
 from diffrl.settings.absent import ENVIRONMENT
@@ -230,7 +230,7 @@ def reproduce(
         DiffrlError: if the folder holds another run, or one of other code, or the run cannot be
             made.
     """
-    from diffrl.trainer import run
+    from diffrl.trainer import Run, run
 
     figures, settings = one.figures(seed), settings_of(one, seed)
     started = int(os.environ.get("WORLD_SIZE", "1"))
@@ -250,7 +250,7 @@ def reproduce(
             f"{folder} was run with other code than this ({apart}), so it says nothing about this; "
             f"remove it, or give another --output"
         )
-    elif _epochs(folder) < settings.train.epochs:
+    elif Run(folder).epoch < settings.train.epochs:
         tell(f"{folder}: begun before; goes on")
         run(settings, resume=folder, live=True)
     else:
@@ -277,11 +277,6 @@ def _other_code(folder: Path) -> str:
     each = [(name, packages.get(name), version) for name, version in now["packages"].items()]
     each.append(("commit", then.get("commit"), now["commit"]))
     return ", ".join(f"{name} {old} and not {new}" for name, old, new in each if old != new)
-
-
-def _epochs(folder: Path) -> int:
-    lines = read_metrics(folder) if (folder / METRICS).is_file() else []
-    return int(lines[-1]["epoch"]) if lines else -1
 
 
 def _found(lines: Mapping[int, Mapping[str, Any]], figure: Figure) -> float | None:

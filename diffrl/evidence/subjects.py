@@ -188,7 +188,7 @@ def _of_run(name: str, text: str, path: Path, epoch: int | None) -> Subject:
 
 
 def _unfinished(text: str, run: Run, epochs: int, chosen: int) -> str:
-    done = max(int(run.metrics[-1]["epoch"]) if run.metrics else 0, chosen)
+    done = max(run.epoch, chosen)
     if done >= epochs:
         return ""
     return (

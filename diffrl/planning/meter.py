@@ -174,13 +174,9 @@ def cost_of_training(work: Callable[[], Tensor], device: AsOnDevice, cycles: boo
     `cycles` says whether it leaves storages in cycles of objects, as recomputed activations do.
     """
     counted = FlopCounterMode(display=False)
-    with (
-        counted,
-        device,
-        LiveBytes(cycles) as bytes_,
-    ):  # a backward pass may repeat a forward pass
+    with counted, device, LiveBytes(cycles) as bytes_:
         out = work()
         value = out.square().mean()
         kept = bytes_.live - out.numel() * out.element_size()
-        _run_backward(value)
+        _run_backward(value)  # which may repeat the forward pass
     return Cost(float(counted.get_total_flops()), bytes_.peak, kept)

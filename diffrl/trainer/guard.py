@@ -56,7 +56,7 @@ def act(session: Session, found: Sequence[Sighting]) -> bool:
     Raises:
         Diverged: if the run is to stop; it is back at its last good checkpoint, if it has one.
     """
-    action = hardest(found)
+    action = wanted = hardest(found)
     if not action:
         return False
     settings, good = session.settings.watchdog, int(session.watch.get(GOOD, 0))
@@ -69,7 +69,7 @@ def act(session: Session, found: Sequence[Sighting]) -> bool:
     back = good if good and action in ("rollback", "stop") else None
     way = {"rollback": "to", "stop": "at"}
     told = action if back is None else f"{action} {way[action]} epoch {back}"
-    deciding = [one for one in found if one.action == hardest(found)]
+    deciding = [one for one in found if one.action == wanted]
     notice(
         session,
         [_told(session.epoch, one, told if one in deciding else one.action, back) for one in found],

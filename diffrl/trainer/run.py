@@ -62,6 +62,12 @@ class Run:
         return read_metrics(self.folder)
 
     @property
+    def epoch(self) -> int:
+        """The last epoch that its metrics tell of."""
+        lines = self.metrics
+        return int(lines[-1]["epoch"]) if lines else 0
+
+    @property
     def pictures(self) -> list[Path]:
         """The image grids, oldest first."""
         return sorted((self.folder / "images").glob("*.png"))
