@@ -10,6 +10,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from diffrl.errors import ProcessLost
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -17,10 +19,13 @@ class Patience:
     """Notes the first signal for the run to see, and leaves at the second.
 
     Works in the main thread only, where Python delivers signals; elsewhere nothing is noted.
+    Where a process is lost, its launcher ends the others, which first have to say what happened:
+    so SIGTERM is noted after a run that ends for that, too.
     """
 
     def __init__(self) -> None:
         self.asked = 0
+        self._over = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Patience:
@@ -34,14 +39,18 @@ class Patience:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._over = isinstance(value, ProcessLost)
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if not (self._over and number == signal.SIGTERM):
+                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.asked:
             leave(128 + number, "error: stopped at once")
         self.asked = number
+        if self._over:
+            return
         said = f"\n{name}: this step ends, then the run is saved; once more to leave at once\n"
         with contextlib.suppress(OSError):
             os.write(2, said.encode())
