@@ -1,11 +1,10 @@
 """Makes the gallery: pictures before and after, and curves, of every algorithm and every reward.
 
-    python -m benchmarks.gallery [--zoo ablations/zoo] [--folder ablations/gallery] [--jobs 2]
+    python -m benchmarks.gallery [--folder ablations/gallery] [--jobs 2]
 
-The algorithms' runs are those of `benchmarks/zoo.py`, seed 42, which must be there; SDPO is trained
-here on the other bundled rewards, with the defaults and seed 42. Finished runs are kept. Writes
-pictures and curves into `docs/images/gallery/` and their list into
-`benchmarks/results/gallery.json`, of which `docs/generate.py` makes the page.
+Trains every algorithm on PickScore, and SDPO on all other rewards, with the defaults and seed 42.
+Finished runs are kept, others go on. Writes pictures and curves into `docs/images/gallery/` and
+their list into `benchmarks/results/gallery.json`, of which `docs/generate.py` makes the page.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,23 @@ from PIL import Image
 
 from benchmarks.default_run import machine
 from benchmarks.zoo import ALGORITHMS, RESULTS, ROOT
-from diffrl.folder import SETTINGS, environment, read_metrics
+from diffrl.folder import ENVIRONMENT, SETTINGS, environment, read_metrics, read_object
 from diffrl.report.charts import INK, chart, draw, write
 from diffrl.report.groups import Group
 from diffrl.report.records import record
 from diffrl.shelf import finished
 from diffrl.trainer.run import Run
 
-REWARDS = ("aesthetic", "hpsv2", "imagereward")
+REWARDS = (
+    "aesthetic",
+    "hpsv2",
+    "imagereward",
+    "clipscore",
+    "jpeg-compressibility",
+    "jpeg-incompressibility",
+    "animal-accuracy",
+)
+RUNS = [(algo, "pickscore") for algo in ALGORITHMS] + [("sdpo", reward) for reward in REWARDS]
 IMAGES = ROOT / "docs" / "images" / "gallery"
 WIDTH = 1040
 LINE = "#c9d0d8"
@@ -39,19 +48,16 @@ LINE = "#c9d0d8"
 def main() -> None:
     """Train what is not trained yet, and write pictures, curves and their list."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--zoo", type=Path, default=ROOT / "ablations" / "zoo")
     parser.add_argument("--folder", type=Path, default=ROOT / "ablations" / "gallery")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    runs = {("pickscore", a): options.zoo / "runs" / f"algo={a}" / "seed-42" for a in ALGORITHMS}
-    if lacking := [str(folder) for folder in runs.values() if not finished(folder, epochs(folder))]:
-        sys.exit(f"no finished run in {', '.join(lacking)}; first: python -m benchmarks.zoo")
     train(options.folder, options.jobs)
-    runs |= {(reward, "sdpo"): options.folder / reward for reward in REWARDS}
     IMAGES.mkdir(parents=True, exist_ok=True)
-    rows = [shown(algo, reward, folder) for (reward, algo), folder in runs.items()]
+    rows = [shown(*one, folder_of(options.folder, *one)) for one in RUNS]
+    made = [read_object(folder_of(options.folder, *one) / ENVIRONMENT) for one in RUNS]
     result = {
         "machine": machine(),
+        "commits": sorted({str(one["commit"]) for one in made}),
         "environment": {k: v for k, v in environment().items() if k != "command"},
         "runs": rows,
     }
@@ -59,20 +65,27 @@ def main() -> None:
 
 
 def train(folder: Path, jobs: int) -> None:
-    """Train SDPO on the rewards that no run of the zoo trains on."""
-    waiting = [r for r in REWARDS if not finished(folder / r, epochs(folder / r))]
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    while waiting:
-        now, waiting = waiting[:jobs], waiting[jobs:]
-        started = [
-            subprocess.Popen(
-                [*command(folder / reward, reward)],
-                env={**os.environ, "OMP_NUM_THREADS": threads},
-            )
-            for reward in now
-        ]
-        if any([process.wait() for process in started]):
+    """Train what is not finished, so many runs at a time, each with its share of the cores.
+
+    Raises:
+        SystemExit: if a run failed; the others have ended.
+    """
+    share = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+
+    def trained(one: tuple[str, str]) -> bool:
+        own = folder_of(folder, *one)
+        if finished(own, epochs(own)):
+            return True
+        return not subprocess.run([*command(own, *one)], env=share, check=False).returncode
+
+    with ThreadPoolExecutor(jobs) as pool:
+        if not all(list(pool.map(trained, RUNS))):
             raise SystemExit("a run failed")
+
+
+def folder_of(folder: Path, algo: str, reward: str) -> Path:
+    """Return where a run lies."""
+    return folder / f"{algo}-{reward}"
 
 
 def epochs(folder: Path) -> int:
@@ -80,12 +93,12 @@ def epochs(folder: Path) -> int:
     return Run(folder).settings.train.epochs if (folder / SETTINGS).is_file() else 0
 
 
-def command(folder: Path, reward: str) -> Sequence[str]:
+def command(folder: Path, algo: str, reward: str) -> Sequence[str]:
     """Return the command of a run, or to continue it."""
     base = [sys.executable, "-m", "diffrl", "train"]
-    if (folder / "settings.toml").exists():
+    if (folder / SETTINGS).exists():
         return [*base, "--resume", str(folder)]
-    return [*base, "--algo", "sdpo", "--reward", reward, "--output", str(folder)]
+    return [*base, "--algo", algo, "--reward", reward, "--output", str(folder)]
 
 
 def shown(algo: str, reward: str, folder: Path) -> dict[str, object]:

@@ -7,6 +7,8 @@ import json
 from generators.markdown import table
 from generators.results import FOLDER
 
+from diffrl.folder import short_commit
+
 
 def gallery() -> str:
     """Return a section for each run: figures, curve, pictures."""
@@ -27,4 +29,6 @@ def gallery() -> str:
             f"![{run['reward']} against samples](images/gallery/{name}-curve.svg)\n\n"
             f"![Pictures before and after training](images/gallery/{name}.webp)"
         )
-    return "\n\n".join([*parts, f"On {made['machine']}, by `benchmarks/gallery.py`."])
+    where = ", ".join(short_commit(one) for one in made["commits"])
+    how = f"On {made['machine']}, at commit {where}, by `python -m benchmarks.gallery`."
+    return "\n\n".join([*parts, how])
