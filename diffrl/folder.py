@@ -20,6 +20,7 @@ from diffrl.settings.absent import ENVIRONMENT
 
 SETTINGS, METRICS = "settings.toml", "metrics.jsonl"
 NOTICES = "notices.jsonl"
+LOCK, PARTIAL = ".lock", ".partial"
 REPORT, EVALUATION = "report.html", "evaluation.json"
 IMAGES, CHECKPOINTS, EVALUATIONS = "images", "checkpoints", "evaluations"
 PACKAGES = (
@@ -83,10 +84,17 @@ def _check_free(folder: Path) -> None:
         )
     if folder.is_symlink() and not folder.exists():
         raise RunExists(f"{folder} is a link to nothing; choose another --output")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and all(map(_unborn, folder.iterdir()))):
         raise RunExists(f"{folder} exists and is not empty; choose another --output")
     if why := _unwritable(folder):
         raise RunExists(f"cannot write {folder}: {why}")
+
+
+def _unborn(path: Path) -> bool:
+    """Return whether something in a folder is what a run leaves that ended before it began."""
+    if path.name in (IMAGES, CHECKPOINTS):
+        return path.is_dir() and not any(path.iterdir())
+    return path.name in (LOCK, ENVIRONMENT) or path.name.endswith(PARTIAL)
 
 
 def check_file(path: Path) -> None:
@@ -125,10 +133,9 @@ def create(
         sources: what came from a hub, with its commit.
         plugins: that were loaded, with package and version.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("images", "checkpoints"):
-        (folder / name).mkdir(exist_ok=True)
     content = {**environment(), "plugins": dict(plugins or {}), "sources": dict(sources)}
+    for name in (IMAGES, CHECKPOINTS):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     write(folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
     write(folder / SETTINGS, settings_text)
 
@@ -140,7 +147,7 @@ def evaluation_file(folder: Path, epoch: int) -> Path:
 
 def write(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -181,12 +188,11 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parents[1]
     if not (here / ".git").exists():
         return None
-    asked = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
     return asked.stdout.strip() or None
 
 

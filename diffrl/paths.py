@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+WORD = re.compile(r"^(--[a-z-]+=)?~(?=/|$)")
+"""A word of a command line in which a shell leaves the ~ alone: `--output=~/runs`, or in quotes."""
+
+
+def at_home(word: str) -> str:
+    """Return a word of a command line with the home folder in place of its ~."""
+    try:
+        return WORD.sub(lambda found: f"{found[1] or ''}{Path.home()}", word, count=1)
+    except RuntimeError:  # nobody knows where
+        return word
 
 
 def there(ref: str | Path) -> Path | None:

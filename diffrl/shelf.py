@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffrl.errors import ResumeError, one_line, quoted
 from diffrl.folder import CHECKPOINTS, REPORT, SETTINGS, read_metrics
-from diffrl.paths import there
+from diffrl.paths import at_home, there
 from diffrl.settings.saved import END
 
 SUMS = "SHA256SUMS"
@@ -95,8 +95,8 @@ def _digest(file: Path) -> str:
 
 def split(word: str | Path) -> tuple[Path, int | None]:
     """Return the folder and the epoch of `RUN` or `RUN@EPOCH`; a folder may itself hold an @."""
-    path = Path(word)
-    found = None if there(path) else EPOCH.fullmatch(str(word))
+    path = Path(at_home(str(word)))
+    found = None if there(path) else EPOCH.fullmatch(str(path))
     return (Path(found[1]), int(found[2])) if found else (path, None)
 
 
@@ -203,9 +203,9 @@ def settings_of(folder: Path, verb: str = "resume") -> Path:
         whole = folder.resolve()
         hint = "expected a run's folder"
         if whole.name.isdecimal() and whole.parent.name == CHECKPOINTS:
-            run = one_line(str(whole.parent.parent))
+            run = quoted(f"{whole.parent.parent}@{whole.name}")
             command = "train --resume" if verb == "resume" else "doctor"
-            hint = f"name the run: diffrl {command} {run}@{whole.name}"
+            hint = f"name the run: diffrl {command} {run}"
         raise ResumeError(f"cannot {verb} {one_line(str(folder))}: it is a checkpoint; {hint}")
     found = there(path) is not None and path.is_file()
     if found and END.encode() in path.read_bytes()[-len(END) - 4 :]:

@@ -17,8 +17,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     moments.begin()
     from diffrl.cli.app import app
     from diffrl.errors import DiffrlError
+    from diffrl.paths import at_home
 
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = [at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
         code = app(args, standalone_mode=False, prog_name="diffrl")
     except DiffrlError as error:

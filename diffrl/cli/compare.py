@@ -13,6 +13,8 @@ from diffrl.errors import DiffrlError, SettingsError, one_line, quoted
 from diffrl.evidence import compare as evidence
 from diffrl.evidence.files import Answers
 from diffrl.evidence.intervals import CLUSTERS, Estimate
+from diffrl.evidence.verdicts import Verdict
+from diffrl.evidence.verdicts import verdicts as verdicts_of
 from diffrl.figures import short, without_nan
 
 STYLES = {"better": "green", "worse": "red"}
@@ -33,7 +35,7 @@ class Found:
     name: str
     runs: tuple[int, int]
     epoch: int | None
-    verdicts: list[evidence.Verdict]
+    verdicts: list[Verdict]
     epochs: list[str]
 
 
@@ -67,15 +69,17 @@ def _beside(first: evidence.Contender, other: evidence.Contender, problems: list
     epoch, told = evidence.last_common([first, other])
     problems += told
     one, own = (_answers(side, epoch, problems) for side in (first, other))
-    verdicts: list[evidence.Verdict] = []
+    verdicts: list[Verdict] = []
     epochs: list[str] = []
+    compared: set[str] = set()
     for a, b in evidence.pairs(one, own):
+        compared.add(a[0].kind)
         epochs.append(_epochs(a, b))
-        said, told = evidence.verdicts(a, b)
+        said, told = verdicts_of(a, b)
         verdicts += said
         problems += told
-    asked = [{kind[0].kind: kind[0].asked for kind in each} for each in (one, own)]
-    if any(asked[0][kind] != asked[1][kind] for kind in asked[0].keys() & asked[1].keys()):
+    asked = [{kind[0].kind for kind in each} for each in (one, own)]
+    if (asked[0] & asked[1]) - compared:
         problems.append(
             f"{other.name}: evaluated on other prompts, noise, size or sampler than "
             f"{first.name}; ask both the same with: diffrl eval RUN RUN"
@@ -154,6 +158,6 @@ def _change(one: Estimate) -> str:
     return f"{short(one.mean, '+')} [{low}, {high}]"
 
 
-def _styled(one: evidence.Verdict) -> str:
+def _styled(one: Verdict) -> str:
     said = one.verdict
     return typer.style(said, fg=STYLES[said]) if said in STYLES else said

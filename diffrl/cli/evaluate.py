@@ -56,7 +56,7 @@ def evaluate(asked: Asked) -> None:
     rewards, left_out = judges.open_rewards(
         asked.rewards, preset, asked.sets, own, question.prompts, device
     )
-    embed, why = judges.embedder(preset, device)
+    embed, clip, why = judges.embedder(preset, device)
     given = {"sampler": asked.sampler, "precision": asked.precision, "eta": asked.eta}
     alike = sharing.set_otherwise(judged, shared, {r.scorer.name for r in rewards})
     alike += sharing.drawn_otherwise(judged, asdict(question), given)
@@ -69,7 +69,10 @@ def evaluate(asked: Asked) -> None:
         rewards, embed and embed.image_embedding, lambda line: typer.echo(line, err=True)
     )
     cells: list[Cell] = []
-    save = partial(files.save, protocol=question, subjects=everyone, rewards=rewards)
+    measured = files.measured_by(base.source if base else None, clip)
+    save = partial(
+        files.save, protocol=question, subjects=everyone, rewards=rewards, measured=measured
+    )
     try:
         for found in evaluation.evaluate(judged, base, question, looking, device):
             cells += found
@@ -153,7 +156,7 @@ def table(protocol: Protocol, cells: Sequence[Cell], rewards: Sequence[str]) -> 
         yield ""
         yield (
             f"{name}: {len(prompts)} prompts, pictures of each: {protocol.seeds}; ± half of the "
-            f"95 % interval over {'prompts' if len(prompts) >= 8 else 'pictures'}; "
+            f"95 % interval over {'prompts' if len(set(prompts)) >= 8 else 'pictures'}; "
             f"σ standard deviation of pictures; "
             f"in brackets: share of pictures better than the base model's"
         )

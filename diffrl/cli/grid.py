@@ -15,6 +15,9 @@ from diffrl.errors import SettingsError
 from diffrl.settings import Settings
 from diffrl.settings.resolve import resolve
 
+LONGEST = 150
+"""Characters of a cell's folder name, of the 255 that file systems take."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -166,8 +169,12 @@ def resolved(plan: Plan, combination: Sequence[str]) -> Settings:
 
 
 def slug(combination: Sequence[str]) -> str:
-    """Return a folder name."""
-    return re.sub(r"[^A-Za-z0-9=.+-]+", "_", ",".join(combination)) or "as-it-is"
+    """Return a folder name, with a digest where it cannot say all that tells a cell from others."""
+    plain = ",".join(combination)
+    name = re.sub(r"[^A-Za-z0-9=.+-]+", "_", plain)
+    if len(name) > LONGEST or not plain.isascii():
+        name = f"{name[:LONGEST]}-{sha1(plain.encode()).hexdigest()[:8]}"
+    return name or "as-it-is"
 
 
 def digest(config: Path | None) -> str | None:

@@ -163,7 +163,11 @@ def report(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The HTML file; default report.html in the run."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="HTML file; default report.html in the run, of several here.",
+        ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,

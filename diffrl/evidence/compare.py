@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy
-
-from diffrl.errors import DiffrlError
+from diffrl.errors import DiffrlError, quoted
 from diffrl.evidence.files import Answers, afterwards, in_training, recorded
-from diffrl.evidence.intervals import UNCLEAR, Estimate, between_runs, difference, estimate
 from diffrl.folder import SETTINGS
-from diffrl.measures import PICTURE
 from diffrl.paths import there
 from diffrl.settings.saved import flat
 from diffrl.trainer.run import Run
-
-MEASURES = frozenset({*PICTURE, "moved", "moved-clip", "diversity", "diversity-clip"})
-"""Of which neither more nor less is better."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +22,6 @@ class Contender:
 
     name: str
     runs: tuple[Run, ...]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One metric of two contenders.
-
-    `change` is the other's mean less the first's; `verdict` is `better`, `worse`, `higher`, `lower`
-    or `not distinguishable`.
-    """
-
-    metric: str
-    one: Estimate
-    other: Estimate
-    change: Estimate
-    verdict: str
 
 
 def contender(text: str) -> Contender:
@@ -115,7 +95,7 @@ def last_common(contenders: Sequence[Contender]) -> tuple[int | None, list[str]]
         at = "; ".join(f"{r.folder} at {max(own)}" for r, own in zip(runs, each, strict=True))
         told.append(
             f"no epoch of training was evaluated in all ({at}); ask all the same with: diffrl eval "
-            f"{' '.join(str(run.folder) for run in runs)}"
+            f"{' '.join(quoted(run.folder) for run in runs)}"
         )
     return common or None, told
 
@@ -133,18 +113,45 @@ def answers(one: Contender, epoch: int | None) -> tuple[list[list[Answers]], lis
     kinds: list[list[Answers]] = []
     told: list[str] = []
     if epoch is not None:
-        kinds.append([in_training(run, epoch) for run in one.runs])
-    later = [afterwards(run.folder) for run in one.runs]
-    newest = [_newest(run) for run in one.runs]
-    for run, answer, last in zip(one.runs, later, newest, strict=True):
-        if answer is not None and answer.epoch != last:
-            told.append(f"{run.folder}: its evaluation.json is of epoch {answer.epoch}, not {last}")
-    if all(later) and not told:
-        kinds.append([answer for answer in later if answer is not None])
+        with _telling(told):
+            kinds.append([in_training(run, epoch) for run in one.runs])
+    with _telling(told):
+        kinds.append(_afterwards(one))
+    kinds = [kind for kind in kinds if kind]
     whole = [kind for kind in kinds if all(a.asked == kind[0].asked for a in kind)]
     if len(whole) < len(kinds):
         told.append(f"{one.name}: its runs were evaluated on different pictures")
     return whole, told
+
+
+@contextlib.contextmanager
+def _telling(told: list[str]) -> Iterator[None]:
+    """Add what is wrong with one kind of evaluation; the other may be whole."""
+    try:
+        yield
+    except DiffrlError as error:
+        told.append(str(error))
+
+
+def _afterwards(one: Contender) -> list[Answers]:
+    """Return what `diffrl eval` found for each of a contender's runs; nothing, if it was not asked.
+
+    Raises:
+        DiffrlError: if only some have that, of their newest weights.
+    """
+    found = [(run, afterwards(run.folder)) for run in one.runs]
+    if not any(answer for _, answer in found):
+        return []
+    bad = [
+        f"{run.folder}: its evaluation.json is of epoch {answer.epoch}, not {_newest(run)}"
+        if answer
+        else f"{run.folder}: no evaluation.json, as other seeds have"
+        for run, answer in found
+        if answer is None or answer.epoch != _newest(run)
+    ]
+    if bad:
+        raise DiffrlError("\n".join(bad))
+    return [answer for _, answer in found if answer]
 
 
 def _newest(run: Run) -> int:
@@ -157,63 +164,31 @@ def _newest(run: Run) -> int:
 def pairs(
     one: Sequence[list[Answers]], other: Sequence[list[Answers]]
 ) -> Iterator[tuple[list[Answers], list[Answers]]]:
-    """Yield the answers of two contenders to the same question."""
+    """Yield the answers of two contenders to the same question.
+
+    Evaluations of several sets of prompts are the same as far as they have sets in common.
+    """
     for a in one:
         for b in other:
-            if a[0].kind == b[0].kind and a[0].asked == b[0].asked:
+            if a[0].kind != b[0].kind:
+                continue
+            if a[0].asked == b[0].asked:
                 yield a, b
+            elif both := _in_common(a[0].asked, b[0].asked):
+                yield [_only(each, both) for each in a], [_only(each, both) for each in b]
 
 
-def verdicts(one: Sequence[Answers], other: Sequence[Answers]) -> tuple[list[Verdict], list[str]]:
-    """Return a verdict for each metric that both have, and which rewards are not the same.
-
-    Of single runs, pictures are paired and their prompts resampled: what holds of the two models.
-    With several runs on both sides, Welch's interval of the runs' means is taken instead: what
-    holds of the two ways of training.
-    """
-    found: list[Verdict] = []
-    every = (*one, *other)
-    apart = {
-        name
-        for name in one[0].rewards
-        if any(name in a.rewards and a.rewards[name] != one[0].rewards[name] for a in every)
-    }
-    for metric in (m for m in one[0].values if all(m in a.values for a in every)):
-        if metric.split("/")[-2] not in apart and (said := _verdict(metric, one, other)):
-            found.append(said)
-    told = [f"reward {name!r} is not the same in both; left out" for name in sorted(apart)]
-    names = {name for a in every for name in a.rewards}
-    lacking = sorted(name for name in names if any(name not in a.rewards for a in every))
-    told += [f"reward {name!r} scored the pictures of one alone; left out" for name in lacking]
-    return found, told
+def _in_common(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    """Return the sets of prompts that two questions have in common; none if they differ besides."""
+    sets, others = one.get("prompts"), other.get("prompts")
+    if not (isinstance(sets, dict) and isinstance(others, dict)):
+        return set()
+    if {**one, "prompts": None} != {**other, "prompts": None}:
+        return set()
+    return {name for name in sets if sets[name] == others.get(name)}
 
 
-def _verdict(metric: str, one: Sequence[Answers], other: Sequence[Answers]) -> Verdict | None:
-    items = one[0].items[metric]
-    sides = [numpy.array([a.values[metric] for a in side], float) for side in (one, other)]
-    both = numpy.atleast_1d(~numpy.isnan(numpy.concatenate(sides)).any(0))
-    if not both.any() or any(list(a.items[metric]) != list(items) for a in (*one, *other)):
-        return None
-    sides = [side[:, both] for side in sides]
-    items = [item for item, kept in zip(items, both.tolist(), strict=True) if kept]
-    means = [side.mean(0).tolist() for side in sides]
-    if min(map(len, sides)) > 1:
-        change, said = between_runs(sides[0].tolist(), sides[1].tolist())
-    else:
-        change, said = difference(means[0], means[1], items)
-    lower = one[0].lower_is_better
-    return Verdict(
-        metric,
-        estimate(means[0], items),
-        estimate(means[1], items),
-        change,
-        in_words(metric, said, lower),
-    )
-
-
-def in_words(metric: str, said: str, lower_is_better: frozenset[str]) -> str:
-    """Return whether `higher` or `lower` is better or worse, where either is."""
-    name = metric.split("/")[-2]
-    if said == UNCLEAR or metric.startswith("picture/") or name in MEASURES:
-        return said
-    return "better" if (said == "higher") != (name in lower_is_better) else "worse"
+def _only(answers: Answers, sets: set[str]) -> Answers:
+    """Return the answers about some sets of prompts."""
+    kept = {k: v for k, v in answers.values.items() if k.rsplit("/", 2)[0] in sets}
+    return replace(answers, values=kept)

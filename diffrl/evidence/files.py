@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Answers:
         values: by metric: `eval/<reward>/<s>-step`, `<prompts>/<reward>/<s>-step`.
         rewards: the settings of each reward.
         lower_is_better: rewards of which less is more.
+        measured: by what the measures were taken that depend on a model, where that is known.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Answers:
     values: Mapping[str, Sequence[float]]
     rewards: Mapping[str, Any]
     lower_is_better: frozenset[str]
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save(
@@ -58,6 +60,7 @@ def save(
     subjects: Sequence[Subject],
     rewards: Sequence[Opened],
     cells: Sequence[Cell],
+    measured: Mapping[str, Any],
     own: str | None = None,
 ) -> None:
     """Write an evaluation as JSON, whole or not at all; `own` names the run whose file it is."""
@@ -67,6 +70,7 @@ def save(
         "environment": {**environment(), "sources": opened()},
         "protocol": protocol.record(),
         "rewards": {r.scorer.name: r.settings for r in rewards},
+        "measured": dict(measured),
         "lower_is_better": [r.scorer.name for r in rewards if not r.scorer.higher_is_better],
         "subjects": {
             s.name: {"source": s.source, "model": s.model, "epoch": s.epoch} for s in subjects
@@ -75,6 +79,11 @@ def save(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps(without_nan(content), allow_nan=False) + "\n")
+
+
+def measured_by(base: str | None, clip: str | None) -> dict[str, Any]:
+    """Return what measures depend on: the base model that pictures moved from, and the CLIP."""
+    return {"moved": base, "moved-clip": [base, clip], "diversity-clip": clip}
 
 
 def recorded(run: Run) -> list[int]:
@@ -145,7 +154,10 @@ def afterwards(folder: Path) -> Answers | None:
         lower = frozenset(content["lower_is_better"])
         if not isinstance(content["rewards"], dict):
             raise ValueError("rewards: expected a table of settings")
-        return Answers("eval", epoch, asked, items, values, content["rewards"], lower)
+        measured = content.get("measured") or {}  # not in files of before
+        if not isinstance(measured, dict):
+            raise ValueError("measured: expected a table")
+        return Answers("eval", epoch, asked, items, values, content["rewards"], lower, measured)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _broken(path, error) from None
 

@@ -172,17 +172,17 @@ def _unfit(reward: Reward, prompts: PromptSets) -> list[str]:
     return [f"reward {reward.name!r} for {name}: {why}" for name, why in each.items() if why]
 
 
-def embedder(preset: str, device: str) -> tuple[Any, list[str]]:
+def embedder(preset: str, device: str) -> tuple[Any, str | None, list[str]]:
     """Return the CLIP that embeds pictures for measures, that of `clipscore`, or why there is none.
 
     Returns:
-        An object with `image_embedding`, or None; and what to tell.
+        An object with `image_embedding` and where it comes from, or None; and what to tell.
     """
     from diffrl.builtin.rewards.clip import ClipScorer
 
     try:
         ref = chosen("clipscore", preset, []).model_dump().get("checkpoint")
         with in_words("memory ends in loading it", ADVICE):
-            return ClipScorer.load(str(ref), device), []
+            return ClipScorer.load(str(ref), device), str(ref), []
     except DiffrlError as error:
-        return None, [f"measures with CLIP: {error}"]
+        return None, None, [f"measures with CLIP: {error}"]

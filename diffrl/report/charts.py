@@ -15,6 +15,9 @@ from diffrl.folder import is_number
 from diffrl.report.groups import Group
 
 COLORS = ("#3b82c4", "#e0803a", "#3fa45b", "#c94f5d", "#8a6bbf", "#1fa3a3", "#b08a2e", "#d36bb0")
+STYLES: tuple[Any, ...] = ("solid", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+"""Of lines, one after the other once all colors are used."""
+
 LONGEST, NAMED = 60, 48
 """Characters of a title, and of a line's name."""
 
@@ -130,10 +133,10 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
         drawn = []
         for number, line in enumerate(one.lines):
             color = COLORS[number % len(COLORS)]
-            style = (0, (4, 2)) if number >= len(COLORS) else "solid"
+            style = STYLES[number // len(COLORS) % len(STYLES)]
             drawn += axes.plot(
                 line.x, line.y, color=color, linestyle=style, linewidth=1.7,
-                marker="o" if one.dots else None, markersize=3.5,
+                marker="o" if one.dots or len(line.x) == 1 else None, markersize=3.5,
             )  # fmt: skip
             if line.band:
                 low, high = (
@@ -151,7 +154,7 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
             spine.set_visible(side in ("left", "bottom"))
             spine.set_color(faint)
         if len(one.lines) > 1:
-            _legend(figure, drawn, [_plain(line.label, NAMED) for line in one.lines], ink)
+            _legend(figure, drawn, _names([line.label for line in one.lines]), ink)
     return figure
 
 
@@ -167,6 +170,15 @@ def _legend(figure: Any, lines: Sequence[Any], labels: Sequence[str], ink: str) 
         lines, labels, loc="outside lower left", ncols=columns, frameon=False,
         labelcolor=ink, fontsize=8, columnspacing=1.2,
     )  # fmt: skip
+
+
+def _names(labels: Sequence[str]) -> list[str]:
+    """Return names of lines, shortened as far as they stay different."""
+    short = [_plain(label, NAMED) for label in labels]
+    return [
+        one if short.count(one) == 1 else _plain(label, len(label) + 1)
+        for one, label in zip(short, labels, strict=True)
+    ]
 
 
 def _plain(text: str, most: int = LONGEST) -> str:

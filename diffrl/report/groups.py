@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from diffrl.report.records import Record
 
@@ -24,8 +25,18 @@ class Group:
 
     @property
     def begun(self) -> tuple[Record, ...]:
-        """The runs that have finished an epoch, of which curves and means are; all if none has."""
-        return tuple(one for one in self.records if one.epochs) or self.records
+        """The runs of which curves and means are: one that has just begun would cut them short.
+
+        That is those that were evaluated after an epoch, if none was those that have finished one,
+        and if none has all.
+        """
+        judged = tuple(one for one in self.records if max(evaluated(one), default=0))
+        return judged or tuple(one for one in self.records if one.epochs) or self.records
+
+
+def evaluated(record: Record) -> dict[int, dict[str, Any]]:
+    """Return the metrics of the epochs in which a run was evaluated, by epoch."""
+    return {int(m["epoch"]): m for m in record.metrics if any(key.startswith("eval/") for key in m)}
 
 
 def grouped(records: Sequence[Record]) -> list[Group]:
@@ -42,11 +53,23 @@ def grouped(records: Sequence[Record]) -> list[Group]:
     firsts = [own[0] for own in together.values()]
     names = distinct_names(firsts)
     twice = Counter(names)
+    alike = [r for n, r in zip(names, firsts, strict=True) if twice[n] > 1]
+    places = dict(zip([id(r) for r in alike], _places(alike), strict=True))
     names = [
-        f"{n or r.setting('algo')}, {r.name}" if twice[n] > 1 else n
+        f"{n or r.setting('algo')}, {places[id(r)]}" if twice[n] > 1 else n
         for n, r in zip(names, firsts, strict=True)
     ]
     return [Group(n, tuple(own)) for n, own in zip(names, together.values(), strict=True)]
+
+
+def _places(records: Sequence[Record]) -> list[str]:
+    """Return the ends of the runs' paths, two parts or as many as tell them apart."""
+    paths = [one.folder.resolve().parts for one in records]
+    for parts in range(2, max(map(len, paths), default=0)):
+        ends = ["/".join(path[-parts:]) for path in paths]
+        if len(set(ends)) == len(ends):
+            return ends
+    return ["/".join(path[-2:]) for path in paths]
 
 
 def distinct_names(records: Sequence[Record]) -> list[str]:
@@ -91,9 +114,14 @@ def unlike(groups: Sequence[Group]) -> list[str]:
 
 
 def _asked(record: Record, key: str) -> str:
-    """Return a setting of evaluations; without prompts of their own they take training's."""
+    """Return a setting of evaluations.
+
+    Without prompts of their own they take training's; a run of stored pairs is evaluated by DDIM.
+    """
     found = record.setting(key)
-    return record.setting("train.prompts") if (key, found) == ("eval.prompts", "none") else found
+    if (key, found) == ("eval.prompts", "none"):
+        return record.setting("train.prompts")
+    return "ddim" if (key, found) == ("sampler.name", "stored") else found
 
 
 def _short(key: str) -> str:

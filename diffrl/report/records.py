@@ -139,7 +139,9 @@ def read(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    found = folder.rglob(SETTINGS) if there(folder) else ()
+    if not there(folder):
+        return []
+    found = {*folder.rglob(SETTINGS), *folder.glob(f"*/{SETTINGS}")}  # these through links, too
     return sorted(p.parent for p in found if CHECKPOINTS not in p.relative_to(folder).parts)
 
 

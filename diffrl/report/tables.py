@@ -7,7 +7,7 @@ from typing import Any
 
 from diffrl.figures import short
 from diffrl.report.charts import is_finite
-from diffrl.report.groups import Group
+from diffrl.report.groups import Group, evaluated
 from diffrl.report.records import Record
 from diffrl.report.shapes import Cell
 
@@ -40,18 +40,16 @@ def score_rows(group: Group) -> list[tuple[str, ...]]:
     return rows
 
 
-def evaluated(record: Record) -> dict[int, dict[str, Any]]:
-    """Return the metrics of the epochs in which a run was evaluated, by epoch."""
-    return {int(m["epoch"]): m for m in record.metrics if any(key.startswith("eval/") for key in m)}
-
-
 def apart(group: Group) -> list[str]:
-    """Return one line if runs of a group were evaluated last at different epochs."""
-    ends = {r.name: max(evaluated(r), default=0) for r in group.begun}
-    if len(set(ends.values())) < 2:
-        return []
-    each = ", ".join(f"{name} at {end}" for name, end in ends.items())
-    return [f"runs that differ in their seed are not equally far ({each}); shown as far as all are"]
+    """Return what to know of runs of a group that are not equally far, one line each."""
+    late = [f"{r.folder}: left out of curves and means until it is evaluated as the others were"
+            for r in group.records if r not in group.begun and r.epochs]  # fmt: skip
+    ends = [max(evaluated(r), default=0) for r in group.begun]
+    if len(set(ends)) < 2:
+        return late
+    each = ", ".join(f"{r.name} at {end}" for r, end in zip(group.begun, ends, strict=True))
+    far = f"runs that differ in their seed are not equally far ({each}); shown as far as all are"
+    return [*late, far]
 
 
 def evaluation_tables(record: Record) -> list[dict[str, Any]]:

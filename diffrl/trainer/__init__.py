@@ -172,8 +172,9 @@ def _begin(session: Session, start: Path | None) -> None:
             for name, (package, version, _) in registry().loaded.items()
             if package != "local" and name not in BUILTINS
         }
-        create(folder, dump(session.settings), session.sources, loaded)
+        folder.mkdir(parents=True, exist_ok=True)
         lock.hold(folder)
+        create(folder, dump(session.settings), session.sources, loaded)
     else:
         for name in (METRICS, NOTICES):
             if (start / name).is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffrl import moments, shelf
+from diffrl.paths import at_home
 from diffrl.settings import layers
 from diffrl.settings.layers import FLAGS, Flags
 from diffrl.settings.resolve import load, resolve
@@ -70,12 +71,12 @@ def train(
         algo,
         [reward] if isinstance(reward, str) else list(reward),
         preset=preset,
-        config=Path(config) if isinstance(config, str) else config,
+        config=config if isinstance(config, Mapping | None) else Path(at_home(str(config))),
         sets=sets,
         flags={**stored, **_flags(given, reward_checkpoint or {})},
         watch=watch,
     )
-    folder = None if output is None else Path(output)
+    folder = None if output is None else Path(at_home(str(output)))
     return run(settings, output=folder, live=live, anyway=anyway)
 
 

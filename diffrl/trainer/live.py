@@ -85,8 +85,12 @@ class LiveView:
         self._console.print(result_table(run.metrics))
         picture = event.folder / "images" / "before-after.png"
         if picture.exists():
-            self._console.print(f"pictures before and after: {picture}", soft_wrap=True)
-        self._console.print(f"adapter: {event.folder}/checkpoints/{event.epoch}", soft_wrap=True)
+            self._plain(f"pictures before and after: {picture}")
+        self._plain(f"adapter: {event.folder}/checkpoints/{event.epoch}")
+
+    def _plain(self, line: str) -> None:
+        """Print a line as it is: a path may hold what rich takes for markup."""
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def close(self) -> None:
         """Give the terminal back."""

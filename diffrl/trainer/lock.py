@@ -7,9 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from diffrl.errors import ResumeError, quoted
-
-NAME = ".lock"
-"""The system lets go of it when its process ends, however that ends; the file stays."""
+from diffrl.folder import LOCK
 
 _held: dict[Path, FileLock] = {}
 
@@ -22,7 +20,8 @@ def hold(folder: Path) -> None:
     """
     if folder.resolve() in _held:
         return
-    lock = FileLock(folder / NAME)
+    # the system lets go of it when its process ends, however that ends; the file stays
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -104,7 +104,7 @@ def refuse_another_past(
         found.append(
             f"train.epochs = {asked.epochs}: {folder} has {done} epochs already; name the total, "
             f"{done + asked.epochs} for {asked.epochs} more, or go back with --resume "
-            f"{folder}@EPOCH"
+            f"{quoted(f'{folder}@EPOCH')}"
         )
     if asked.seed != before.seed:
         found.append(

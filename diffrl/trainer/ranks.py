@@ -5,6 +5,7 @@ No stage sees any of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from diffrl.errors import DiffrlError, Interrupted, ProcessLost, SettingsError
+from diffrl.settings.checks import DEVICES
 from diffrl.speed.sharding import is_split, together
 from diffrl.tensors import Tensor
 from diffrl.trainer.exchange import Exchange, hearing
@@ -237,10 +239,9 @@ def log_into(folder: Path, made: Accelerator) -> None:
 def check_device(device: str, precision: str) -> list[str]:
     """Return what is wrong with a device and a precision, one line each."""
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _mps()}
-    kind = device.split(":")[0]
-    if kind != "auto" and kind not in have:
+    kind, _, index = device.partition(":")
+    if not re.fullmatch(DEVICES, device):
         return [f"model.device = {device!r}: expected auto, cpu, cuda, cuda:<number> or mps"]
-    index = device.partition(":")[2]
     if (kind != "auto" and not have[kind]) or (index and int(index) >= torch.cuda.device_count()):
         offers = ", ".join(k for k, there in have.items() if there)
         return [f"model.device = {device!r}: this machine has no such device; it offers {offers}"]

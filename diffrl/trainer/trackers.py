@@ -25,6 +25,9 @@ PROJECT = "diffrl"
 PACKAGES = {"comet_ml": "comet-ml"}
 """What to install, where it is not called as the tracker is."""
 
+ONE = ("aim", "clearml")
+"""Trackers that take a picture and not a list of them."""
+
 
 class TrackerObserver:
     """Hands metrics and image grids to every tracker that a run names in `train.track`."""
@@ -45,13 +48,13 @@ class TrackerObserver:
             project = "tensorboard" if name == "tensorboard" else PROJECT
             try:
                 made.init_trackers(project, init_kwargs={name: options(name, event)})
+                for tracker in (t for t in made.trackers if t.name != "tensorboard"):
+                    tracker.store_init_configuration(flat(event.settings))
             except Exception as error:
                 made.trackers = opened
                 raise SettingsError([_unstarted(name, error, event)]) from error
             opened += made.trackers
         made.log_with, made.trackers = list(track), opened
-        for tracker in (t for t in made.trackers if t.name != "tensorboard"):
-            tracker.store_init_configuration(flat(event.settings))
         self.essential = False
 
     @hookimpl
@@ -71,11 +74,12 @@ class TrackerObserver:
     @hookimpl
     def diffrl_evaluated(self, event: Evaluated) -> None:
         """Log the image grid, to trackers that take pictures."""
-        picture = numpy.asarray(grid(event.images, event.steps, event.prompts))[None]
+        picture = numpy.asarray(grid(event.images, event.steps, event.prompts))
         for tracker in self._accelerator.trackers:
             shape = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            given = picture if tracker.name in ONE else picture[None]
             if hasattr(tracker, "log_images"):
-                tracker.log_images({"pictures": picture}, step=event.epoch, **shape)
+                tracker.log_images({"pictures": given}, step=event.epoch, **shape)
 
 
 def options(name: str, event: RunStarted) -> dict[str, Any]:

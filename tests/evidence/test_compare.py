@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from diffrl.evidence import compare
 from diffrl.evidence.files import Answers
+from diffrl.evidence.verdicts import verdicts
 from diffrl.trainer.observers import evaluated_at, forget
 
 
@@ -78,20 +78,20 @@ def test_less_of_a_reward_can_be_better():
     more = [float(i) for i in range(10)]
     less = [v - 5 for v in more]
     for lower, said in ((("cost",), "better"), ((), "worse")):
-        found, told = compare.verdicts([answer(more, lower=lower)], [answer(less, lower=lower)])
+        found, told = verdicts([answer(more, lower=lower)], [answer(less, lower=lower)])
         assert [v.verdict for v in found] == [said] and told == []
 
 
 def test_rewards_of_one_name_but_other_settings_are_not_compared():
     one, other = answer([1.0] * 10), answer([2.0] * 10, {"cost": {"scale": 2}})
-    found, told = compare.verdicts([one], [other])
+    found, told = verdicts([one], [other])
     assert found == [] and told == ["reward 'cost' is not the same in both; left out"]
 
 
 def test_a_reward_of_one_alone_is_named():
     both = {"cost": {"scale": 1}}
     one, other = answer([1.0] * 10, both), answer([2.0] * 10, {**both, "beauty": {}})
-    found, told = compare.verdicts([one], [other])
+    found, told = verdicts([one], [other])
     assert len(found) == 1
     assert told == ["reward 'beauty' scored the pictures of one alone; left out"]
 
@@ -110,9 +110,9 @@ def test_pictures_without_a_score_are_left_out_of_a_pair():
     nan = float("nan")
     one = answer([nan, *(float(i) for i in range(9))])
     other = answer([99.0, *(i + 1.0 for i in range(9))])
-    ((verdict,), _) = compare.verdicts([one], [other])
+    ((verdict,), _) = verdicts([one], [other])
     assert verdict.change.mean == 1.0 and verdict.change.count == 9
-    assert compare.verdicts([answer([nan] * 10)], [other]) == ([], [])
+    assert verdicts([answer([nan] * 10)], [other]) == ([], [])
 
 
 def test_folders_of_runs_are_compared_by_their_runs(runs, command):

@@ -32,7 +32,6 @@ mount -o remount,rw,size=1g "$DISK"
 if [ -e "$DISK/run/settings.toml" ]; then
     "$PYTHON" -m diffrl train --resume "$DISK/run" > last.out 2> last.err || true
 else
-    rm -rf "$DISK/run"
     "$@" --output "$DISK/run" > last.out 2> last.err || true
 fi
 cp -r "$DISK/run" whole
