@@ -78,7 +78,12 @@ class Stored(Sampler):
     def _pick(self, text: str, rng: Generator) -> Pair:
         import torch
 
-        found = [pair for pair in read(self.file) if pair.prompt == text]
+        try:
+            found = [pair for pair in read(self.file) if pair.prompt == text]
+        except SettingsError as error:  # it was whole when the run began
+            raise UnreadableData("; ".join(error.problems)) from None
+        if not found:
+            raise UnreadableData(f"{self.file} has no pair for {text!r} any more")
         return found[int(torch.randint(len(found), (), generator=rng))]
 
     def _noised(

@@ -40,7 +40,7 @@ from diffrl.trainer.observers import FolderObserver
 from diffrl.trainer.preflight import preflight, refuse_another_past
 from diffrl.trainer.ranks import accelerator, by_the_first
 from diffrl.trainer.run import Run
-from diffrl.trainer.saving import said_before
+from diffrl.trainer.saving import notice, said_before
 from diffrl.trainer.session import Session, build
 from diffrl.trainer.trackers import TrackerObserver
 
@@ -96,14 +96,19 @@ def run(
 
 
 def _leave(session: Session, observers: Sequence[object]) -> None:
-    """Let others have the folder, and close what was open."""
+    """Close what was open, whatever became of the run, and let others have the folder."""
+    with contextlib.suppress(OSError):  # of a full disk, which is told already
+        notice(session, [_unclosed(session, line) for line in session.ranks.finish()])
     lock.let_go(session.folder)
     for observer in observers:
         registry().unregister(observer)
         if isinstance(observer, LiveView):
-            observer.close()
-    with contextlib.suppress(OSError):  # of a full disk, which is told already
-        session.ranks.finish()
+            with contextlib.suppress(Exception, SystemExit):  # of a pipe that is closed
+                observer.close()
+
+
+def _unclosed(session: Session, said: str) -> Noticed:
+    return Noticed(session.epoch, "observer", f"closing:{said}", said)
 
 
 def _ended_by_silence(folder: Path, said: str) -> None:

@@ -6,15 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from diffrl.errors import (
-    DiffrlError,
-    Diverged,
-    Interrupted,
-    OutOfMemory,
-    PluginError,
-    RewardError,
-    UnreadableData,
-)
+from diffrl.errors import DiffrlError, Diverged, OutOfMemory, PluginError
 from diffrl.events import EpochDone, RolloutDone, RunDone, RunStarted
 from diffrl.folder import IMAGES, read_metrics
 from diffrl.speed.compiling import seconds_compiling
@@ -28,7 +20,7 @@ from diffrl.trainer.moment import Moment
 from diffrl.trainer.observers import LAST
 from diffrl.trainer.randomness import random_state, restore_random
 from diffrl.trainer.recompute import mode
-from diffrl.trainer.saving import lost, note_after, notice, save, stopped, tell
+from diffrl.trainer.saving import everywhere, lost, note_after, notice, save, stopped, tell
 from diffrl.trainer.session import Session
 from diffrl.trainer.shares import Share, shared
 from diffrl.trainer.timings import begin_work, first_seconds, smaller_pieces
@@ -80,8 +72,7 @@ def _one_epoch(session: Session) -> None:
     """Train for an epoch; where it cannot end, save the state that it began with, and stop.
 
     Raises:
-        RewardError, UnreadableData, Interrupted, OutOfMemory, PluginError: saying what happened
-            and how to continue.
+        DiffrlError: saying what happened and how to continue.
         Diverged: after the epoch, if too many updates in a row were skipped, or the watchdog stops.
     """
     try:
@@ -95,14 +86,10 @@ def _one_epoch(session: Session) -> None:
     session.ranks.most_bad_steps = 0
     try:
         metrics = _train(session, session.epoch + 1)
-    except (RewardError, UnreadableData, Interrupted, OutOfMemory) as error:
-        raise _undone(session, before, error) from error
-    except PluginError as error:
-        if session.ranks.count > 1 and not error.everywhere:  # the others wait elsewhere
+    except DiffrlError as error:
+        if not everywhere(session, error):
             raise
         raise _undone(session, before, error) from error
-    except DiffrlError:
-        raise
     except OSError as error:  # of a plugin's own code: a run writes nothing here
         found = PluginError(f"a component failed ({type(error).__name__}: {error})")
         if session.ranks.count > 1:
@@ -152,8 +139,7 @@ def _close(session: Session, metrics: Mapping[str, float], told: bool = False) -
     end, the epoch is saved as it is, and evaluated first when the run goes on.
 
     Raises:
-        RewardError, Interrupted, OutOfMemory, PluginError: saying what happened and how to
-            continue.
+        DiffrlError: saying what happened and how to continue.
     """
     before = random_state(session.rng)
     began, done, due = time.perf_counter(), None, is_due(session)
@@ -161,13 +147,13 @@ def _close(session: Session, metrics: Mapping[str, float], told: bool = False) -
     if due:
         try:
             done = evaluated(session)
-        except (RewardError, Interrupted, OutOfMemory, PluginError) as error:
-            if isinstance(error, PluginError) and session.ranks.count > 1 and not error.everywhere:
+        except DiffrlError as error:
+            if not everywhere(session, error):
                 raise
             restore_random(before, session.rng)
             session.pending = dict(metrics)
             raise stopped(session, error) from error
-        except (DiffrlError, OSError):
+        except OSError:
             raise
         except Exception as error:  # of a plugin's own code
             if session.ranks.count == 1:

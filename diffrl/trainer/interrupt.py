@@ -7,12 +7,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from diffrl.errors import ProcessLost
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TWICE = 1.0
+"""Seconds in which the same signal is one: schedulers send it to all, launchers pass it on."""
 
 
 class Patience:
@@ -25,7 +28,7 @@ class Patience:
 
     def __init__(self) -> None:
         self.asked = 0
-        self._over = False
+        self._since, self._over = 0.0, False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Patience:
@@ -46,9 +49,11 @@ class Patience:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
+        if self.asked == number and time.monotonic() - self._since < TWICE:
+            return  # the same one, passed on by a launcher, too
         if self.asked:
             leave(128 + number, "error: stopped at once")
-        self.asked = number
+        self.asked, self._since = number, time.monotonic()
         if self._over:
             return
         said = f"\n{name}: this step ends, then the run is saved; once more to leave at once\n"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from diffrl.errors import DiffrlError, Interrupted, ProcessLost, SettingsError
+from diffrl.errors import DiffrlError, Interrupted, ProcessLost, SettingsError, one_line
 from diffrl.settings.checks import DEVICES
 from diffrl.speed.sharding import is_split, together
 from diffrl.tensors import Tensor
@@ -153,10 +153,16 @@ class Ranks:
         value = self.exchange.rows(rewards.value, counts)[back]
         return Rewards(value, every(rewards.grad), every(rewards.each))
 
-    def finish(self) -> None:
-        """Close the trackers; the processes stay connected for another run."""
+    def finish(self) -> list[str]:
+        """Close the trackers, and return what went wrong; the processes stay connected."""
+        failed = []
         for tracker in self.accelerator.trackers:
-            tracker.finish()
+            try:
+                tracker.finish()
+            except Exception as error:  # a service may be gone
+                cause = one_line(f"{type(error).__name__}: {error}")[:200]
+                failed.append(f"the tracker {tracker.name!r} could not be closed ({cause})")
+        return failed
 
     def wait(self) -> None:
         """Return when all processes are here."""

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from diffrl import shelf
-from diffrl.errors import DiffrlError, Interrupted, PluginError, quoted
+from diffrl.errors import (
+    CannotWrite,
+    DiffrlError,
+    Interrupted,
+    OutOfMemory,
+    PluginError,
+    ProcessLost,
+    RewardError,
+    SettingsError,
+    UnreadableData,
+    quoted,
+)
 from diffrl.events import Noticed
 from diffrl.registry import registry
 from diffrl.trainer import checkpoint
@@ -28,16 +39,18 @@ def tell(session: Session, hook: str, event: object) -> None:
     for observer, told in registry().observers(hook):
         try:
             told(event=event)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # rich exits where its pipe is closed
             if getattr(observer, "essential", False):
                 raise
             failed.append(_failed(observer, hook, session.epoch, error))
     notice(session, failed)
 
 
-def _failed(observer: object, hook: str, epoch: int, error: Exception) -> Noticed:
+def _failed(observer: object, hook: str, epoch: int, error: BaseException) -> Noticed:
     name = getattr(observer, "__name__", type(observer).__name__)
     cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    if isinstance(error, SystemExit):
+        cause = "nobody reads its output any more"
     said = f"observer {name!r} failed in {hook} ({cause}); the run goes on without that"
     return Noticed(epoch, "observer", f"observer:{name}", said)
 
@@ -73,15 +86,23 @@ def save(session: Session) -> None:
         shelf.prune(session.folder, kept.keep, kept.best, good)
 
 
+def everywhere(session: Session, error: DiffrlError) -> bool:
+    """Return whether all processes meet an error at the same place, so that all can go back."""
+    if isinstance(error, ProcessLost | CannotWrite):
+        return False
+    if isinstance(error, RewardError | UnreadableData | Interrupted | OutOfMemory):
+        return True
+    known = isinstance(error, PluginError) and error.everywhere
+    return known or session.ranks.count == 1  # otherwise the others wait elsewhere
+
+
 def stopped(session: Session, error: DiffrlError) -> DiffrlError:
     """Save what there is, and return the error that says how to continue."""
     if session.epoch and (session.pending or session.saved != session.epoch):
         save(session)
         session.ranks.wait()  # the first to leave ends the others
     what = f"epoch {session.epoch} is saved" if session.epoch else "no epoch was finished"
-    return again(
-        error, f"{error}; {what}; continue with: diffrl train --resume {quoted(session.folder)}"
-    )
+    return again(error, f"{what}; continue with: diffrl train --resume {quoted(session.folder)}")
 
 
 def note_after(session: Session, error: Exception) -> None:
@@ -93,11 +114,14 @@ def note_after(session: Session, error: Exception) -> None:
         add_note(told)
 
 
-def again(error: DiffrlError, said: str) -> DiffrlError:
+def again(error: DiffrlError, more: str) -> DiffrlError:
     """Return an error of the same kind that says more."""
+    if isinstance(error, SettingsError):
+        return SettingsError([*error.problems[:-1], f"{error.problems[-1]}; {more}"])
     if isinstance(error, Interrupted):
-        return Interrupted(error.number, said)
-    return type(error)(said)
+        return Interrupted(error.number, f"{error}; {more}")
+    plain = type(error).__init__ is DiffrlError.__init__
+    return (type(error) if plain else DiffrlError)(f"{error}; {more}")
 
 
 def lost(session: Session, error: DiffrlError) -> DiffrlError:
@@ -105,6 +129,6 @@ def lost(session: Session, error: DiffrlError) -> DiffrlError:
     where = f"epoch {session.saved} is saved" if session.saved else "no epoch is saved"
     return again(
         error,
-        f"{error}; the weights are those of the middle of an epoch and are given up; {where}; "
+        f"the weights are those of the middle of an epoch and are given up; {where}; "
         f"continue with: diffrl train --resume {quoted(session.folder)}",
     )

@@ -7,6 +7,7 @@ import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,10 @@ BAD_STEPS = "bad-steps"
 """What a checkpoint calls the number of optimizer steps in a row that were skipped."""
 
 
+PROMPTS = "prompts"
+"""What a checkpoint calls the digest of what is trained on: a file of that name may change."""
+
+
 @dataclass
 class Session:
     """A run in progress: its parts, and what changes from epoch to epoch."""
@@ -79,6 +84,9 @@ class Session:
         """Take over what a checkpoint holds; metrics of an epoch not yet evaluated are pending."""
         self.epoch = self.saved = at.epoch
         self.memory, self.watch = at.memory, dict(at.watch)
+        if self.watch.pop(PROMPTS, now := self._digest()) != now:
+            said = "the prompts are others than those of the checkpoint: the same draws pick others"
+            self.noted.append(Noticed(at.epoch, "run", "prompts", said, "noted"))
         self.ranks.bad_steps = int(self.watch.get(BAD_STEPS, 0))
         self.pieces.go_on(self.watch)
         self.progress = {k: v for k, v in at.progress.items() if not k.startswith(PENDING)}
@@ -89,7 +97,12 @@ class Session:
         """Return what a checkpoint is to hold."""
         pending = {f"{PENDING}{k}": v for k, v in self.pending.items()}
         watch = {**self.watch, BAD_STEPS: float(self.ranks.bad_steps), **self.pieces.found()}
+        watch[PROMPTS] = self._digest()
         return Position(self.epoch, self.memory, {**self.progress, **pending}, watch)
+
+    def _digest(self) -> float:
+        """Return a digest of the prompts, as a whole number that a float holds."""
+        return float(int(sha256("\0".join(self.prompts).encode()).hexdigest()[:12], 16))
 
     def decode(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h8 w8"]:
         """Return pictures in [0, 1]."""

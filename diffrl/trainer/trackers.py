@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -60,7 +60,18 @@ class TrackerObserver:
     @hookimpl
     def diffrl_update_done(self, event: EpochDone) -> None:
         """Log the epoch's metrics."""
-        self._accelerator.log(dict(event.metrics), step=event.epoch)
+        self._each(lambda tracker: tracker.log(dict(event.metrics), step=event.epoch))
+
+    def _each(self, act: Callable[[Any], None]) -> None:
+        """Do something with every tracker, also after one that fails."""
+        failed = []
+        for tracker in self._accelerator.trackers:
+            try:
+                act(tracker)
+            except Exception as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     @hookimpl
     def diffrl_noticed(self, event: Noticed) -> None:
@@ -75,11 +86,14 @@ class TrackerObserver:
     def diffrl_evaluated(self, event: Evaluated) -> None:
         """Log the image grid, to trackers that take pictures."""
         picture = numpy.asarray(grid(event.images, event.steps, event.prompts))
-        for tracker in self._accelerator.trackers:
+
+        def shown(tracker: Any) -> None:
             shape = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             given = picture if tracker.name in ONE else picture[None]
             if hasattr(tracker, "log_images"):
                 tracker.log_images({"pictures": given}, step=event.epoch, **shape)
+
+        self._each(shown)
 
 
 def options(name: str, event: RunStarted) -> dict[str, Any]:

@@ -116,11 +116,11 @@ class Watchdog:
     ) -> list[Sighting]:
         """Return a sighting if a measure of pictures has left what it was before training."""
         keys = [k for k in done.scores if k.startswith(f"picture/{measure}/")]
-        if not keys or not limit:
+        if not keys:
             return []
         now = sum(done.scores[k] for k in keys) / len(keys)
         before = self.memory.setdefault(f"base:{measure}", now)
-        if before <= 0:
+        if not limit or before <= 0:
             return []
         share = now / before
         good = 1 / limit <= share <= limit if both else share >= limit

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
+from diffrl.folder import short_commit
 from generators.markdown import table
 from generators.results import FOLDER
-
-from diffrl.folder import short_commit
 
 
 def gallery() -> str:

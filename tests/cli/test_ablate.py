@@ -10,7 +10,7 @@ import pytest
 
 from diffrl.cli import main
 from diffrl.cli.ablation_report import plot, summary, table
-from diffrl.cli.grid import Plan, digest, grid, usual_folder, varied
+from diffrl.cli.grid import Plan, digest, grid, slug, usual_folder, varied
 from diffrl.errors import SettingsError
 from diffrl.testing.tiny import save_tiny_clip, save_tiny_pipeline
 
@@ -164,6 +164,12 @@ def test_every_setting_of_the_manual_can_be_varied(tmp_path):
     for first, *more in found:
         plan = Plan("sdpo", ["pickscore"], "emoji", None, more, [first], 1, 2)
         assert len(list(grid(plan, tmp_path))) >= 2, first
+
+
+def test_cells_have_folders_that_can_be_made_and_told_apart():
+    assert slug(["gamma=0.9", "sampler.lengths=[4,2]"]) == "gamma=0.9_sampler.lengths=_4_2_"
+    names = [slug([f"train.prompts={name}.txt"]) for name in ("猫", "犬", "a" * 300, "a" * 301)]
+    assert len(set(names)) == 4 and all(len(name.encode()) < 255 for name in names)
 
 
 def test_the_same_plan_has_the_same_folder_and_seeds_outrank_settings(tmp_path):

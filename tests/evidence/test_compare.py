@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from diffrl.evidence.compare import pairs
 from diffrl.evidence.files import Answers
 from diffrl.evidence.verdicts import verdicts
 from diffrl.trainer.observers import evaluated_at, forget
@@ -104,6 +105,37 @@ def test_runs_that_share_no_epoch_but_the_untrained_one_are_not_compared(runs, c
     code, out, err = command("compare", one, other)
     assert code == 2 and "epoch 0" not in out
     assert "no epoch of training was evaluated in all" in err and "diffrl eval" in err
+
+
+def judged(sets, measured):
+    """Return the answers of a run that `diffrl eval` asked about sets of prompts."""
+    values = {f"{name}/moved/2-step": [1.0, 2.0, 3.0] for name in sets}
+    asked = {"seed": 0, "prompts": sets}
+    items = {name: ["a", "b", "c"] for name in values}
+    return Answers("eval", 2, asked, items, values, {}, frozenset(), measured)
+
+
+def test_evaluations_are_compared_on_the_prompts_that_they_share():
+    one = judged({"unseen": ["a", "b", "c"], "animals": ["fox"]}, {"moved": "base"})
+    other = judged({"unseen": ["a", "b", "c"], "my.txt": ["owl"]}, {"moved": "base"})
+    ((a, b),) = pairs([[one]], [[other]])
+    found, told = verdicts(a, b)
+    assert [v.metric for v in found] == ["unseen/moved/2-step"] and told == []
+    assert list(pairs([[one]], [[judged({"my.txt": ["owl"]}, {})]])) == []
+
+
+def test_measures_from_another_base_model_are_not_compared():
+    sets = {"unseen": ["a", "b", "c"]}
+    found, told = verdicts([judged(sets, {"moved": "one"})], [judged(sets, {"moved": "other"})])
+    assert found == [] and told == ["moved: of another base model or CLIP; left out"]
+
+
+def test_a_torn_evaluation_leaves_those_of_training(runs, command, tmp_path):
+    shutil.copytree(runs / "sdpo/1", tmp_path / "torn")
+    (tmp_path / "torn" / "evaluation.json").write_text('{"format": 0}')
+    code, out, told = command("compare", runs / "sdpo/2", tmp_path / "torn")
+    assert code == 2 and "not written by this version's" in told
+    assert "eval/pickscore/1-step" in out
 
 
 def test_pictures_without_a_score_are_left_out_of_a_pair():

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from diffrl.report import write_report
-from diffrl.report.charts import over
+from diffrl.report.charts import NAMED, _names, _plain, over
 from diffrl.report.groups import grouped
 from diffrl.report.records import read, read_settings
 from diffrl.report.tables import apart, evaluation_tables, score_rows
@@ -111,6 +111,37 @@ def test_a_seed_that_has_not_begun_takes_no_curve_away(runs, tmp_path):
     )
     assert score_rows(group) and apart(group) == []
     assert "no epoch is finished" in records[0].missing()[0]
+
+
+def test_a_seed_that_is_not_evaluated_yet_takes_no_score_away(runs, tmp_path):
+    shutil.copytree(runs / "sdpo", tmp_path / "sdpo")
+    metrics = tmp_path / "sdpo/1/metrics.jsonl"
+    first, second, *_ = (json.loads(line) for line in metrics.read_text().splitlines())
+    second = {k: v for k, v in second.items() if not k.startswith("eval/")}
+    metrics.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    (group,) = grouped(read([tmp_path / "sdpo"])[0])
+    assert score_rows(group) == score_rows(replace(group, records=group.records[1:]))
+    (told,) = apart(group)
+    assert told.startswith(f"{tmp_path / 'sdpo/1'}: left out of curves and means until")
+
+
+def test_runs_of_one_name_are_told_apart_by_their_places(runs, tmp_path):
+    for machine in ("a", "b"):
+        shutil.copytree(runs / "sdpo/1", tmp_path / machine / "runs" / "x")
+    names = [group.name for group in grouped(read([tmp_path / "a", tmp_path / "b"])[0])]
+    assert names == ["sdpo, a/runs/x", "sdpo, b/runs/x"]
+
+
+def test_a_folder_of_links_to_runs_stands_for_them(runs, tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "one").symlink_to(runs / "sdpo/1")
+    assert len(read([tmp_path / "best"])[0]) == 1
+
+
+def test_lines_of_a_chart_have_names_of_their_own():
+    long = "anchor=adaptive, gamma=0.99, decay={}, timestep_fraction=0.5, per=prompt-step"
+    names = _names([long.format(d) for d in ("0.9", "0.99", "1")])
+    assert len(set(names)) == 3 and _names([long])[0] == _plain(long, NAMED)
 
 
 def test_an_evaluation_says_whose_weights_it_judged(runs, tmp_path):

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from diffrl.trainer import interrupt
+
 ENDS = """
 import os, signal
 from diffrl.errors import {error}
@@ -28,3 +30,25 @@ def test_a_launcher_ends_no_process_before_it_says_which_one_is_lost(error, ende
     found = subprocess.run(words, capture_output=True, text=True, timeout=60, env=os.environ)
     assert found.returncode == ended_by
     assert ("it ends" in found.stderr) is says_why
+
+
+def test_the_same_signal_from_two_senders_is_one(monkeypatch):
+    left, now = [], [100.0]
+    monkeypatch.setattr(interrupt, "leave", lambda code, said: left.append(code))
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
+    with interrupt.Patience() as patience:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert patience.asked == signal.SIGTERM and not left
+        now[0] += 2 * interrupt.TWICE
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert left == [128 + signal.SIGTERM]
+
+
+def test_another_signal_leaves_at_once(monkeypatch):
+    left = []
+    monkeypatch.setattr(interrupt, "leave", lambda code, said: left.append(code))
+    with interrupt.Patience():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert left == [128 + signal.SIGTERM]

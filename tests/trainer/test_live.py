@@ -37,6 +37,14 @@ def test_a_terminal_gets_a_table_that_draws_in_place(tiny_run):
     assert "\x1b[" in text
 
 
+def test_paths_are_printed_as_they_are(tiny_run, tmp_path):
+    out, folder = io.StringIO(), tmp_path / "sweep[a,b]"
+    folder.symlink_to(tiny_run.folder)
+    view = LiveView(Console(file=out, width=400), False)
+    view.diffrl_run_done(RunDone(folder, 4))
+    assert f"adapter: {folder}/checkpoints/4\n" in out.getvalue()
+
+
 def test_a_large_gap_is_noticed_and_said(tiny_run):
     limit = tiny_run.settings.recipe.loss.log_ratio_limit
     metrics = tiny_run.metrics[1]

@@ -45,6 +45,7 @@ def test_two_processes_train_as_one_does(algo, alone, pair):
     assert_alike(algo, alone, pair)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_number_of_processes(alone, pair, tiny_sets, tmp_path):
     sets = [*tiny_sets, *UNEVEN, "train.epochs=3"]
     folder, _ = pair
@@ -56,6 +57,7 @@ def test_a_run_goes_on_in_another_number_of_processes(alone, pair, tiny_sets, tm
     assert_alike("sdpo", fewer, more, epochs=3)
 
 
+@pytest.mark.slow
 def test_groups_without_scores_are_left_out_in_all_processes(tiny_sets, tmp_path):
     sets = [*(s for s in tiny_sets if "pickscore" not in s), *UNEVEN]
     sets += ["train.bad_scores=drop", "train.epochs=1"]

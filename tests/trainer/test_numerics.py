@@ -72,9 +72,6 @@ def test_a_skipped_step_leaves_weights_and_optimizer_as_they_are():
 
 def test_too_many_in_a_row_stop_the_run_which_is_saved(spoilt, tiny_sets, tmp_path):
     sets = [*tiny_sets, "optimizer.bad_steps=3", "checkpoint.every=100"]
-    whole = diffrl.train(
-        "sdpo", "pickscore", sets=sets, epochs=4, output=tmp_path / "w", live=False
-    )
     spoilt |= set(range(1, 1000))
     with pytest.raises(Diverged, match=r"not finite .*; epoch \d is saved; continue") as stopped:
         diffrl.train("sdpo", "pickscore", sets=sets, epochs=4, output=tmp_path / "r", live=False)
@@ -83,7 +80,7 @@ def test_too_many_in_a_row_stop_the_run_which_is_saved(spoilt, tiny_sets, tmp_pa
     assert checkpoint.read(saved)["watch"]["bad-steps"] >= 3
     spoilt.clear()
     again = diffrl.resume(tmp_path / "r", live=False)
-    assert [m["epoch"] for m in again.metrics] == [m["epoch"] for m in whole.metrics]
+    assert [m["epoch"] for m in again.metrics] == [0, 1, 2, 3, 4]
     assert finite(again)
 
 

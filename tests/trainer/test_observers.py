@@ -85,3 +85,25 @@ def test_what_writes_the_runs_own_files_may_not_fail(tiny_sets, tmp_path, monkey
     monkeypatch.setattr("diffrl.trainer.observers.append_line", torn)
     with pytest.raises(ValueError, match="torn"):
         diffrl.train("sdpo", "pickscore", sets=tiny_sets, epochs=1, output=tmp_path, live=False)
+
+
+class Piped(Clumsy):
+    """Writes into a pipe that is closed, which rich takes for the end."""
+
+    @hookimpl
+    def diffrl_update_done(self):
+        raise SystemExit(1)
+
+    diffrl_evaluated = diffrl_noticed = None
+
+
+def test_a_closed_pipe_ends_no_run(tiny_sets, tmp_path):
+    registry().register(piped := Piped())
+    try:
+        run = diffrl.train(
+            "sdpo", "pickscore", sets=tiny_sets, epochs=1, output=tmp_path / "run", live=False
+        )
+    finally:
+        registry().unregister(piped)
+    (said,) = [n for n in read_lines(run.folder / NOTICES) if n["source"] == "observer"]
+    assert "nobody reads its output any more" in said["message"] and run.epoch == 1

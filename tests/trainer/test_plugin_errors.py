@@ -34,9 +34,29 @@ def unreachable():
     raise ConnectionError("no route")
 
 
-@pytest.fixture
+def refused():
+    raise SettingsError(["nothing to train on"])
+
+
+@pytest.fixture(scope="module")
 def settings(tiny_sets):
     return [*tiny_sets, "checkpoint.every=10", "train.micro_batch=64"]
+
+
+@pytest.fixture(scope="module")
+def usual(settings, tmp_path_factory):
+    """A run of two epochs in which nothing fails, and how often its first epoch asks the loss."""
+    folder, asked, call = tmp_path_factory.mktemp("usual"), [], ClippedRatio.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClippedRatio, "__call__", lambda *given: asked.append(0) or call(*given))
+        trained("one", settings, folder, 1)
+    return trained("whole", settings, folder, 2), len(asked)
+
+
+def trained(name, settings, folder, epochs=2):
+    return diffrl.train(
+        "ddpo", "pickscore", sets=settings, epochs=epochs, output=folder / name, live=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,24 +64,17 @@ def settings(tiny_sets):
     [
         (lambda: 1 / 0, ZeroDivisionError, "division by zero"),
         (lambda: None, PluginError, "loss 'clipped-ratio' gave None; expected LossOut"),
+        (refused, SettingsError, "nothing to train on; epoch 1 is saved"),
         (unreachable, PluginError, r"a component failed \(ConnectionError: no route\)"),
     ],
 )
-def test_it_costs_one_epoch_and_no_more(fail, kind, said, settings, tmp_path, monkeypatch):
-    whole = diffrl.train(
-        "ddpo", "pickscore", sets=settings, epochs=2, output=tmp_path / "whole", live=False
-    )
-    calls, call = [], ClippedRatio.__call__
-    with monkeypatch.context() as patch:
-        patch.setattr(ClippedRatio, "__call__", lambda *given: calls.append(0) or call(*given))
-        diffrl.train(
-            "ddpo", "pickscore", sets=settings, epochs=1, output=tmp_path / "one", live=False
-        )
+def test_it_costs_one_epoch_and_no_more(fail, kind, said, usual, settings, tmp_path, monkeypatch):
+    whole, calls = usual
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        failing_from(2, patch, len(calls), fail)
+        failing_from(2, patch, calls, fail)
         with pytest.raises(kind, match=said) as stopped:
-            diffrl.train("ddpo", "pickscore", sets=settings, epochs=2, output=run, live=False)
+            trained("run", settings, tmp_path)
     told = "".join([str(stopped.value), *getattr(stopped.value, "__notes__", [])])
     assert f"epoch 1 is saved; continue with: diffrl train --resume {run}" in told
     resumed = diffrl.resume(run, live=False)
@@ -71,10 +84,10 @@ def test_it_costs_one_epoch_and_no_more(fail, kind, said, settings, tmp_path, mo
 
 
 def test_an_error_while_pictures_are_drawn_for_an_evaluation_costs_nothing(
-    settings, tmp_path, monkeypatch
+    usual, settings, tmp_path, monkeypatch
 ):
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    usual = diffrl.train("ddpo", "pickscore", sets=settings, epochs=2, output=whole, live=False)
+    whole, _ = usual
+    run = tmp_path / "run"
     drawing, asked = Ddim.for_evaluation, []
 
     def failing(self, steps, eta):
@@ -86,10 +99,10 @@ def test_an_error_while_pictures_are_drawn_for_an_evaluation_costs_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(Ddim, "for_evaluation", failing)
         with pytest.raises(ValueError, match="of my own"):
-            diffrl.train("ddpo", "pickscore", sets=settings, epochs=2, output=run, live=False)
+            trained("run", settings, tmp_path)
     again = diffrl.resume(run, live=False)
     for key in ("loss/value", "eval/pickscore/1-step", "reward/pickscore/mean"):
-        assert again.metrics[2][key] == usual.metrics[2][key]
+        assert again.metrics[2][key] == whole.metrics[2][key]
 
 
 def others(*told):

@@ -74,22 +74,15 @@ def test_full_finetuning_resumes_bit_for_bit_whatever_the_layout_of_its_weights(
         assert torch.equal(weight, found[1][name]), name
 
 
-def test_epochs_after_the_checkpoint_are_written_anew(tiny_run, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(tiny_run.folder, folder)
-    shutil.rmtree(folder / "checkpoints" / "4")
-    run(load(folder / "settings.toml"), resume=folder)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert untimed(lines) == untimed(tiny_run.metrics)
-
-
-def test_what_later_epochs_left_goes_when_a_run_goes_back(tiny_run, tmp_path):
+def test_epochs_after_the_checkpoint_are_written_anew_and_what_they_left_goes(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.folder, folder)
     shutil.rmtree(folder / "checkpoints" / "4")
     (folder / "evaluations" / "00007.json").write_text("{}")
     (folder / "images" / "00007.png").write_bytes(b"")
     diffrl.resume(folder, live=False)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert untimed(lines) == untimed(tiny_run.metrics)
     for place, suffix in (("evaluations", "json"), ("images", "png")):
         left = sorted(p.name for p in (folder / place).glob(f"0*.{suffix}"))
         assert left == [f"0000{n}.{suffix}" for n in (0, 2, 4)]
@@ -185,13 +178,17 @@ def test_a_half_written_checkpoint_is_not_taken(tiny_run, tmp_path):
         (lambda p: (p / "SHA256SUMS").write_text("f00"), "SHA256SUMS is torn"),
     ],
 )
-def test_a_damaged_checkpoint_is_named_and_a_whole_one_offered(tiny_run, copied, harm, said):
+def test_a_damaged_checkpoint_is_named_and_a_whole_one_offered(copied, harm, said):
     harm(copied / "checkpoints" / "4")
     with pytest.raises(ResumeError) as refused:
         diffrl.resume(copied)
     message = str(refused.value)
     assert f"checkpoint {copied / 'checkpoints' / '4'} is damaged: " in message and said in message
     assert f"diffrl train --resume {copied}@3" in message
+
+
+def test_the_whole_checkpoint_that_is_offered_leads_to_the_same_end(tiny_run, copied):
+    (copied / "checkpoints" / "4" / STATE).unlink()
     again = diffrl.resume(f"{copied}@3", live=False)
     assert untimed(again.metrics) == untimed(tiny_run.metrics)
     assert (copied / "checkpoints" / "4.set-aside").is_dir()

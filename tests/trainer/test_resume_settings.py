@@ -14,7 +14,7 @@ from diffrl.folder import read_lines
 from diffrl.settings.resolve import load, resolve
 from diffrl.shelf import newest
 from diffrl.trainer import Run, checkpoint, lock, run
-from diffrl.trainer.preflight import preflight
+from diffrl.trainer.preflight import open_prompts, preflight
 
 
 def test_a_resumed_run_takes_the_optimizer_settings_that_are_asked_for(tiny_run, tmp_path):
@@ -97,14 +97,19 @@ def test_a_best_metric_that_no_evaluation_gives_is_refused(best, said, tiny_sets
 def test_what_a_run_goes_on_with_is_noticed(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.folder, folder)
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("\n".join(open_prompts("animals")))
     flags = {"train.epochs": (5, "--epochs 5"), "optimizer.weight_decay": (0.5, "--set")}
+    flags["train.prompts"] = (str(prompts), "--prompts")
     run(load(folder / "settings.toml", flags=flags), resume=folder)
     (told,) = [one for one in read_lines(folder / "notices.jsonl") if one["source"] == "run"]
     assert (told["epoch"], told["rule"]) == (4, "settings")
-    assert re.search(r"other settings: optimizer\.weight_decay .* → 0\.5$", told["message"])
+    assert re.search(r"other settings: optimizer\.weight_decay .* → 0\.5; ", told["message"])
+    prompts.write_text("\n".join([*open_prompts("animals"), "a yeti"]))
     run(load(folder / "settings.toml", flags={"train.epochs": (6, "--epochs 6")}), resume=folder)
-    again = [one for one in read_lines(folder / "notices.jsonl") if one["source"] == "run"]
-    assert again == [told]
+    first, other = [one for one in read_lines(folder / "notices.jsonl") if one["source"] == "run"]
+    assert first == told and (other["epoch"], other["rule"]) == (5, "prompts")
+    assert other["message"].startswith("the prompts are others than those of the checkpoint")
 
 
 def test_one_process_at_a_time_goes_on_with_a_run(tiny_run, tmp_path):

@@ -21,7 +21,7 @@ def small(tiny_model, tiny_clip):
 
 
 def test_an_epoch_of_fewer_trajectories_makes_the_published_number_of_steps(small, tmp_path):
-    """16 of 256, by as many fewer in an update; `tests/unit` counts the updates of all."""
+    """16 of 256 and 10 steps of 50; `tests/unit` counts the updates of all."""
     run = train(
         "sdpo",
         "pickscore",
@@ -30,6 +30,7 @@ def test_an_epoch_of_fewer_trajectories_makes_the_published_number_of_steps(smal
             *small,
             "model.precision=fp32",
             "train.trajectories=16",
+            "sampler.steps=10",
             "update_scheduler.per_update=4",
         ],
         epochs=1,
@@ -37,7 +38,7 @@ def test_an_epoch_of_fewer_trajectories_makes_the_published_number_of_steps(smal
         live=False,
     )
     last = run.metrics[-1]
-    assert last["updates"] == 50 * 2
+    assert last["updates"] == 10 * 2
     assert last["samples"] == 16
     assert 2 * 16 <= last["reward_queries"] <= 3 * 16
     assert last["log_prob_gap/max"] < run.settings.recipe.loss.log_ratio_limit / 10

@@ -66,6 +66,7 @@ def assert_split_alike(algo, alone, split):
     assert sum(parts) == one["held"] and max(parts) < 0.6 * one["held"]
 
 
+@pytest.mark.slow
 def test_whole_weights_keep_their_layout_in_two_processes(alone, full, tmp_path):
     """A fused optimizer goes through weight and gradient side by side in memory."""
     sets = [*full, "speed.channels_last=true", "optimizer.fused=on"]
@@ -118,6 +119,7 @@ def test_groups_without_scores_are_left_out_and_memory_is_saved(full, tmp_path):
     assert 0 < Run(tmp_path / "one" / "sdpo").metrics[-1]["dropped"] < 20
 
 
+@pytest.mark.slow
 def test_accelerates_launcher_decides_what_is_split(full, tmp_path):
     words = command(tmp_path, ["sdpo"], [*full, "train.epochs=1", "eval.every=0"])
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]

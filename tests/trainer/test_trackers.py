@@ -4,12 +4,13 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import diffrl
 from diffrl.errors import SettingsError
-from diffrl.events import EpochDone, Noticed, RunStarted
+from diffrl.events import EpochDone, Evaluated, Noticed, RunStarted
 from diffrl.settings.resolve import resolve
-from diffrl.trainer.ranks import accelerator, log_into
+from diffrl.trainer.ranks import Ranks, accelerator, log_into
 from diffrl.trainer.trackers import TrackerObserver, tracker_problems
 
 
@@ -136,3 +137,39 @@ def test_an_observer_plugin_sees_what_trackers_see(tiny_sets, tmp_path):
     finally:
         registry().unregister(keeper)
     assert keeper.seen == [("pictures", 0, 3), ("metrics", 0), ("pictures", 1, 3), ("metrics", 1)]
+
+
+class Service:
+    """A tracker of a service, which may be gone."""
+
+    def __init__(self, name, gone=False):
+        self.name, self.gone, self.heard = name, gone, []
+
+    def log(self, values, step):
+        self._answer("log")
+
+    def log_images(self, values, step):
+        self._answer(values["pictures"].ndim)
+
+    def finish(self):
+        self._answer("finish")
+
+    def _answer(self, what):
+        if self.gone:
+            raise RuntimeError("gone")
+        self.heard.append(what)
+
+
+def test_a_service_that_is_gone_keeps_nothing_from_the_others():
+    here, one = Service("comet_ml"), Service("clearml")
+    made = SimpleNamespace(trackers=[Service("mlflow", gone=True), here, one])
+    observer = TrackerObserver(made)
+    with pytest.raises(RuntimeError, match="gone"):
+        observer.diffrl_update_done(EpochDone(1, 3, {"loss/value": 1.0}))
+    picture = torch.zeros(1, 1, 3, 8, 8)
+    with pytest.raises(RuntimeError, match="gone"):
+        observer.diffrl_evaluated(Evaluated(1, (1,), ("a fox",), picture, {}, ("a fox",), {}))
+    ranks = object.__new__(Ranks)
+    ranks.accelerator = made
+    assert ranks.finish() == ["the tracker 'mlflow' could not be closed (RuntimeError: gone)"]
+    assert here.heard == ["log", 4, "finish"] and one.heard == ["log", 3, "finish"]

@@ -1,11 +1,14 @@
 """Folders of runs: each its own, and none left behind."""
 
+from pathlib import Path
+
 import pytest
 
 from diffrl.errors import RunExists
-from diffrl.folder import claimed, given_back
+from diffrl.folder import check_free, claimed, environment, given_back
+from diffrl.paths import at_home
 from diffrl.settings.resolve import resolve
-from diffrl.shelf import finished
+from diffrl.shelf import finished, split
 
 
 def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path):
@@ -29,6 +32,30 @@ def test_what_fails_gives_its_folder_back_unless_something_is_in_it(tmp_path):
         with pytest.raises(KeyboardInterrupt), given_back(folder):
             raise KeyboardInterrupt
     assert full.exists() and not empty.exists()
+
+
+def test_a_folder_of_a_run_that_ended_before_it_began_is_free(tmp_path):
+    for name in ("images", "checkpoints"):
+        (tmp_path / name).mkdir()
+    for name in (".lock", "environment.json", ".settings.toml.partial"):
+        (tmp_path / name).write_text("")
+    check_free(tmp_path)
+    (tmp_path / "images" / "mine.png").write_text("")
+    with pytest.raises(RunExists, match="is not empty"):
+        check_free(tmp_path)
+
+
+def test_a_checkout_without_git_is_no_error(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert environment()["commit"] is None
+
+
+def test_home_is_where_a_shell_would_have_put_it():
+    home = str(Path.home())
+    assert at_home("~/runs/a") == f"{home}/runs/a"
+    assert at_home("--output=~/a") == f"--output={home}/a"
+    assert all(at_home(word) == word for word in ("a~", "~a/b", "--set=x=~/a"))
+    assert split("~/run@20") == (Path.home() / "run", 20)
 
 
 def test_a_run_is_finished_once_its_last_epoch_is_saved(tmp_path):
