@@ -95,7 +95,10 @@ def protocol_of(
     plain = {"guidance": 1.0, "eta": 1.0, **model}
     first = usual(runs[0]) if runs else plain
     sampler = asked.sampler or first["sampler"]
-    steps = _steps(asked.steps, sampler, most_steps(sampler_called(sampler)))
+    made = sampler_called(sampler)
+    if asked.eta is not None and "eta" not in type(made).model_fields:
+        raise SettingsError([f"--eta {asked.eta:g}: sampler {sampler!r} has none; leave it out"])
+    steps = _steps(asked.steps, sampler, most_steps(made))
     size, guidance = first.get("size"), first["guidance"]
     return Protocol(
         prompts=prompts_of(asked.prompts, runs),

@@ -190,7 +190,10 @@ def reproduce(
 ) -> None:
     """Run a card of settings and figures again; exit with 1 if the figures differ."""
     from diffrl.cli import reproduce as command
+    from diffrl.errors import SettingsError
 
+    if card is None and not (seed is None and output is None):
+        raise SettingsError(["--seed, --output: of which card? diffrl reproduce lists them"])
     if card is None:
         typer.echo("\n".join(command.listed()))
     else:

@@ -8,7 +8,7 @@ from diffrl.errors import SettingsError
 from diffrl.settings.resolve import resolve
 from diffrl.settings.splitting import shard_problems
 from diffrl.trainer.engines import settled
-from diffrl.trainer.ranks import device_here
+from diffrl.trainer.ranks import check_device, device_here
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "none"}
@@ -163,3 +163,9 @@ def test_auto_is_the_best_device_that_is_here(monkeypatch):
         monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
         assert device_here("auto") == best
         assert device_here("cuda:1") == "cuda:1"
+
+
+@pytest.mark.parametrize("device", ["cpu:x", "auto:x", "cuda:", "cpu:", "tpu"])
+def test_a_device_of_another_form_is_named(device):
+    (said,) = check_device(device, "fp32")
+    assert said.startswith(f"model.device = {device!r}: expected auto, cpu, cuda")

@@ -92,11 +92,14 @@ def test_a_store_that_does_not_answer_is_the_first_process_lost(listening):
 
 def test_a_process_that_was_stopped_itself_counts_anew(listening, monkeypatch):
     """As when a whole job is stopped and continued."""
-    _, _, told = listening
+    board, _, told = listening
+    wait_for(lambda: "1" in board.values)
     plain = time.monotonic
-    time.sleep(0.5)
+    board.answers.clear()  # nothing was heard meanwhile
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: plain() + 60)
-    time.sleep(1.0)
+    time.sleep(0.7)
+    board.answers.set()
+    time.sleep(0.5)
     assert told == []
 
 
