@@ -228,8 +228,7 @@ def finish(zygote, reference, folder):
     """Continue a run to its end, doing what messages say; begin it if it never began."""
     words = go_on(folder) if (folder / "settings.toml").exists() else None
     if words is None:
-        words = [*reference.argv, "--output", folder]
-        shutil.rmtree(folder, ignore_errors=True)  # killed before its settings were written
+        words = [*reference.argv, "--output", folder]  # killed before its settings were written
     for _ in range(4):
         victim = zygote.start(*words)
         code = zygote.status(victim.pid)

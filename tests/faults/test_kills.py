@@ -27,15 +27,15 @@ def series(zygote, reference, folder, number, blows, kinds):
             finish(zygote, reference, folder)  # it may only have been refused
             assert_same(reference, folder)
             shutil.rmtree(folder)
-        if not (folder / "settings.toml").exists():
-            shutil.rmtree(folder, ignore_errors=True)
     finish(zygote, reference, folder)
     assert_same(reference, folder)
     tally.survived = tally.made
     return tally
 
 
-@pytest.mark.parametrize("kind", HARM)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow if k == "SIGINT" else ()) for k in HARM]
+)
 def test_a_run_survives(kind, zygote, reference, tmp_path):
     """Two blows, one after the other, and the same end."""
     tally = series(zygote, reference("sdpo"), tmp_path / "run", hash_of(kind), 2, [kind])
