@@ -109,6 +109,11 @@ class Registry:
             others = [plugin for plugin in every if plugin is not one]
             yield one, self._plugins.subset_hook_caller(hook, others)
 
+    def extending(self, hook: str) -> tuple[str, ...]:
+        """Return the names of the plugins that implement a hook and are not built in."""
+        every = [impl.plugin_name for impl in getattr(self.hook, hook).get_hookimpls()]
+        return tuple(name for name in reversed(every) if name not in BUILTINS)
+
     @property
     def kinds(self) -> Mapping[str, Kind]:
         """Every kind of component, algorithms first."""

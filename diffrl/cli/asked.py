@@ -119,7 +119,7 @@ def prompts_of(asked: Sequence[str], runs: Sequence[Settings]) -> dict[str, tupl
     A run's own file is cut where the run's evaluations cut it.
     """
     from diffrl.evidence.protocol import PROMPTS
-    from diffrl.trainer.preflight import open_prompts
+    from diffrl.trainer.opening import open_prompts
 
     seen = runs[0].train.prompts if runs else PROMPTS[0]
     if not asked and seen not in PROMPTS:

@@ -91,7 +91,7 @@ def prompts_of(settings: Settings) -> tuple[str, ...]:
     Raises:
         DiffrlError: if there are none.
     """
-    from diffrl.trainer.preflight import open_prompts
+    from diffrl.trainer.opening import open_prompts
     from diffrl.trainer.scorers import reward_problems
 
     prompts = open_prompts(ref := settings.train.prompts)

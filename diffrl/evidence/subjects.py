@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 
 from diffrl import presets
 from diffrl.adapters import LORA_FILE, load_weights
-from diffrl.builtin.models import check_model
 from diffrl.builtin.references import is_hub_id, local
 from diffrl.errors import (
     CheckpointMissing,
@@ -28,6 +27,7 @@ from diffrl.settings import Settings
 from diffrl.settings.saved import load
 from diffrl.settings.toml import read
 from diffrl.trainer.checkpoint import STATE
+from diffrl.trainer.opening import check_reference, open_model
 from diffrl.trainer.run import Run
 
 EPOCH = re.compile(r"(.+)@(\d+)")
@@ -65,7 +65,7 @@ class Subject:
         Raises:
             CheckpointMissing: if the weights are not of that model.
         """
-        pipeline: Any = registry().hook.diffrl_open_model(ref=self.model)
+        pipeline = open_model(self.model)
         if self.weights is None:
             return pipeline
         try:
@@ -139,17 +139,18 @@ def subject(text: str, model: str) -> Subject:
 
 def _of_model(name: str, text: str, ref: str, path: Path) -> Subject:
     beside = _runs_beside(path)
-    if not path.exists() and (beside or not _may_be_hub_id(ref)):
+    others = registry().extending("diffrl_open_model")  # which may know what looks like nothing
+    if not path.exists() and (beside or not (others or _may_be_hub_id(ref))):
         raise DiffrlError(
             f"{text}: nothing is there; expected a run's folder, a LoRA's folder or file, "
             f"or a model's folder or hub id.{did_you_mean(path.name, beside)}"
         )
-    if path.is_dir() and not (path / "model_index.json").is_file():
+    if not others and path.is_dir() and not (path / "model_index.json").is_file():
         raise DiffrlError(
             f"{text}: expected a run ({SETTINGS}), a LoRA ({LORA_FILE}) or a diffusers pipeline "
             f"(model_index.json) in that folder"
         )
-    check_model(ref)
+    check_reference(ref)
     return Subject(name or ref, text, ref)
 
 

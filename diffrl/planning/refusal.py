@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from diffrl.builtin.references import local
 from diffrl.checksums import split
-from diffrl.errors import CheckpointMissing, DoesNotFit
+from diffrl.errors import CheckpointMissing, DoesNotFit, ModelIncomplete
 from diffrl.planning.advice import KNOBS, smaller, suggestions
 from diffrl.planning.devices import GIB, present
 from diffrl.planning.estimate import Estimate, sized
@@ -34,7 +34,7 @@ def refuse_what_cannot_fit(settings: Settings, prompts: Sequence[str]) -> None:
     estimate = Estimate(settings, prompts, device, processes)
     try:
         plan = estimate.plan()
-    except CheckpointMissing:
+    except (CheckpointMissing, ModelIncomplete):
         return
     if plan.hopeless and not finds_its_size(settings, estimate):
         advised = plan.suggesting(suggestions(estimate))

@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from diffrl.builtin.models import check_model
-from diffrl.errors import DiffrlError, PromptsError, SettingsError, did_you_mean, quoted, shown
+from diffrl.errors import DiffrlError, SettingsError, did_you_mean, quoted
 from diffrl.folder import SETTINGS, check_free, evaluation_file, read_object
-from diffrl.registry import registry
 from diffrl.settings import Settings
 from diffrl.settings.saved import dump, load
+from diffrl.trainer.opening import check_reference, open_prompts
 from diffrl.trainer.ranks import check_device
 from diffrl.trainer.scorers import reward_problems
 from diffrl.trainer.speed import speed_problems
@@ -46,7 +45,7 @@ def preflight(
     found += speed_problems(settings)
     found += best_problems(settings)
     with _collecting(found):
-        check_model(settings.model.ref)
+        check_reference(settings.model.ref)
     with _collecting(found):
         dump(settings)  # which a run begins with writing
     if folder is not None:
@@ -146,20 +145,3 @@ def _collecting(found: list[str]) -> Iterator[None]:
         found += error.problems
     except DiffrlError as error:
         found.append(str(error))
-
-
-def open_prompts(ref: str) -> tuple[str, ...]:
-    """Return the prompts of a reference, never none.
-
-    Raises:
-        PromptsError: if no plugin knows the reference or the list is empty.
-    """
-    prompts = registry().hook.diffrl_open_prompts(ref=ref)
-    if prompts is None:
-        raise PromptsError(
-            f"no prompts at {shown(ref)}: expected animals, unseen, a file with one prompt a line, "
-            f"or a .jsonl of preferences"
-        )
-    if not prompts:
-        raise PromptsError(f"no prompts in {ref!r}: the list is empty")
-    return tuple(prompts)

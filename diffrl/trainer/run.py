@@ -91,7 +91,7 @@ class Run:
         """
         from diffrl.adapters import load_weights
         from diffrl.pipeline import scheduler_of
-        from diffrl.registry import registry
+        from diffrl.trainer.opening import open_model
         from diffrl.trainer.session import quiet
 
         quiet()
@@ -101,7 +101,7 @@ class Run:
             raise DiffrlError(
                 f"no checkpoint of epoch {epoch} in {self.folder}; there are {sorted(by_epoch)}"
             )
-        pipeline: Any = registry().hook.diffrl_open_model(ref=self.model)
+        pipeline = open_model(self.model)
         load_weights(pipeline, by_epoch[chosen])
         name = str(self._written("sampler", "name"))
         pipeline.scheduler = scheduler_of(name, pipeline.scheduler)

@@ -22,7 +22,6 @@ from diffrl.heap import reuse_freed_memory
 from diffrl.judge import WeightedJudge
 from diffrl.pipeline import ddim_schedule, decoder, encoder, latent_encoder
 from diffrl.policy import UNetPolicy
-from diffrl.registry import registry
 from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
 from diffrl.speed.fitting import Pieces
@@ -31,6 +30,7 @@ from diffrl.speed.memory import put_text_encoder_away
 from diffrl.speed.sharding import split
 from diffrl.tensors import Float, Generator, Tensor
 from diffrl.trainer.checkpoint import Position
+from diffrl.trainer.opening import open_model
 from diffrl.trainer.ranks import Ranks, log_into
 from diffrl.trainer.scorers import load_rewards
 from diffrl.trainer.speed import adamw, ready
@@ -163,7 +163,7 @@ def open_pipeline(
 
     Weights that are trained are in fp32, and must not have been rounded on their way there.
     """
-    pipeline: Any = registry().hook.diffrl_open_model(ref=ref)
+    pipeline = open_model(ref)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.requires_grad_(False)
         part.eval()

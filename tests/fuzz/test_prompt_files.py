@@ -20,7 +20,7 @@ from diffrl.errors import DiffrlError
 from diffrl.evidence.reproduce import HERE, card, settings_of
 from diffrl.settings.resolve import resolve
 from diffrl.testing.tiny import save_tiny_pipeline
-from diffrl.trainer.preflight import open_prompts
+from diffrl.trainer.opening import open_prompts
 
 TIERS = [pytest.param(100, id="some"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 READABLE = [

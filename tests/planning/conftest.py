@@ -5,7 +5,7 @@ import pytest
 from diffrl.planning.devices import Device, device_of
 from diffrl.planning.estimate import Estimate
 from diffrl.settings.resolve import resolve
-from diffrl.trainer.preflight import open_prompts
+from diffrl.trainer.opening import open_prompts
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from diffrl.folder import read_lines
 from diffrl.settings.resolve import load, resolve
 from diffrl.shelf import newest
 from diffrl.trainer import Run, checkpoint, lock, run
-from diffrl.trainer.preflight import open_prompts, preflight
+from diffrl.trainer.opening import open_prompts
+from diffrl.trainer.preflight import preflight
 
 
 def test_a_resumed_run_takes_the_optimizer_settings_that_are_asked_for(tiny_run, tmp_path):
