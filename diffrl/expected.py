@@ -170,10 +170,22 @@ def as_rewards_are(
 def minibatches(
     scheduler: UpdateScheduler, prompts: Prompts, advantages: Advantages, rng: Generator
 ) -> Iterator[Minibatch]:
-    """Yield an epoch's minibatches, each looked at by `as_tuples`."""
-    steps = advantages.value.shape[1]
+    """Yield an epoch's minibatches, each looked at by `as_tuples`.
+
+    Raises:
+        PluginError: behind them, if the gradients of the last would be left over.
+    """
+    steps, last = advantages.value.shape[1], None
     for one in scheduler(prompts, advantages, rng):
-        yield as_tuples(scheduler, one, prompts, steps)
+        last = as_tuples(scheduler, one, prompts, steps)
+        yield last
+    if last is not None and not last.commit:
+        error = PluginError(
+            f"update scheduler {scheduler.name!r} gave a last minibatch with commit=False; its "
+            f"gradients would reach the next epoch"
+        )
+        error.everywhere = True  # every process goes through the minibatches of all
+        raise error
 
 
 def as_tuples(scheduler: UpdateScheduler, one: object, prompts: Prompts, steps: int) -> Minibatch:

@@ -125,7 +125,7 @@ class Minibatch:
     Args:
         rows: m tuples of k rows that the loss compares with each other.
         steps: the steps of each tuple; its members share them.
-        commit: whether the optimizer steps afterwards.
+        commit: whether the optimizer steps afterwards, as it must after the last of an epoch.
         weight: factor on the loss (1 / number of minibatches that share an optimizer step).
     """
 

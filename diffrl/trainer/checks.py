@@ -74,7 +74,7 @@ def no_step(settings: Settings, epoch: int, metrics: Mapping[str, int | float]) 
         why = f": the gradients of all {skipped} were not finite"
     else:
         scheduler = settings.recipe.update_scheduler.name
-        why = f"; update scheduler {scheduler!r} yielded no minibatch that commits"
+        why = f"; update scheduler {scheduler!r} yielded no minibatch"
     message = f"epoch {epoch} made no optimizer step{why}"
     return Noticed(epoch, "check", "no_step", message, "warn", 0.0, 1.0)
 

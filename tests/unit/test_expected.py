@@ -1,7 +1,9 @@
 """What stages return is looked at before it is believed."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy
 import pytest
@@ -17,6 +19,7 @@ from diffrl.expected import (
     as_loss,
     as_rewards_are,
     as_tuples,
+    minibatches,
     noiseless,
     one_for_each_step,
     refuse_noiseless,
@@ -223,6 +226,28 @@ def test_minibatches_of_what_is_not_there_are_refused(rows, steps, weight, said)
     one = forged(Minibatch, **at, commit=True, weight=weight)
     with pytest.raises(PluginError, match=re.escape(said)):
         as_tuples(Pairs(), one, rollout("a", "b").prompts, 3)
+
+
+@pytest.mark.parametrize("commits", [[], [True], [False, True], [True, False]])
+def test_a_last_minibatch_that_does_not_commit_is_refused(commits):
+    class Few(Pairs):
+        """Yields what the test says."""
+
+        name: ClassVar[str] = "few"
+
+        def __call__(self, prompts, advantages, rng):
+            rows, steps = torch.tensor([[0, 1]]), torch.tensor([[0]])
+            yield from (Minibatch(rows, steps, commit) for commit in commits)
+
+    prompts, ahead = rollout("a", "a").prompts, Advantages(torch.zeros(2, 3))
+    left_over = commits[-1:] == [False]
+    said = "'few' gave a last minibatch with commit=False"
+    with pytest.raises(PluginError, match=said) if left_over else nullcontext() as refused:
+        found = list(minibatches(Few(), prompts, ahead, torch.Generator()))
+    if left_over:
+        assert refused.value.everywhere
+    else:
+        assert [one.commit for one in found] == commits
 
 
 @pytest.mark.parametrize(
