@@ -85,9 +85,16 @@ class RewardPredictor(Component):
 
     Attributes:
         last_alone: whether only the last step's reward is not zero.
+        asks_apart: whether it may ask the judge for rows of a group at steps of their own, which no
+            reward that compares them would see together.
     """
 
     last_alone: ClassVar[bool] = False
+
+    @property
+    def asks_apart(self) -> bool:
+        """Whether it may ask the judge for rows of a group at steps of their own."""
+        return False
 
     def __call__(self, rollout: Rollout, judge: Judge) -> Rewards:
         """Return rewards of shape `n T`."""
@@ -203,7 +210,7 @@ class Reward(Component):
         higher_is_better: otherwise training lowers the score.
         differentiable: whether the score carries gradient to the picture.
         groupwise: whether a score depends on the other pictures of the call; it is then handed
-            all pictures of one prompt and denoising step at once.
+            all pictures of one group and denoising step at once.
         likes_noise: whether noise may score higher than pictures; else `diffrl doctor` calls that a
             failure.
         remote: whether scores come from elsewhere, so that sampling may go on meanwhile.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffrl.errors import RewardError, SettingsError
+from diffrl.recipe import Recipe
 from diffrl.scoring import ScoredBy
 from diffrl.settings import Settings
 
@@ -29,12 +30,27 @@ def load_rewards(
     """Return the rewards that are trained on, and those that are only watched.
 
     Raises:
-        SettingsError: if one cannot be had, although nothing was wrong when it was looked up.
+        SettingsError: if one cannot be had, although nothing was wrong when it was looked up, or
+            compares pictures that this recipe does not show it together.
     """
     try:
-        return (
-            tuple(ScoredBy.load(w.reward, device, w.weight) for w in settings.rewards),
-            tuple(ScoredBy.load(reward, device, 0.0) for reward in settings.watched),
-        )
+        trained = tuple(ScoredBy.load(w.reward, device, w.weight) for w in settings.rewards)
+        watched = tuple(ScoredBy.load(reward, device, 0.0) for reward in settings.watched)
     except RewardError as error:
         raise SettingsError([str(error)]) from error
+    if found := [line for one in trained if one.groupwise for line in _alone(one, settings.recipe)]:
+        raise SettingsError(found)
+    return trained, watched
+
+
+def _alone(reward: ScoredBy, recipe: Recipe) -> list[str]:
+    """Return why a reward that compares pictures would see single ones, one line each."""
+    compares = f"reward {reward.name!r} compares the pictures of a group, but"
+    if recipe.sampler.group == 1:
+        return [f"{compares} sampler.group is 1; raise it, as with --set sampler.group=4"]
+    if not (predictor := recipe.reward_predictor).asks_apart:
+        return []
+    return [
+        f"{compares} reward predictor {predictor.name!r} may ask for each at a step of its own; "
+        f"set reward_predictor.anchor=fixed, if it has that, or take reward_predictor=terminal"
+    ]

@@ -56,6 +56,11 @@ class Anchors(RewardPredictor):
         description="How scores reach other steps: by similarity, or by position.",
     )
 
+    @property
+    def asks_apart(self) -> bool:
+        """Whether it may ask the judge for rows of a group at steps of their own."""
+        return self.query == "first-anchor-last" and self.anchor != "fixed"
+
     def queries(self, steps: int) -> int:
         """Return how many pictures per row the judge scores, at most."""
         asked = {"first-anchor-last": 3, "first-last": 2, "last": 1, "every": steps}

@@ -1,6 +1,8 @@
 """What `--reward` and `--watch` may name, and what becomes of it."""
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from diffrl.functions import FunctionScorer, imported
 from diffrl.scoring import ScoredBy
 from diffrl.settings.resolve import dump, load, resolve
 from diffrl.settings.rewards import read_spec
+from diffrl.trainer.scorers import load_rewards
 
 MODULE = """
 def bright(images, prompts):
@@ -97,6 +100,29 @@ def test_a_function_that_returns_words_is_named():
     scorer = FunctionScorer("taste_of_mine:words", imported("taste_of_mine:words"))
     with pytest.raises(RewardError, match="taste_of_mine:words gave a list; expected 2 numbers"):
         scorer(torch.rand(2, 3, 4, 4), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("algo", "sets", "said"),
+    [
+        ("ddpo", [], r"'best' compares the pictures of a group, but sampler\.group is 1; raise it"),
+        ("ddpo", ["sampler.group=4"], None),
+        ("sdpo", [], "predictor 'anchors' may ask for each at a step of its own; set reward_pred"),
+        ("sdpo", ["reward_predictor.anchor=random"], "at a step of its own"),
+        ("sdpo", ["reward_predictor.anchor=fixed"], None),
+        ("sdpo", ["reward_predictor.query=first-last"], None),
+    ],
+)
+def test_a_reward_that_compares_is_refused_where_it_would_see_single_pictures(algo, sets, said):
+    settings = resolve(algo, ["taste_of_mine:best"], sets=["eval.watch=[]", *sets])
+    with pytest.raises(SettingsError, match=said) if said else nullcontext():
+        load_rewards(settings, "cpu")
+
+
+def test_a_reward_that_compares_may_be_watched():
+    settings = resolve("ddpo", ["taste_of_mine:bright"], sets=["eval.watch=[]"])
+    watching = replace(settings, watched=(read_spec("taste_of_mine:best").reward(),))
+    assert load_rewards(watching, "cpu")[1][0].groupwise
 
 
 @pytest.mark.parametrize(
