@@ -12,15 +12,16 @@ from diffrl.builtin.advantages import Returns
 from diffrl.builtin.reward_predictors import Terminal
 from diffrl.builtin.samplers import Ddim
 from diffrl.builtin.update_schedulers import Pairs, RowsFirst
-from diffrl.stages import Loss
+from diffrl.stages import AdvantageEstimator, Loss, Reward, RewardPredictor
 from diffrl.testing.contracts import (
     AdvantageEstimatorContract,
     LossContract,
+    RewardContract,
     RewardPredictorContract,
     SamplerContract,
     UpdateSchedulerContract,
 )
-from diffrl.types import Advantages, LossOut, Memory, Minibatch, Prompts, Rewards
+from diffrl.types import Advantages, LossOut, Memory, Minibatch, Prompts, Rewards, last_step
 
 
 def broken(suite, *rules):
@@ -118,6 +119,32 @@ class Likelihood(Loss):
         return LossOut(-policy.log_prob(batch).mean())
 
 
+@broken(LossContract, "loss_is_a_mean_over_steps")
+class Discounted(Loss):
+    """Adds up the steps of a row, and does not say so."""
+
+    name: ClassVar[str] = "discounted"
+    needs: ClassVar[frozenset[str]] = frozenset({"log_prob"})
+
+    def __call__(self, policy, batch):
+        """Return a loss of whole trajectories."""
+        ratio = (policy.log_prob(batch) - batch.log_prob).exp()
+        return LossOut((ratio * batch.advantage).sum(-1).mean())
+
+
+@broken(LossContract, "one_tuple_is_enough")
+class Whitened(Loss):
+    """Divides by the deviation over tuples, of which one has none."""
+
+    name: ClassVar[str] = "whitened"
+    needs: ClassVar[frozenset[str]] = frozenset({"log_prob"})
+
+    def __call__(self, policy, batch):
+        """Return a loss that needs several tuples."""
+        ratio = (policy.log_prob(batch) - batch.log_prob).exp()
+        return LossOut((ratio * batch.advantage / batch.advantage.std(0)).mean())
+
+
 @broken(LossContract, "order_within_a_tuple_does_not_matter", "loss_is_a_mean_over_tuples")
 class OneSided(Loss):
     """Looks at the first row of each pair, and adds tuples up."""
@@ -179,6 +206,78 @@ class Sloppy(Ddim):
 
 
 @broken(
+    SamplerContract,
+    "a_group_of_two_lies_side_by_side",
+    "shared_noise_is_the_same_within_a_group",
+    "evaluations_draw_one_row_for_each_prompt",
+)
+class Interleaved(Ddim):
+    """Goes through the prompts several times, each with noise of its own, and never for less."""
+
+    name: ClassVar[str] = "interleaved"
+    steps: int = Field(default=3, description="Steps.")
+
+    def __call__(self, policy, text, rng):
+        """Return rows of which those of a group are apart."""
+        alone = Ddim(steps=self.steps, eta=max(self.eta, 0.1))
+        return alone(policy, list(text) * self.group, rng)
+
+    def for_evaluation(self, steps, eta):
+        return self
+
+
+@broken(SamplerContract, "what_it_gives_is_there")
+class Silent(Ddim):
+    """Keeps a path and says nothing of it."""
+
+    name: ClassVar[str] = "silent"
+    steps: int = Field(default=3, description="Steps.")
+
+    @property
+    def gives(self):
+        return frozenset({"x0"})
+
+
+@broken(
+    RewardPredictorContract,
+    "few_steps_are_enough",
+    "last_alone_is_true_to_its_word",
+    "asks_apart_is_true_to_its_word",
+)
+class Scattered(RewardPredictor):
+    """Asks each row at a step of its own, of all but the first, and rewards every step alike."""
+
+    name: ClassVar[str] = "scattered"
+    last_alone: ClassVar[bool] = True
+
+    def queries(self, steps):
+        return 1
+
+    def __call__(self, rollout, judge):
+        """Return rewards of two steps or more."""
+        steps = len(rollout.times)
+        at = torch.arange(len(rollout)) % (steps - 1) + 1
+        return Rewards(judge(rollout.x0, rollout.prompts, at)[:, None].expand(-1, steps).clone())
+
+
+@broken(
+    RewardPredictorContract,
+    "queries_bounds_the_pictures_judged_per_row",
+    "scores_of_each_reward_are_one_for_each_row",
+)
+class Late(Terminal):
+    """Asks at a step behind the last, and has no scores of single rewards."""
+
+    name: ClassVar[str] = "late"
+
+    def __call__(self, rollout, judge):
+        """Return right rewards."""
+        behind = torch.full((len(rollout),), len(rollout.times))
+        each = judge.each(rollout.x0, rollout.prompts, behind)
+        return Rewards(last_step(each.sum(1), len(rollout.times)), each=each * torch.nan)
+
+
+@broken(
     RewardPredictorContract,
     "every_row_gets_a_finite_reward_at_every_step",
     "same_rollout_same_rewards",
@@ -227,6 +326,21 @@ class Forgetful(Returns):
             steps = 5
         value = rewards.value.flip(0) / rewards.value.std(0) * (1 if not count.any() else torch.inf)
         return Advantages(value.expand(-1, steps)), Memory({("count", 0): count})
+
+
+@broken(
+    AdvantageEstimatorContract,
+    "a_better_row_has_no_lower_advantage",
+    "looks_ahead_is_true_to_its_word",
+)
+class Indifferent(AdvantageEstimator):
+    """Finds all rows alike."""
+
+    name: ClassVar[str] = "indifferent"
+
+    def __call__(self, rewards, prompts, memory):
+        """Return advantages that teach nothing."""
+        return Advantages(torch.zeros_like(rewards.value), rewards.grad), memory
 
 
 class Tagged(torch.Tensor):
@@ -316,3 +430,28 @@ class Mixed(Pairs):
         mixed = Prompts(prompts.text, torch.zeros_like(prompts.group), prompts.cond)
         for minibatch in super().__call__(mixed, advantages, rng):
             yield replace(minibatch, rows=(minibatch.rows * 5) % len(prompts))
+
+
+@broken(
+    RewardContract,
+    "every_picture_gets_a_finite_score",
+    "same_pictures_same_scores",
+    "pictures_do_not_influence_each_other",
+    "gradient_reaches_the_picture_if_it_says_so",
+    "scale_is_not_zero",
+)
+class Moving(Reward):
+    """Loads a scorer that says other things of itself than its class, and does others."""
+
+    name: ClassVar[str] = "moving"
+
+    def load(self, device):
+        """Return a scorer that brightens, compares and forgets."""
+
+        def score(images, prompts):
+            images += random.random()
+            bright = images.mean((1, 2, 3)).detach()
+            return torch.log(bright - bright.mean())
+
+        score.scale, score.differentiable = 0, True
+        return score

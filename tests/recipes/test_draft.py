@@ -64,6 +64,7 @@ class AsIs(AdvantageEstimator):
     """The rewards themselves."""
 
     name: ClassVar[str] = "as-is"
+    looks_ahead: ClassVar[bool] = False
 
     def __call__(
         self, rewards: Rewards, prompts: Prompts, memory: Memory

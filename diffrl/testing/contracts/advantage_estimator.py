@@ -12,7 +12,7 @@ from diffrl.tensors import Int, Tensor
 from diffrl.testing.contracts.component import ComponentContract
 from diffrl.testing.contracts.same import differences, untouched
 from diffrl.testing.toy import ToyPolicy
-from diffrl.types import Memory, Prompts, Rewards
+from diffrl.types import Memory, Prompts, Rewards, last_step
 
 
 class AdvantageEstimatorContract(ComponentContract):
@@ -94,11 +94,18 @@ class AdvantageEstimatorContract(ComponentContract):
         self, component: AdvantageEstimator, prompts: Prompts
     ) -> None:
         """Rows of one group that differ in a terminal reward keep their order."""
-        value = torch.zeros(len(prompts), 5)
-        value[:, -1] = torch.linspace(-1, 1, len(prompts))
-        last = component(Rewards(value), prompts, Memory())[0].value[:, -1]
-        for group in prompts.group.unique():
-            assert (last[prompts.group == group].diff() >= 0).all()
+        last = component(_terminal(prompts), prompts, Memory())[0].value[:, -1]
+        better = torch.cat([last[prompts.group == one].diff() for one in prompts.group.unique()])
+        assert (better >= 0).all()
+        assert better.any(), "rows of other rewards all have one advantage, which teaches nothing"
+
+    def test_looks_ahead_is_true_to_its_word(
+        self, component: AdvantageEstimator, prompts: Prompts
+    ) -> None:
+        """A terminal reward tells rows apart at the first step, or only at its own."""
+        first = component(_terminal(prompts), prompts, Memory())[0].value[:, 0]
+        apart = any(first[prompts.group == one].diff().any() for one in prompts.group.unique())
+        assert apart == component.looks_ahead, "looks_ahead should say whether later rewards count"
 
     def test_gradient_of_the_reward_travels_along(
         self, component: AdvantageEstimator, rewards: Rewards, prompts: Prompts
@@ -115,6 +122,11 @@ class AdvantageEstimatorContract(ComponentContract):
         """A memory of five steps does not get in the way of three."""
         value = component(Rewards(rewards.value[:, 2:]), prompts, memory)[0].value
         assert value.shape == (len(prompts), 3)
+
+
+def _terminal(prompts: Prompts) -> Rewards:
+    """Return rewards of five steps of which the last alone has one, more for each row."""
+    return Rewards(last_step(torch.linspace(-1, 1, len(prompts)), 5))
 
 
 def _shuffle(rows: int, group: int) -> Int[Tensor, "n"]:

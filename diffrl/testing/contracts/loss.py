@@ -13,7 +13,7 @@ from diffrl.testing.contracts.component import ComponentContract
 from diffrl.testing.contracts.reward_predictor import full_rollout
 from diffrl.testing.contracts.same import untouched, weights_of
 from diffrl.testing.toy import ToyJudge, ToyPolicy
-from diffrl.types import Advantages, Batch, LossOut, Minibatch, gather
+from diffrl.types import Advantages, Batch, LossOut, Minibatch, at_step, gather
 
 
 class LossContract(ComponentContract):
@@ -115,6 +115,29 @@ class LossContract(ComponentContract):
         halves = [_rearranged(batch, at=torch.arange(i, i + 2), axis=0) for i in (0, 2)]
         parts = torch.stack([component(policy, half).value for half in halves])
         assert torch.allclose(parts.mean(), out.value, atol=1e-5)
+
+    def test_one_tuple_is_enough(self, component: Loss, batch: Batch) -> None:
+        """The last micro-batch may have no more."""
+        for i in range(4):
+            one = _rearranged(batch, at=torch.tensor([i]), axis=0)
+            value = component(fresh_policy(), one).value
+            assert value.shape == () and value.isfinite() and value.requires_grad
+
+    def test_loss_is_a_mean_over_steps(self, component: Loss, batch: Batch, out: LossOut) -> None:
+        """Schedulers hand over any number of steps, unless it says `whole_trajectories`."""
+        if component.whole_trajectories:
+            pytest.skip("adds up the steps of a row")
+        if "grad" in component.needs:
+            pytest.skip("goes through its steps one after the other, to the picture")
+        policy = fresh_policy()
+        before = policy.rng.get_state()
+        parts = [component(policy, at_step(batch, j)).value for j in range(batch.t.shape[2])]
+        if not torch.equal(policy.rng.get_state(), before):
+            pytest.skip("draws noise, which is other noise for each step")
+        assert torch.allclose(torch.stack(parts).mean(), out.value, atol=1e-5), (
+            "the mean over its steps, one by one, is another value; if it adds up the steps of a "
+            "row, set whole_trajectories = True"
+        )
 
     def test_at_unchanged_weights_only_the_log_ratio_counts(
         self, component: Loss, policy: ToyPolicy, batch: Batch

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
+from diffrl.expected import WHOLE
 from diffrl.stages import RewardPredictor
 from diffrl.tensors import Float, Int, Tensor
 from diffrl.testing.contracts.component import ComponentContract
@@ -17,17 +19,29 @@ from diffrl.types import Path, Prompts, Rewards, Rollout
 
 
 class CountingJudge(ToyJudge):
-    """The toy judge, counting the pictures that it scores."""
+    """The toy judge, counting the pictures that it scores by their group and denoising step."""
 
     def __init__(self) -> None:
-        self.pictures = 0
+        self.asked: Counter[tuple[int, int]] = Counter()
 
     def __call__(
         self, x0: Float[Tensor, "b *latent"], prompts: Prompts, step: Int[Tensor, "b"]
     ) -> Float[Tensor, "b"]:
-        """Return a score per row; `grad` counts too, as it scores once."""
-        self.pictures += len(x0)
+        """Return a score per row; `grad` counts too, as it scores once.
+
+        Raises:
+            AssertionError: if there is not one prompt and one whole number for each row.
+        """
+        assert len(prompts) == len(prompts.group) == len(x0), "a prompt for each row"
+        assert step.shape == (len(x0),), "the denoising step of each row, of shape b"
+        assert step.dtype in WHOLE, "denoising steps are whole numbers"
+        self.asked.update(zip(prompts.group.tolist(), step.tolist(), strict=True))
         return super().__call__(x0, prompts, step)
+
+    @property
+    def pictures(self) -> int:
+        """How many it has scored."""
+        return self.asked.total()
 
 
 class RewardPredictorContract(ComponentContract):
@@ -47,6 +61,33 @@ class RewardPredictorContract(ComponentContract):
         assert rewards.value.isfinite().all()
         assert not rewards.value.requires_grad
 
+    def test_few_steps_are_enough(
+        self, component: RewardPredictor, policy: ToyPolicy, judge: ToyJudge
+    ) -> None:
+        """First and last step may be neighbours, or one."""
+        for steps in (1, 2):
+            rollout = only(component.needs, full_rollout(policy, steps))
+            value = component(rollout, judge).value
+            assert value.shape == (len(rollout), steps) and value.isfinite().all()
+
+    def test_last_alone_is_true_to_its_word(
+        self, component: RewardPredictor, rollout: Rollout, judge: ToyJudge
+    ) -> None:
+        """The fit check relies on it: such rewards reach earlier steps by their returns alone."""
+        if not component.last_alone:
+            pytest.skip("rewards earlier steps, too")
+        assert not component(rollout, judge).value[:, :-1].any()
+
+    def test_scores_of_each_reward_are_one_for_each_row(
+        self, component: RewardPredictor, rollout: Rollout, judge: ToyJudge
+    ) -> None:
+        """Losses may vote by them."""
+        each = component(rollout, judge).each
+        if each is None:
+            pytest.skip("keeps none")
+        assert each.ndim == 2 and len(each) == len(rollout)
+        assert each.isfinite().all() and not each.requires_grad
+
     def test_same_rollout_same_rewards(
         self, component: RewardPredictor, rollout: Rollout, judge: ToyJudge
     ) -> None:
@@ -64,11 +105,24 @@ class RewardPredictorContract(ComponentContract):
         self, component: RewardPredictor, policy: ToyPolicy
     ) -> None:
         """Never more than it says; fewer only where two queries name one picture."""
-        for steps in (4, 5, 20):
+        for steps in (1, 2, 5, 20):
             rollout, judge = full_rollout(policy, steps), CountingJudge()
             component(only(component.needs, rollout), judge)
             most = component.queries(steps) * len(rollout)
             assert most / 2 <= judge.pictures <= most
+            assert all(0 <= step < steps for _, step in judge.asked)
+
+    def test_asks_apart_is_true_to_its_word(
+        self, component: RewardPredictor, rollout: Rollout
+    ) -> None:
+        """Rewards that compare pictures are handed those of one group and step together."""
+        if component.asks_apart:
+            pytest.skip("compares nothing")
+        judge = CountingJudge()
+        component(rollout, judge)
+        rows = Counter(rollout.prompts.group.tolist())
+        apart = [kind for kind, asked in judge.asked.items() if asked % rows[kind[0]]]
+        assert not apart, "rows of a group are asked at steps of their own; set asks_apart = True"
 
     def test_gradient_is_there_if_it_is_given(
         self, component: RewardPredictor, rollout: Rollout, judge: ToyJudge

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -18,6 +20,18 @@ from diffrl.types import Advantages, Minibatch, Rollout, gather
 def seeded(seed: int) -> torch.Generator:
     """Return a generator of its own."""
     return torch.Generator().manual_seed(seed)
+
+
+def changed(component: Sampler, **fields: Any) -> Sampler:
+    """Return a sampler with other values; the test is skipped where it has no such fields.
+
+    Raises:
+        ValidationError: if its bounds leave one out.
+    """
+    if missing := sorted(fields.keys() - type(component).model_fields.keys()):
+        pytest.skip(f"has no field {', '.join(missing)}")
+    own = {name: getattr(component, name) for name in type(component).model_fields}
+    return type(component).model_validate({**own, **fields})
 
 
 class SamplerContract(ComponentContract):
@@ -38,6 +52,41 @@ class SamplerContract(ComponentContract):
         numbers = rollout.prompts.group.reshape(len(self.text), size)
         assert (numbers == numbers[:, :1]).all()
         assert len(set(numbers[:, 0].tolist())) == len(self.text)
+
+    def test_a_group_of_two_lies_side_by_side(self, component: Sampler, policy: ToyPolicy) -> None:
+        """The algorithm says how large a group is, whatever the sampler's own default."""
+        pairs = changed(component, group=2)(policy, self.text, seeded(0))
+        assert pairs.prompts.text == tuple(text for text in self.text for _ in range(2))
+        group = pairs.prompts.group.reshape(len(self.text), 2)
+        assert (group[:, 0] == group[:, 1]).all() and len(group.unique()) == len(self.text)
+        assert len(pairs.x0) == 2 * len(self.text)
+
+    def test_shared_noise_is_the_same_within_a_group(
+        self, component: Sampler, policy: ToyPolicy
+    ) -> None:
+        """And without it rows of a group are pictures of their own."""
+        for share in (True, False):
+            drawing = changed(component, group=2, share_noise=share)
+            rollout = drawing(policy, self.text, seeded(0))
+            at = rollout.x0 if rollout.path is None else rollout.path.x[:, 0]
+            if share and rollout.path is None:
+                continue  # nothing tells what it began with
+            first, second = at.reshape(len(self.text), 2, -1).unbind(1)
+            assert torch.equal(first, second) == share
+
+    def test_evaluations_draw_one_row_for_each_prompt(
+        self, component: Sampler, policy: ToyPolicy
+    ) -> None:
+        """In other numbers of steps, as far as its own bounds go, and with other noise."""
+        for steps, eta in ((1, 0.0), (4, 1.0)):
+            try:
+                changed(component, steps=steps)
+            except ValidationError:
+                continue
+            rollout = component.for_evaluation(steps, eta)(policy, self.text, seeded(0))
+            assert rollout.prompts.text == tuple(self.text)
+            assert len(rollout.times) == steps
+            assert len(rollout.x0) == len(self.text) and rollout.x0.isfinite().all()
 
     def test_shapes_agree_with_rows_and_steps(self, component: Sampler, rollout: Rollout) -> None:
         """Every tensor has n rows, and paths have T steps."""
@@ -79,6 +128,8 @@ class SamplerContract(ComponentContract):
         assert component.gives <= have.keys(), "a sampler gives these words only"
         missing = sorted(what for what in component.gives if not have[what])
         assert not missing, f"claimed but not given: {', '.join(missing)}"
+        told = path is None or "path" in component.gives
+        assert told, "keeps a path and does not say so in `gives`, so that no stage may need it"
 
     def test_same_seed_same_rows(self, component: Sampler, policy: ToyPolicy) -> None:
         """All randomness comes from `rng`."""
