@@ -19,6 +19,9 @@ class Prompts:
 
     `group` numbers the rows that were drawn together: rows of one group share their prompt and,
     where the sampler says so, their initial noise. Rows of a group are neighbours.
+
+    Advantage estimators and update schedulers are handed all rows of an epoch, of every process:
+    `cond` is then empty, of shape `n 0`, and `group` on the CPU, wherever rewards are.
     """
 
     text: tuple[str, ...]

@@ -343,6 +343,19 @@ class Indifferent(AdvantageEstimator):
         return Advantages(torch.zeros_like(rewards.value), rewards.grad), memory
 
 
+@broken(AdvantageEstimatorContract, "a_better_row_has_no_lower_advantage")
+class Conditioned(Returns):
+    """Reads conditions that no run hands over."""
+
+    name: ClassVar[str] = "conditioned"
+
+    def __call__(self, rewards, prompts, memory):
+        """Return advantages weighted by the length of the condition."""
+        advantages, memory = super().__call__(rewards, prompts, memory)
+        long = prompts.cond / prompts.cond.norm(dim=1, keepdim=True).mean()
+        return replace(advantages, value=advantages.value * long[:, :1]), memory
+
+
 class Tagged(torch.Tensor):
     """A tensor that no checkpoint may hold."""
 

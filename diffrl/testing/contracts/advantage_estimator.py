@@ -10,7 +10,7 @@ import torch
 from diffrl.stages import AdvantageEstimator
 from diffrl.tensors import Int, Tensor
 from diffrl.testing.contracts.component import ComponentContract
-from diffrl.testing.contracts.same import differences, untouched
+from diffrl.testing.contracts.same import bare, differences, untouched
 from diffrl.testing.toy import ToyPolicy
 from diffrl.types import Memory, Prompts, Rewards, last_step
 
@@ -22,8 +22,8 @@ class AdvantageEstimatorContract(ComponentContract):
 
     @pytest.fixture
     def prompts(self, policy: ToyPolicy) -> Prompts:
-        """Two groups of one prompt, one of another."""
-        return policy.prompts((self.text[0], self.text[1], self.text[0]), self.group)
+        """Two groups of one prompt, one of another, without conditions as in a run."""
+        return bare(policy.prompts((self.text[0], self.text[1], self.text[0]), self.group))
 
     @pytest.fixture
     def rewards(self, prompts: Prompts) -> Rewards:

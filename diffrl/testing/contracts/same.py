@@ -1,14 +1,16 @@
-"""Comparing values that hold tensors, and noticing when one was changed in place."""
+"""Values as a run hands them over, compared, and whether one was changed in place."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
+
+from diffrl.types import Prompts
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
@@ -44,6 +46,11 @@ def untouched(**values: Any) -> Iterator[None]:
     assert not changed, f"changed in place: {', '.join(changed)}"
     moved = not torch.equal(state, torch.random.get_rng_state())
     assert not moved, "drew from torch's global generator instead of `rng` or `policy.noise`"
+
+
+def bare(prompts: Prompts) -> Prompts:
+    """Return prompts as stages get them that are handed all rows of an epoch."""
+    return replace(prompts, cond=torch.zeros(len(prompts), 0))
 
 
 def weights_of(policy: Any) -> dict[str, torch.Tensor]:
