@@ -64,8 +64,12 @@ def _sizes(sampler: Sampler, rollout: Rollout) -> None:
         sizes["path.log_prob"] = path.log_prob, (rows, steps)
         if path.x0_hat is not None:
             sizes["path.x0_hat"] = (path.x0_hat, (rows, steps))
+    if rollout.labels is not None:
+        sizes["labels"] = rollout.labels, (rows,)
     for name, (given, wanted) in sizes.items():
-        if tuple(given.shape[: len(wanted)]) != wanted:
+        _of_type(given, torch.Tensor, f"sampler {sampler.name!r}: its {name}")
+        alike = given.shape if name == "labels" else given.shape[: len(wanted)]
+        if tuple(alike) != wanted:
             raise PluginError(
                 f"sampler {sampler.name!r} gave {name} of shape {tuple(given.shape)}; expected "
                 f"{wanted} first, of {rows} row(s) and {steps} step(s)"
@@ -122,6 +126,8 @@ def one_for_each_step(
             f"reward predictor {name!r} gave {value.dtype} of shape {tuple(value.shape)}; expected "
             f"a floating point number for each of {wanted[0]} rows and {wanted[1]} steps"
         )
+    for what, sizes in (("grad", rollout.x0.shape), ("each", (len(rollout), None))):
+        _beside(getattr(rewards, what), tuple(sizes), f"reward predictor {name!r}: its {what}")
     if not drop and not bool((good := value.isfinite()).all()):
         row, step = (~good).nonzero()[0].tolist()
         raise RewardError(
@@ -129,6 +135,19 @@ def one_for_each_step(
             f"{rollout.prompts.text[row]!r} at denoising step {step}; expected a finite number"
         )
     return replace(rewards, value=value.detach()) if value.requires_grad else rewards
+
+
+def _beside(given: object, wanted: tuple[int | None, ...], who: str) -> None:
+    """Refuse what lies beside rewards in another shape than is wanted; None: of any size."""
+    if given is None:
+        return
+    _of_type(given, torch.Tensor, who)
+    assert isinstance(given, torch.Tensor)
+    sizes = tuple(given.shape)
+    kept = tuple(a if b is None else b for a, b in zip(sizes, wanted, strict=False))
+    if sizes != kept or len(sizes) != len(wanted):
+        shape = ", ".join("r" if size is None else str(size) for size in wanted)
+        raise RewardError(f"{who} has shape {sizes}; expected ({shape})")
 
 
 def as_rewards_are(

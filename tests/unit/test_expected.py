@@ -99,6 +99,31 @@ def test_rewards_that_are_not_one_for_each_step_are_refused(value, said):
         one_for_each_step(Terminal(), Rewards(value), rollout("a", "b"), drop=False)
 
 
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ({"grad": torch.zeros(2, 3)}, "its grad has shape (2, 3); expected (2, 1)"),
+        ({"grad": [0.0, 1.0]}, "its grad gave list; expected Tensor"),
+        ({"each": torch.zeros(3, 2)}, "its each has shape (3, 2); expected (2, r)"),
+        ({"each": torch.zeros(2)}, "its each has shape (2,); expected (2, r)"),
+        ({"grad": torch.zeros(2, 1), "each": torch.zeros(2, 4)}, None),
+    ],
+)
+def test_what_lies_beside_rewards_has_their_rows(beside, said):
+    rewards = forged(Rewards, **{"value": torch.rand(2, 3), "grad": None, "each": None, **beside})
+    expected = (RewardError, PluginError)
+    with pytest.raises(expected, match=re.escape(said)) if said else nullcontext():
+        one_for_each_step(Terminal(), rewards, rollout("a", "b"), drop=False)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(3), torch.zeros(2, 1), [1.0, 0.0]])
+def test_labels_that_are_not_one_for_each_row_are_refused(labels):
+    drawn = rollout("a", "b")
+    fields = {name: getattr(drawn, name) for name in ("prompts", "times", "x0", "path")}
+    with pytest.raises(PluginError, match=r"sampler 'ode'(: its| gave) labels .*; expected"):
+        rows_side_by_side(Ode(), forged(Rollout, **fields, labels=labels), ["a", "b"], 1)
+
+
 def test_rewards_that_will_be_dropped_may_be_nan():
     rewards = Rewards(torch.full((2, 3), torch.nan))
     assert one_for_each_step(Terminal(), rewards, rollout("a", "b"), drop=True) is rewards
