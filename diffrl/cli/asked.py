@@ -90,7 +90,7 @@ def protocol_of(
     """Return the question: as asked, else as the first run or the preset has it."""
     from diffrl.evidence.protocol import Protocol, sampler_called
     from diffrl.evidence.sharing import usual
-    from diffrl.settings.checks import most_steps
+    from diffrl.settings.checks import step_bounds
 
     plain = {"guidance": 1.0, "eta": 1.0, **model}
     first = usual(runs[0]) if runs else plain
@@ -98,7 +98,7 @@ def protocol_of(
     made = sampler_called(sampler)
     if asked.eta is not None and "eta" not in type(made).model_fields:
         raise SettingsError([f"--eta {asked.eta:g}: sampler {sampler!r} has none; leave it out"])
-    steps = _steps(asked.steps, sampler, most_steps(made))
+    steps = _steps(asked.steps, sampler, *step_bounds(made))
     size, guidance = first.get("size"), first["guidance"]
     return Protocol(
         prompts=prompts_of(asked.prompts, runs),
@@ -130,19 +130,19 @@ def prompts_of(asked: Sequence[str], runs: Sequence[Settings]) -> dict[str, tupl
     return {ref: open_prompts(ref) for ref in (asked or PROMPTS)}
 
 
-def _steps(text: str, sampler: str, most: int) -> tuple[int, ...]:
+def _steps(text: str, sampler: str, least: int, most: int) -> tuple[int, ...]:
     """Return numbers of steps written with commas.
 
     Raises:
-        SettingsError: if one is no whole number from 1 to the most that the sampler takes.
+        SettingsError: if one is no whole number that the sampler takes.
     """
     parts = [part.strip() for part in text.split(",")]
-    wrong = [p for p in parts if not (p.isdecimal() and 1 <= int(p) <= most)]
+    wrong = [p for p in parts if not (p.isdecimal() and least <= int(p) <= most)]
     if wrong:
         raise SettingsError(
             [
-                f"--steps {text}: {wrong[0]!r} is no number of steps from 1 to {most}, the most "
-                f"of the sampler {sampler!r}; write 1,2,4"
+                f"--steps {text}: {wrong[0]!r} is no number of steps from {least} to {most}, the "
+                f"most of the sampler {sampler!r}; write 1,2,4"
             ]
         )
     return tuple(dict.fromkeys(map(int, parts)))

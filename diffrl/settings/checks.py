@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,14 @@ from diffrl.errors import DiffrlError
 from diffrl.settings.rewards import read_spec
 from diffrl.settings.target import Target
 
-SCHEDULE = 1000
+SCHEDULE, LENGTH = 1000, "the length of the noise schedule"
+BOUNDS = {
+    "ge": math.ceil,
+    "gt": lambda bound: math.floor(bound) + 1,
+    "le": math.floor,
+    "lt": lambda bound: math.ceil(bound) - 1,
+}
+"""What pydantic calls the bounds of a number, and the last whole one that each allows."""
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 
 
@@ -21,19 +29,15 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
         found += _device(targets["model"], model.device, model.precision)
     sampler, train = built.get("sampler"), built.get("train")
     if sampler is not None and max(sampler.lengths, default=sampler.steps) > SCHEDULE:
-        expected = f"input should be at most {SCHEDULE}, the length of the noise schedule"
+        expected = f"input should be at most {SCHEDULE}, {LENGTH}"
         field = "lengths" if sampler.lengths else "steps"
         found.append(targets["sampler"].problem(field, expected))
     if sampler is not None and train is not None and sampler.group >= 1:
         if train.trajectories % sampler.group:
             expected = f"input should be a multiple of sampler.group, which is {sampler.group}"
             found.append(targets["train"].problem("trajectories", expected))
-    if built.get("eval") is not None and (asked := max(built["eval"].steps, default=0)):
-        most, why = SCHEDULE, "the length of the noise schedule"
-        if sampler is not None and (own := most_steps(sampler)) < most:
-            most, why = own, f"the most steps of the sampler {sampler.name!r}"
-        if asked > most:
-            found.append(targets["eval"].problem("steps", f"input should be at most {most}, {why}"))
+    if built.get("eval") is not None:
+        found += _evaluations(targets["eval"], built["eval"], sampler)
     watch = built["eval"].watch if built.get("eval") is not None else ()
     for spec in watch:
         try:
@@ -47,11 +51,38 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
     return found
 
 
-def most_steps(sampler: Any) -> int:
-    """Return the most steps that a sampler's own setting takes."""
+def _evaluations(target: Target, section: Any, sampler: Any) -> list[str]:
+    """Return the numbers of steps that evaluations cannot have, one line each."""
+    least, most, name, found = 1, SCHEDULE, "", []
+    if sampler is not None:
+        drawing = _drawing(sampler, section)
+        (least, most), name = step_bounds(drawing), drawing.name
+    if max(section.steps, default=most) > most:
+        own = most < SCHEDULE
+        why = f"the most steps of the sampler {name!r}" if own else LENGTH
+        found.append(target.problem("steps", f"input should be at most {most}, {why}"))
+    if min(section.steps, default=least) < least:
+        why = f"the fewest steps of the sampler {name!r}"
+        found.append(target.problem("steps", f"input should be at least {least}, {why}"))
+    return found
+
+
+def _drawing(sampler: Any, section: Any) -> Any:
+    """Return what draws for evaluations; the sampler itself where it has no say in it."""
+    try:
+        return sampler.for_evaluation(max(section.steps, default=1), section.eta)
+    except ValueError:  # of pydantic: of bounds that are told below
+        return sampler
+
+
+def step_bounds(sampler: Any) -> tuple[int, int]:
+    """Return the fewest and the most steps that a sampler's own setting takes."""
     field = type(sampler).model_fields.get("steps")
-    bounds = [b for one in (field.metadata if field else ()) if (b := getattr(one, "le", None))]
-    return min([SCHEDULE, *bounds])
+    every = field.metadata if field else ()
+    told = [(name, getattr(one, name, None)) for one in every for name in BOUNDS]
+    whole = [(name, BOUNDS[name](bound)) for name, bound in told if bound is not None]
+    least = max([1, *(bound for name, bound in whole if name in ("ge", "gt"))])
+    return least, min([SCHEDULE, *(bound for name, bound in whole if name in ("le", "lt"))])
 
 
 def _device(model: Target, device: str, precision: str) -> list[str]:

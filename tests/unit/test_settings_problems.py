@@ -1,8 +1,11 @@
 """What is said about every wrong setting: all at once, with origin and the nearest fix."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
+from pydantic import Field
 
 from diffrl import hookimpl
 from diffrl.builtin.samplers import Ddim
@@ -196,6 +199,34 @@ def test_evaluations_ask_a_sampler_for_no_more_steps_than_it_takes():
     with pytest.raises(SettingsError, match="at most 50, the most steps of the sampler 'lcm'"):
         resolve("ddpo", ["pickscore"], sets=sets)
     resolve("ddpo", ["pickscore"], sets=("eval.steps=[4, 64]",))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        ({"ge": 3}, "input should be at least 3, the fewest steps of the sampler 'few'"),
+        ({"gt": 2}, "input should be at least 3, the fewest steps of the sampler 'few'"),
+        ({"lt": 8}, "input should be at most 7, the most steps of the sampler 'few'"),
+        ({"gt": 1, "le": 8}, None),
+    ],
+)
+def test_evaluations_keep_to_every_bound_of_a_sampler(bounds, said):
+    class Few(Ddim):
+        """Has bounds of its own."""
+
+        name: ClassVar[str] = "few"
+        steps: int = Field(5, description="Denoising steps.", **bounds)
+
+    recipe = registry().get("algorithm", "ddpo").value.but(name="with-few", sampler=Few())
+    plugin = SimpleNamespace(
+        diffrl_samplers=hookimpl(lambda: [Few]), diffrl_algorithms=hookimpl(lambda: [recipe])
+    )
+    registry().register(plugin, "few-for-tests")
+    try:
+        with pytest.raises(SettingsError, match=said) if said else nullcontext():
+            resolve("with-few", ["pickscore"], sets=("eval.steps=[2, 8]", "sampler.steps=5"))
+    finally:
+        registry().unregister(plugin)
 
 
 def test_rewards_are_needed_where_they_are_asked_for():
