@@ -1,4 +1,4 @@
-"""Where a plugin's code lies, as `diffrl list-plugins` tells it; found without importing it."""
+"""Where a plugin's code lies, as `diffrl list-plugins` tells it, and where it failed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ import json
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import extract_tb
 from urllib.parse import unquote, urlsplit
+
+PACKAGE = Path(__file__).parent
+"""Where diffrl's own code lies."""
+
+
+def failed_at(error: BaseException) -> str:
+    """Return the line of somebody else's code that diffrl called last, and why it failed."""
+    frames = extract_tb(error.__traceback__)
+    own = [Path(frame.filename).is_relative_to(PACKAGE) for frame in frames]
+    called = [frame for i, frame in enumerate(frames) if i and own[i - 1] and not own[i]]
+    at = (called or list(frames))[-1]
+    return f"{at.filename}:{at.lineno} in {at.name} ({type(error).__name__}: {error})"
 
 
 def of_point(point: EntryPoint) -> str:

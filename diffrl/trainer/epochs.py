@@ -9,6 +9,7 @@ from typing import Any
 from diffrl.errors import DiffrlError, Diverged, OutOfMemory, PluginError
 from diffrl.events import EpochDone, RolloutDone, RunDone, RunStarted
 from diffrl.folder import IMAGES, read_metrics
+from diffrl.origin import failed_at
 from diffrl.speed.compiling import seconds_compiling
 from diffrl.speed.fitting import in_words
 from diffrl.trainer import checks, guard
@@ -91,7 +92,7 @@ def _one_epoch(session: Session) -> None:
             raise
         raise _undone(session, before, error) from error
     except OSError as error:  # of a plugin's own code: a run writes nothing here
-        found = PluginError(f"a component failed ({type(error).__name__}: {error})")
+        found = PluginError(f"a component failed at {failed_at(error)}")
         if session.ranks.count > 1:
             raise found from error
         raise _undone(session, before, found) from error

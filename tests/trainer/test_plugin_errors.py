@@ -65,7 +65,7 @@ def trained(name, settings, folder, epochs=2):
         (lambda: 1 / 0, ZeroDivisionError, "division by zero"),
         (lambda: None, PluginError, "loss 'clipped-ratio' gave None; expected LossOut"),
         (refused, SettingsError, "nothing to train on; epoch 1 is saved"),
-        (unreachable, PluginError, r"a component failed \(ConnectionError: no route\)"),
+        (unreachable, PluginError, r"errors\.py:\d+ in counted \(ConnectionError: no route\)"),
     ],
 )
 def test_it_costs_one_epoch_and_no_more(fail, kind, said, usual, settings, tmp_path, monkeypatch):

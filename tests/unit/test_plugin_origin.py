@@ -7,7 +7,8 @@ from importlib.metadata import Distribution, EntryPoint
 import pytest
 
 from diffrl.cli.plugins import plugin_lines, plugins_json
-from diffrl.origin import of_module, of_point
+from diffrl.errors import did_you_mean
+from diffrl.origin import failed_at, of_module, of_point
 from diffrl.registry import registry
 
 PLUGIN = """
@@ -109,3 +110,16 @@ def test_a_broken_plugin_is_told_with_its_origin(installed, monkeypatch):
     (broken,) = json.loads(plugins_json(None))["broken"]
     assert broken["origin"].startswith(str(installed / "wanted_plugin.py"))
     assert of_module("diffrl.builtin.samplers").partition(",")[0].endswith("__init__.py")
+
+
+def test_a_failure_is_told_with_the_line_that_diffrl_called(tmp_path):
+    def names():
+        yield (tmp_path / "missing").read_text()
+
+    with pytest.raises(OSError) as failed:
+        did_you_mean("a", names())
+    told = failed_at(failed.value)
+    assert f"{__file__}:" in told and " in names (FileNotFoundError: [Errno 2]" in told
+    with pytest.raises(OSError) as failed:
+        next(names())
+    assert "(FileNotFoundError: " in failed_at(failed.value)  # diffrl called nothing
