@@ -102,11 +102,12 @@ class Recipe:
 
     def _missing(self) -> list[str]:
         found, have = [], set(ALWAYS)
+        given = ", ".join(sorted(self.sampler.gives)) or "nothing: see its property gives"
         for slot, stage in self.stages.items():
             for what in sorted(stage.needs - have):
                 found.append(
                     f"{_label(slot)} {stage.name!r} needs {what}, but no earlier stage gives it "
-                    f"(sampler {self.sampler.name!r} gives {', '.join(sorted(self.sampler.gives))})"
+                    f"(sampler {self.sampler.name!r} gives {given})"
                 )
             have |= stage.gives
         return found

@@ -35,6 +35,7 @@ class Stored(Sampler):
 
     name: ClassVar[str] = "stored"
     kept: ClassVar[frozenset[str]] = frozenset()
+    live: ClassVar[bool] = False
     file: str = Field(description="`.jsonl` with prompt, images or latents, and choice a line.")
     steps: int = Field(default=20, ge=1, le=1000, description="Denoising steps, T.")
     eta: float = Field(default=1.0, gt=0, le=1, description="Strength of the noise.")

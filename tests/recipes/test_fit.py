@@ -91,6 +91,16 @@ def test_a_terminal_reward_that_reaches_no_earlier_step_is_refused(gamma):
         resolve("rebel", ["pickscore"], sets=["gamma=none"])
 
 
+def test_a_sampler_that_says_nothing_of_what_it_gives_is_told_where_to():
+    class Mute(Ddim):
+        @property
+        def gives(self):
+            return frozenset()
+
+    (line, *_) = SDPO.but(sampler=Mute()).problems()
+    assert line.endswith("(sampler 'ddim' gives nothing: see its property gives)")
+
+
 def test_needs_of_another_form_than_a_set_are_named():
     class Wordy(type(DDPO.loss)):
         @property
