@@ -6,6 +6,8 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from diffrl.trainer.checkpoint import restore_trained, trained
 from diffrl.trainer.randomness import random_state, restore_random
 from diffrl.trainer.session import Session
@@ -34,7 +36,7 @@ class Moment:
         """Return the state of now."""
         weights = None
         if cls.can_rewind(session):
-            weights = copy.deepcopy(trained(session.policy, session.ranks))
+            weights = copied(trained(session.policy, session.ranks))
         random = random_state(session.rng)
         return cls(random, weights, session.ranks.bad_steps, session.ranks.steps)
 
@@ -48,3 +50,14 @@ class Moment:
             restore_trained(self.trained, session.policy, session.ranks)
         restore_random(self.random, session.rng)
         session.ranks.bad_steps = self.bad_steps
+
+
+def copied(value: Any) -> Any:
+    """Return nested values with tensors of their own; `copy.deepcopy` takes several times as long."""
+    if torch.is_tensor(value):
+        return value.detach().clone()
+    if type(value) is dict:
+        return {name: copied(one) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(copied(one) for one in value)
+    return copy.deepcopy(value)
