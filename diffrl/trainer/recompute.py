@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,13 +16,16 @@ from diffrl.settings import Settings
 from diffrl.speed.compiling import sized_as_in_updates
 from diffrl.speed.fitting import Fitting
 from diffrl.speed.memory import moved
-from diffrl.tensors import Bool, Generator, Tensor
+from diffrl.tensors import Bool, Float, Generator, Tensor
 from diffrl.trainer.collect import Mode
 from diffrl.trainer.fitted import idle, part
 from diffrl.trainer.ranks import Ranks
 from diffrl.trainer.shares import SEEDS
 from diffrl.trainer.tally import Tally
 from diffrl.types import Minibatch, gather
+
+Found = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Rows and steps whose log-probs a piece gives, which of its values these are, and its values."""
 
 
 def mode(settings: Settings) -> Mode | None:
@@ -73,19 +77,18 @@ def recompute(
     """
     rollout, own, share = tally.found.rollout, tally.advantages, tally.found.share
     assert rollout.path is not None, "a loss that needs log-probs has been given some"
-    fresh = rollout.path.log_prob.clone()
-    replaced = torch.zeros_like(fresh, dtype=torch.bool)
+    known = rollout.path.log_prob
+    found: list[Found] = []
 
     def computed(piece: Minibatch) -> Tensor:
         batch = moved(gather(rollout, own, piece), policy.device)
         with within(), sized_as_in_updates():
-            return policy.log_prob(batch).detach().to(fresh)
+            return policy.log_prob(batch).detach().to(known)
 
     def replace_some(whole: Minibatch, new: Bool[Tensor, "m k s"], at: slice) -> None:
         piece, mask = part(whole, at.start, at.stop - at.start), new[at]
         rows, steps = torch.broadcast_tensors(piece.rows[:, :, None], piece.steps[:, None, :])
-        fresh[rows[mask], steps[mask]] = computed(piece)[mask]
-        replaced[rows[mask], steps[mask]] = True
+        found.append((rows[mask], steps[mask], mask.flatten(), computed(piece).flatten()))
 
     every = minibatches(recipe.update_scheduler, share.prompts, tally.everyone, ahead_of(rng))
     for whole, new in first_uses(every, *tally.everyone.value.shape):
@@ -96,6 +99,23 @@ def recompute(
         if ranks.in_step:
             for _ in range(micro.pieces(share.most(whole)) - micro.pieces(len(mine.rows))):
                 computed(idle(whole))
-    tally.moved = (fresh - rollout.path.log_prob).abs()[replaced]
+    fresh, replaced = put(known, found)
+    tally.moved = (fresh - known).abs()[replaced]
     path = replace(rollout.path, log_prob=fresh)
     tally.found = replace(tally.found, rollout=replace(rollout, path=path))
+
+
+def put(
+    known: Float[Tensor, "n T"], found: Sequence[Found]
+) -> tuple[Float[Tensor, "n T"], Bool[Tensor, "n T"]]:
+    """Return log-probs with those found in their places, and where these are.
+
+    All at once: each index that goes to a GPU by itself would wait for the calls before it.
+    """
+    fresh, replaced = known.clone(), torch.zeros_like(known, dtype=torch.bool)
+    if found:
+        rows, steps, masks, values = (torch.cat(each) for each in zip(*found, strict=True))
+        at = rows.to(known.device), steps.to(known.device)
+        fresh[at] = values[masks.to(known.device)]
+        replaced[at] = True
+    return fresh, replaced

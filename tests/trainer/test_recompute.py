@@ -10,6 +10,7 @@ from diffrl.errors import Interrupted
 from diffrl.policy import UNetPolicy
 from diffrl.rollouts import first_uses
 from diffrl.settings.resolve import resolve
+from diffrl.speed.fitting import Fitting
 from diffrl.trainer import checkpoint, checks, loop, recompute
 from diffrl.types import Minibatch
 
@@ -159,6 +160,29 @@ def test_the_first_use_of_a_row_at_a_step_is_found():
     assert (a, b) == (one, three)  # nothing is new in the second
     assert new[..., 0].tolist() == [[True, True], [False, True], [True, True]]
     assert later[..., 0].tolist() == [[False, True]]
+
+
+def test_what_pieces_give_is_put_where_each_by_itself_would_put_it():
+    """Also where memory ended in a piece, which is then made in two."""
+    known, micro = torch.randn(6, 4), Fitting("train.micro_batch", 3)
+    rows, steps = torch.randint(6, (8, 2)), torch.randint(4, (8, 2))
+    ((whole, new),) = first_uses([Minibatch(rows, steps)], 6, 4)
+    fresh, replaced, found = known.clone(), torch.zeros_like(known, dtype=torch.bool), []
+
+    def attempt(at):
+        if at.start == 3 and micro.cuts == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        values, mask = torch.randn_like(known[rows[at]][..., :2]), new[at]
+        many, each = torch.broadcast_tensors(whole.rows[at, :, None], whole.steps[at, None, :])
+        fresh[many[mask], each[mask]] = values[mask]
+        replaced[many[mask], each[mask]] = True
+        found.append((many[mask], each[mask], mask.flatten(), values.flatten()))
+
+    assert len(list(micro.over(8, attempt))) == 4 and micro.cuts == 1
+    put, where = recompute.put(known, found)
+    assert torch.equal(put, fresh) and torch.equal(where, replaced) and 0 < int(where.sum()) < 24
+    unchanged, nowhere = recompute.put(known, [])
+    assert torch.equal(unchanged, known) and not nowhere.any()
 
 
 def test_losses_without_ratios_recompute_nothing():
