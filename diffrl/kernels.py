@@ -92,9 +92,13 @@ class Lcm:
     @property
     def times(self) -> list[int]:
         """The timesteps, noisiest first: every stride-th of the original ones, from the last."""
+        return list(self._evenly)
+
+    @property
+    def _evenly(self) -> range:
         spacing, stride = len(self.alphas_cumprod) // self.original, self.original // self.steps
-        known = [spacing * j - 1 for j in range(self.original, 0, -1)]
-        return known[::stride][: self.steps]
+        first, apart = spacing * self.original - 1, spacing * stride
+        return range(first, first - apart * self.steps, -apart)
 
     def transition(
         self, output: Float[Tensor, "*r"], t: Tensor, x: Float[Tensor, "*r"]
@@ -102,7 +106,8 @@ class Lcm:
         """Return the Gaussian of the next state; `t` has as many axes as `x` has leading rows."""
         table = self.alphas_cumprod.to(x.device)
         t = torch.as_tensor(t, device=x.device).long()
-        times = torch.tensor(self.times, device=x.device)
+        known = self._evenly  # made where it is needed, since a copy would wait for a GPU's queue
+        times = torch.arange(known.start, known.stop, known.step, device=x.device)
         at = (t[..., None] - times).abs().argmin(-1)
         after = times[(at + 1).clamp(max=self.steps - 1)]
         a, a_next = _like(table[t], x), _like(table[after], x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffrl.errors import ModelIncomplete
-from diffrl.kernels import Ddim, leading, log_density, trailing
+from diffrl.kernels import Ddim, Lcm, leading, log_density, trailing
 from diffrl.pipeline import ddim_schedule
 from diffrl.types import Transition
 
@@ -91,6 +91,17 @@ def test_a_model_that_begins_with_noise_alone_has_finite_steps():
         x = torch.randn(2, 4, 8, 8)
         step = kernel.transition(torch.randn(2, 4, 8, 8), torch.tensor([999, 999]), x)
         assert bool(step.mean.isfinite().all()), steps
+
+
+def test_times_of_a_consistency_model_are_every_stride_th_of_those_it_was_distilled_on():
+    for steps in range(1, 51):
+        kernel, known = Lcm(TABLE, steps), [20 * j - 1 for j in range(50, 0, -1)]
+        wanted = known[:: 50 // steps][:steps]
+        assert kernel.times == wanted and len(wanted) == steps
+        t, x = torch.tensor(wanted), torch.zeros(steps, 1, 1, 1)
+        std = kernel.transition(x, t, x).std.flatten()
+        after = torch.tensor([*wanted[1:], wanted[-1]])
+        assert torch.equal(std, (1 - TABLE[after]).sqrt())
 
 
 @pytest.mark.parametrize("kind", ["DDIMScheduler", "DDPMScheduler", "LCMScheduler"])
