@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import torch
 
-from diffrl.tensors import Float, Tensor
+from diffrl.tensors import Device, Float, Tensor
 
 BITS = 22
 """Of a weight's fraction."""
@@ -39,8 +39,9 @@ def resized(pixels: Float[Tensor, "b c h w"], edge: int) -> Float[Tensor, "b c s
     # Sums of 8-bit levels times 22-bit weights are exact in 64 bits. MPS has but 32: there a half
     # may fall to the other side.
     exact = torch.float32 if pixels.device.type == "mps" else torch.float64
-    along_rows = weights(width, wide).to(pixels.device, exact)
-    along_columns = weights(height, tall).to(pixels.device, exact)
+    place = placed.__wrapped__ if pixels.is_meta else placed  # a plan counts each call alike
+    along_rows = place(width, wide, pixels.device, exact)
+    along_columns = place(height, tall, pixels.device, exact)
     rows = _halves_up(pixels.to(exact) @ along_rows.T)
     return _halves_up(along_columns @ rows).to(pixels.dtype)
 
@@ -60,6 +61,14 @@ def weights(length: int, goal: int) -> Float[Tensor, "goal length"]:
             whole = weight / total * 2**BITS
             matrix[i, x] = math.trunc(whole - 0.5 if whole < 0 else whole + 0.5) / 2**BITS
     return matrix
+
+
+@lru_cache(maxsize=8)
+def placed(
+    length: int, goal: int, device: Device, dtype: torch.dtype
+) -> Float[Tensor, "goal length"]:
+    """Return `weights` on a device, where a copy would wait for all that was asked of it before."""
+    return weights(length, goal).to(device, dtype)
 
 
 def _bicubic(x: float) -> float:

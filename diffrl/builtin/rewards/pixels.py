@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from diffrl.builtin.rewards.bicubic import levels, resized
-from diffrl.tensors import Float, Tensor
+from diffrl.tensors import Device, Float, Tensor
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -65,7 +66,12 @@ class Preprocess:
             pixels = resized(pixels, self.edge)
         top, left = ((n - c) // 2 for n, c in zip(pixels.shape[-2:], self.crop, strict=True))
         pixels = pixels[..., top : top + self.crop[0], left : left + self.crop[1]]
-        mean, std = (
-            torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std)
-        )
+        place = placed.__wrapped__ if pixels.is_meta else placed
+        mean, std = (place(tuple(v), pixels.device) for v in (self.mean, self.std))
         return (pixels / 255 - mean) / std
+
+
+@lru_cache(maxsize=16)
+def placed(values: tuple[float, ...], device: Device) -> Float[Tensor, "c 1 1"]:
+    """Return a number for each channel on a device, copied there once."""
+    return torch.tensor(values, device=device)[:, None, None]
