@@ -63,7 +63,11 @@ class UNetPolicy:
         self._unet, self._call, self._guidance = unet, call, guidance
         self._encode, self._cond = encode, dict[str, Tensor]()
         self._to_latent, self._scheduler = to_latent, scheduler
-        self.device = next(unet.parameters()).device
+        first = next(unet.parameters())
+        self.device = first.device
+        # A network in half precision is called under autocast, which would round conditions anew in
+        # every attention.
+        self._rounds = first.dtype if first.dtype in (torch.bfloat16, torch.float16) else None
         self._table = scheduler.alphas_cumprod.to(self.device)
         self._latent = (int(unet.config.in_channels), size, size)
         self.noise_rng = torch.Generator().manual_seed(seed)
@@ -168,6 +172,7 @@ class UNetPolicy:
         options: dict[str, Any] = {"return_dict": False}
         if self._embedded is not None:
             options["timestep_cond"] = self._embedded.expand(len(x), -1)
+        cond = cond if self._rounds is None else cond.to(self._rounds)
         if weights == "live":
             return self._call(x, t, cond, **options)[0].float()
         kept = {"old": self._old, "base": self._base}.get(weights)

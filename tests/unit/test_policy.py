@@ -15,13 +15,14 @@ def pipeline_folder(tmp_path_factory):
     return save_tiny_pipeline(tmp_path_factory.mktemp("tiny"))
 
 
-def make_policy(folder, guidance=1.0, kind="lora"):
+def make_policy(folder, guidance=1.0, kind="lora", dtype=torch.float32):
     from diffusers import StableDiffusionPipeline
 
     from diffrl.adapters import attach_lora, train_all
     from diffrl.pipeline import ddim_schedule, encoder, latent_encoder
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.unet.to(dtype)
     attach_lora(pipeline.unet, 4, 4.0, seed=0) if kind == "lora" else train_all(pipeline.unet)
     return UNetPolicy(
         unet=pipeline.unet,
@@ -123,6 +124,32 @@ def test_a_network_distilled_with_guidance_is_told_the_scale_and_called_once(tmp
         outputs.append(policy.predict(batch.x[:, :, 0], batch.t[:, :, 0], batch.cond))
     assert calls == [4, 4]
     assert not torch.allclose(*outputs)
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["half", "fp32"])
+def test_conditions_are_rounded_once_for_all_attentions(half, pipeline_folder):
+    """The output and the gradients are those of a network that rounds them in each."""
+    policy = make_policy(pipeline_folder, dtype=torch.bfloat16 if half else torch.float32)
+    unet, given = policy._unet, []
+    perturb(policy)
+
+    def call(x, t, cond, **options):
+        given.append(cond.dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return unet(x, t, cond, **options)
+
+    policy._call = call
+    x, t = torch.randn(4, 4, 8, 8), torch.tensor([999.0, 749.0, 499.0, 249.0])
+    cond = policy.prompts(["cat", "dog"], 2).cond
+    found = []
+    for predict in (policy.predict, lambda *of: call(*of, return_dict=False)[0].float()):
+        out = predict(x, t, cond)
+        out.square().sum().backward()
+        found.append((out.detach(), *(p.grad for p in policy.trained.values())))
+        unet.zero_grad(set_to_none=True)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert given == [torch.bfloat16 if half else torch.float32, torch.float32]
+    assert any(one.any() for one in found[0][1:])
 
 
 def test_memory_of_log_probs_does_not_grow_with_the_number_of_steps(policy):
