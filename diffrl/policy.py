@@ -14,7 +14,7 @@ from diffrl.kernels import Ddim, Lcm, embedded_scale, log_density
 from diffrl.speed.compiling import sized_as_in_updates
 from diffrl.speed.memory import MOST_PROMPTS
 from diffrl.speed.merging import merged
-from diffrl.speed.sharding import alike, called_with, regather
+from diffrl.speed.sharding import alike, called_with, copies, regather
 from diffrl.stages import Weights
 from diffrl.stepwise import one_step_at_a_time
 from diffrl.streams import normal
@@ -76,7 +76,7 @@ class UNetPolicy:
         """The last log-density of the live weights, without gradient."""
         trained = {n: p for n, p in unet.named_parameters() if p.requires_grad}
         self.trained: dict[str, nn.Parameter] = trained
-        self._base = _copy(trained)
+        self._base = copies(trained)
         self._old = self._base
         width = unet.config.time_cond_proj_dim
         self._embedded = None if width is None else embedded_scale(guidance, width).to(self.device)
@@ -249,8 +249,10 @@ class UNetPolicy:
 
     def follow(self, decay: float) -> None:
         """Move `old` towards `live`: `old = decay old + (1 - decay) live`; 0 copies."""
-        live = _copy(self.trained)
-        self._old = {n: decay * self._old[n] + (1 - decay) * p for n, p in live.items()}
+        live = copies(self.trained)
+        if decay:
+            live = {n: decay * self._old[n] + (1 - decay) * p for n, p in live.items()}
+        self._old = live
 
     def old(self) -> dict[str, Tensor]:
         """Return the `old` weights by parameter name, for a checkpoint."""
@@ -259,10 +261,6 @@ class UNetPolicy:
     def set_old(self, weights: dict[str, Tensor]) -> None:
         """Restore the `old` weights of a checkpoint."""
         self._old = {n: alike(weights[n], p) for n, p in self.trained.items()}
-
-
-def _copy(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    return {n: p.detach().clone() for n, p in parameters.items()}
 
 
 def _spread(cond: Tensor, rows: torch.Size) -> Tensor:

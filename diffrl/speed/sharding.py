@@ -110,6 +110,15 @@ def alike(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(placed, part.device_mesh, part.placements, src_data_rank=None)
 
 
+def copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of weights by name, made all at once where each is whole."""
+    if not weights or any(_is_part(one) for one in weights.values()):
+        return {name: one.detach().clone() for name, one in weights.items()}
+    made = {name: torch.empty_like(one.detach()) for name, one in weights.items()}
+    torch._foreach_copy_(list(made.values()), [one.detach() for one in weights.values()])
+    return made
+
+
 def called_with(
     unet: Any, weights: Mapping[str, Tensor], inputs: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:

@@ -118,11 +118,18 @@ class Gradients:
 
     def keep(self) -> None:
         """Copy what there is now; where memory ends in that, nothing is kept or changed."""
+        now, room = [w.grad for w in self._weights], self._kept
         self._kept = None
-        self._kept = [None if w.grad is None else w.grad.clone() for w in self._weights]
+        if room is None or any((a is None) != (b is None) for a, b in zip(now, room, strict=True)):
+            del room
+            room = [None if one is None else torch.empty_like(one) for one in now]
+        if there := [one for one in now if one is not None]:
+            torch._foreach_copy_([one for one in room if one is not None], there)
+        self._kept = room
 
     def put_back(self) -> None:
-        """Set gradients back to what was kept."""
+        """Set gradients back to what was kept, which is theirs from now on."""
         if self._kept is not None:
             for weight, gradient in zip(self._weights, self._kept, strict=True):
                 weight.grad = gradient
+        self._kept = None

@@ -14,7 +14,7 @@ from diffrl.scoring import ScoredBy
 from diffrl.speed import fitting
 from diffrl.speed.fitting import UNBOUNDED, Fitting, Pieces
 from diffrl.streams import Streams
-from diffrl.trainer.fitted import learnt, part, sampled
+from diffrl.trainer.fitted import Gradients, learnt, part, sampled
 from diffrl.types import Minibatch
 
 
@@ -162,6 +162,32 @@ def test_gradients_of_a_backward_pass_that_ended_halfway_are_taken_back(plain, s
         handle.remove()
     assert len(ended) == 2 and pieces.size == 1
     assert same_gradients(gradients, wanted)
+
+
+def test_gradients_are_kept_in_the_same_memory_until_they_are_put_back():
+    weights = [torch.nn.Parameter(torch.randn(size)) for size in (3, 4)]
+    kept = Gradients(weights)
+    kept.keep()
+    weights[0].grad = torch.randn(3)
+    kept.put_back()
+    assert [w.grad for w in weights] == [None, None]
+    places = set()
+    for _ in range(3):
+        for one in weights:
+            one.grad = torch.randn_like(one)
+        kept.keep()
+        places.add(tuple(one.data_ptr() for one in kept._kept))
+    wanted = [one.grad.clone() for one in weights]
+    for one in weights:
+        one.grad.add_(1)
+    kept.put_back()
+    assert all(torch.equal(w.grad, one) for w, one in zip(weights, wanted, strict=True))
+    kept.keep()  # what was put back is theirs, so that it is not written over
+    for one in weights:
+        one.grad.add_(1)
+    kept.put_back()
+    assert all(torch.equal(w.grad, one) for w, one in zip(weights, wanted, strict=True))
+    assert len(places) == 1
 
 
 def test_a_part_is_told_where_it_begins_also_when_it_is_done_again(plain, monkeypatch):

@@ -180,7 +180,10 @@ def test_old_weights_follow_live_at_the_decay_asked_for(policy):
     expected = 0.75 * start[name] + 0.25 * policy.trained[name]
     assert torch.allclose(policy.old()[name], expected)
     policy.follow(0.0)
-    assert torch.equal(policy.old()[name], policy.trained[name])
+    for name, live in policy.trained.items():
+        old = policy.old()[name]
+        assert torch.equal(old, live) and old.data_ptr() != live.data_ptr()
+        assert old.stride() == live.stride() and not old.requires_grad
 
 
 def test_replay_returns_the_stored_sample_with_gradient(policy):
