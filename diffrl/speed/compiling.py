@@ -160,9 +160,12 @@ def steady(compiled: Callable[..., Any], mode: str, name: str) -> Callable[..., 
 
 def own_gradients(weights: Iterable[Tensor]) -> None:
     """Give weights memory of their own for gradients, or autograd would keep a recording's."""
-    for weight in weights:
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
+    lacking = [weight for weight in weights if weight.grad is None]
+    made = [torch.empty_like(weight) for weight in lacking]
+    if made:
+        torch._foreach_zero_(made)
+    for weight, gradient in zip(lacking, made, strict=True):  # only now, should memory end before
+        weight.grad = gradient
 
 
 def seconds_compiling() -> float:

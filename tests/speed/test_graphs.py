@@ -8,7 +8,7 @@ import torch
 
 import diffrl
 from diffrl.errors import SettingsError
-from diffrl.speed.compiling import steady
+from diffrl.speed.compiling import own_gradients, steady
 from diffrl.speed.fitting import Fitting
 from diffrl.speed.graphs import Bare, Graphed, graph_forward, graph_problems
 
@@ -109,6 +109,17 @@ def test_a_copy_and_a_network_without_its_adapters_are_not_replayed(recorded):
         made.unet.enable_adapters()
         assert torch.equal(made.unet(*given, return_dict=False)[0], with_adapters)
         assert recorder.replays == before + 1
+
+
+def test_weights_without_gradients_get_some_that_are_zero():
+    first, second = (torch.nn.Parameter(torch.randn(2, 3, 2, 2)) for _ in range(2))
+    last = torch.nn.Parameter(torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last))
+    second.grad = torch.ones_like(second)
+    for _ in range(2):
+        own_gradients(iter([first, second, last]))
+        assert second.grad.all() and not first.grad.any() and not last.grad.any()
+    assert last.grad.stride() == last.stride()
+    assert first.grad.data_ptr() != last.grad.data_ptr()
 
 
 def test_recordings_are_let_go_where_memory_ends_and_a_half_is_a_half(recorded):
