@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from diffrl.speed.copying import on_cpu
 from diffrl.speed.sharding import is_split, plain_class
 from diffrl.tensors import Tensor
 
@@ -69,7 +70,7 @@ def save_weights(unet: Any, folder: Path, weights: Mapping[str, Tensor] | None =
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     StableDiffusionPipeline.save_lora_weights(
         folder,
-        unet_lora_layers={n: p.detach().cpu().contiguous() for n, p in layers.items()},
+        unet_lora_layers=on_cpu(layers),
         unet_lora_adapter_metadata=_metadata(unet),
         weight_name=LORA_FILE,
     )

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from diffrl.speed.copying import on_cpu
 from diffrl.tensors import Tensor
 
 TENSOR, TUPLE, PAIRS = "tensor", "tuple", "pairs"
@@ -51,7 +52,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         OSError: if the file cannot be written.
     """
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+        save_file(on_cpu(tensors), path)
     except SafetensorError as error:
         raise as_os_error(error, path) from None
 
@@ -64,7 +65,9 @@ def as_os_error(error: SafetensorError, path: Path) -> OSError:
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
     if torch.is_tensor(value):
-        tensors[name := str(len(tensors))] = value.detach().to("cpu", copy=True)  # of its own
+        own = value.detach()
+        own = own.clone() if own.device.type == "cpu" else own  # others are copied later, at once
+        tensors[name := str(len(tensors))] = own
         return {TENSOR: name}
     if isinstance(value, tuple):
         return {TUPLE: [_packed(v, tensors) for v in value]}
