@@ -84,7 +84,7 @@ def _one_epoch(session: Session) -> None:
             raise session.ranks.lost(error) from error
         raise stopped(session, error) from error
     began = time.perf_counter()
-    session.ranks.most_bad_steps = 0
+    session.ranks.bad_steps.begin()
     try:
         metrics = _train(session, session.epoch + 1)
     except DiffrlError as error:
@@ -103,7 +103,7 @@ def _one_epoch(session: Session) -> None:
         raise
     session.epoch += 1
     session.progress["seconds"] += time.perf_counter() - began
-    if session.ranks.most_bad_steps >= session.settings.optimizer.bad_steps:
+    if session.ranks.bad_steps.most >= session.settings.optimizer.bad_steps:
         session.pending = dict(metrics)
         raise stopped(session, _diverged(session))
     found = _close(session, metrics)
@@ -128,7 +128,7 @@ def _saves(session: Session) -> bool:
 
 def _diverged(session: Session) -> Diverged:
     return Diverged(
-        f"the gradients of {session.ranks.most_bad_steps} optimizer steps in a row were not finite "
+        f"the gradients of {session.ranks.bad_steps.most} optimizer steps in a row were not finite "
         f"(optimizer.bad_steps); lower optimizer.lr, or compute with --precision fp32 or bf16"
     )
 

@@ -147,6 +147,8 @@ def update(
             with alone_where_memory_ends(ranks):
                 tally.grad_norms.append(ranks.commit())
             batches.stop()
+    with alone_where_memory_ends(ranks):
+        ranks.bad_steps.read()  # waits for what was asked of a GPU, which is the update's time
 
 
 def as_figures(told: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:

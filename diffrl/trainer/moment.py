@@ -38,7 +38,7 @@ class Moment:
         if cls.can_rewind(session):
             weights = copied(trained(session.policy, session.ranks))
         random = random_state(session.rng)
-        return cls(random, weights, session.ranks.bad_steps, session.ranks.steps)
+        return cls(random, weights, session.ranks.bad_steps.now, session.ranks.steps)
 
     def is_near(self, session: Session) -> bool:
         """Return whether there is a way back: there are copies, or weights have not changed yet."""
@@ -49,11 +49,11 @@ class Moment:
         if self.trained is not None:
             restore_trained(self.trained, session.policy, session.ranks)
         restore_random(self.random, session.rng)
-        session.ranks.bad_steps = self.bad_steps
+        session.ranks.bad_steps.go_back(self.bad_steps)
 
 
 def copied(value: Any) -> Any:
-    """Return nested values with tensors of their own; `copy.deepcopy` takes several times as long."""
+    """Return nested values with tensors of their own, in a fraction of `copy.deepcopy`'s time."""
     if torch.is_tensor(value):
         return value.detach().clone()
     if type(value) is dict:

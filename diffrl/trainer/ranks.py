@@ -20,6 +20,7 @@ from diffrl.speed.sharding import is_split, together
 from diffrl.tensors import Tensor
 from diffrl.trainer.exchange import Exchange, hearing
 from diffrl.trainer.shares import Share
+from diffrl.trainer.skipping import Streak, step
 from diffrl.types import Rewards
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Ranks:
         """Returns the signal that asks this process to stop, or 0."""
         self.exchange = Exchange(accelerator)
         self._flags = 0
-        self.bad_steps = self.most_bad_steps = 0
+        self.bad_steps = Streak()
         """Optimizer steps in a row whose gradient was not finite."""
         self.steps = 0
         """Optimizer steps of this process."""
@@ -110,14 +111,10 @@ class Ranks:
             self._flags = self.exchange.gradients(parameters, self.asked())
         clipped = self.accelerator.clip_grad_norm_(parameters, self._max_norm)
         norm = torch.as_tensor(together(clipped))
-        good = bool(norm.isfinite())
-        if good or self.accelerator.scaler is not None:
-            self.steps += 1  # before: one that fails in the middle has changed weights, too
-            self._optimizer.step()
-        else:
-            self.steps += 1
-        self.bad_steps = 0 if good else self.bad_steps + 1
-        self.most_bad_steps = max(self.most_bad_steps, self.bad_steps)
+        good = norm.isfinite()
+        self.steps += 1  # before: one that fails in the middle has changed weights, too
+        step(self._optimizer, good, self.accelerator.scaler is not None, self.in_step)
+        self.bad_steps.add(good)
         self._optimizer.zero_grad(set_to_none=True)
         return norm.detach()
 

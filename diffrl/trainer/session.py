@@ -87,7 +87,7 @@ class Session:
         if self.watch.pop(PROMPTS, now := self._digest()) != now:
             said = "the prompts are others than those of the checkpoint: the same draws pick others"
             self.noted.append(Noticed(at.epoch, "run", "prompts", said, "noted"))
-        self.ranks.bad_steps = int(self.watch.get(BAD_STEPS, 0))
+        self.ranks.bad_steps.go_back(int(self.watch.get(BAD_STEPS, 0)))
         self.pieces.go_on(self.watch)
         self.progress = {k: v for k, v in at.progress.items() if not k.startswith(PENDING)}
         told = {k: v for k, v in at.progress.items() if k.startswith(PENDING)}
@@ -96,7 +96,7 @@ class Session:
     def position(self) -> Position:
         """Return what a checkpoint is to hold."""
         pending = {f"{PENDING}{k}": v for k, v in self.pending.items()}
-        watch = {**self.watch, BAD_STEPS: float(self.ranks.bad_steps), **self.pieces.found()}
+        watch = {**self.watch, BAD_STEPS: float(self.ranks.bad_steps.now), **self.pieces.found()}
         watch[PROMPTS] = self._digest()
         return Position(self.epoch, self.memory, {**self.progress, **pending}, watch)
 
