@@ -94,7 +94,9 @@ def _unborn(path: Path) -> bool:
     """Return whether something in a folder is what a run leaves that ended before it began."""
     if path.name in (IMAGES, CHECKPOINTS):
         return path.is_dir() and not any(path.iterdir())
-    return path.name in (LOCK, ENVIRONMENT) or path.name.endswith(PARTIAL)
+    if path.name == ENVIRONMENT:  # which comes after those
+        return (path.parent / IMAGES).is_dir() and (path.parent / CHECKPOINTS).is_dir()
+    return path.name in (LOCK, f".{ENVIRONMENT}{PARTIAL}", f".{SETTINGS}{PARTIAL}")
 
 
 def check_file(path: Path) -> None:

@@ -25,7 +25,7 @@ class ScoredBy:
         weight: factor on the raw score in the sum that is trained on.
         scale: factor from the raw score to the unit in which it is logged.
         differentiable: whether gradient flows from the score to the pictures.
-        groupwise: whether it must see all pictures of a prompt and step at once.
+        groupwise: whether it must see all pictures of a group and step at once.
         higher_is_better: otherwise training lowers the score.
         likes_noise: whether noise may score higher than pictures.
     """

@@ -82,7 +82,7 @@ def policy(pipeline: Any, protocol: Protocol) -> UNetPolicy:
     rows = Fitting("pictures in one network call", UNBOUNDED, advice=ADVICE)
 
     def call(*inputs: Tensor, **more: Any) -> tuple[Tensor]:
-        # As accelerate calls it in training: inputs stay in fp32, and the network chooses.
+        # As accelerate calls it in training: states stay in fp32, and the network chooses.
         def piece(at: slice) -> Tensor:
             of_rows = {n: v[at] if isinstance(v, Tensor) else v for n, v in more.items()}
             return unet(*(one[at] for one in inputs), **of_rows)[0]

@@ -24,6 +24,7 @@ from diffrl.folder import (
     read_object,
     write,
 )
+from diffrl.paths import there
 from diffrl.trainer.run import Run
 
 FORMAT, LARGEST = 1, 1e38
@@ -83,6 +84,8 @@ def save(
 
 def measured_by(base: str | None, clip: str | None) -> dict[str, Any]:
     """Return what measures depend on: the base model that pictures moved from, and the CLIP."""
+    if base is not None and (path := there(base)):
+        base = str(path.resolve())  # however it was written
     return {"moved": base, "moved-clip": [base, clip], "diversity-clip": clip}
 
 

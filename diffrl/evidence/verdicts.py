@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +57,11 @@ def verdicts(one: Sequence[Answers], other: Sequence[Answers]) -> tuple[list[Ver
 
 def _apart(every: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the names that do not stand for the same in all."""
-    first = every[0]
-    return {n for n in first if any(n in one and one[n] != first[n] for one in every)}
+    return {
+        name
+        for name in {name for one in every for name in one}
+        if len({json.dumps(one[name]) for one in every if name in one}) > 1
+    }
 
 
 def _verdict(metric: str, one: Sequence[Answers], other: Sequence[Answers]) -> Verdict | None:

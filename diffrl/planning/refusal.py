@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from diffrl.builtin.models import check_model
 from diffrl.builtin.references import local
 from diffrl.checksums import split
-from diffrl.errors import CheckpointMissing, DoesNotFit, ModelIncomplete
+from diffrl.errors import CheckpointMissing, DiffrlError, DoesNotFit
 from diffrl.planning.advice import KNOBS, smaller, suggestions
 from diffrl.planning.devices import GIB, present
 from diffrl.planning.estimate import Estimate, sized
@@ -27,6 +28,8 @@ def refuse_what_cannot_fit(settings: Settings, prompts: Sequence[str]) -> None:
     Raises:
         DoesNotFit: if it needs clearly more memory than there is, naming settings that fit.
     """
+    if not _is_known(settings.model.ref):
+        return
     device = present(settings.model.device)
     if device.memory >= ROOM and is_tiny(settings):
         return
@@ -34,12 +37,21 @@ def refuse_what_cannot_fit(settings: Settings, prompts: Sequence[str]) -> None:
     estimate = Estimate(settings, prompts, device, processes)
     try:
         plan = estimate.plan()
-    except (CheckpointMissing, ModelIncomplete):
+    except CheckpointMissing:
         return
     if plan.hopeless and not finds_its_size(settings, estimate):
         advised = plan.suggesting(suggestions(estimate))
         lines = [*refusal(advised), "to begin all the same: --anyway"]
         raise DoesNotFit(lines, f"this run {verdict(plan)}")
+
+
+def _is_known(ref: str) -> bool:
+    """Return whether a model is of the kind that is planned: a plugin may open others."""
+    try:
+        check_model(ref)
+    except DiffrlError:
+        return False
+    return True
 
 
 def finds_its_size(settings: Settings, estimate: Estimate) -> bool:

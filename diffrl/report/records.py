@@ -141,8 +141,9 @@ def read(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
 def _inside(folder: Path) -> list[Path]:
     if not there(folder):
         return []
-    found = {*folder.rglob(SETTINGS), *folder.glob(f"*/{SETTINGS}")}  # these through links, too
-    return sorted(p.parent for p in found if CHECKPOINTS not in p.relative_to(folder).parts)
+    links = [p for p in folder.glob(f"*/{SETTINGS}") if p.parent.is_symlink()]
+    found = {p.parent.resolve(): p.parent for p in (*links, *folder.rglob(SETTINGS))}
+    return sorted(p for p in found.values() if CHECKPOINTS not in p.relative_to(folder).parts)
 
 
 def record(folder: Path) -> Record:

@@ -71,7 +71,7 @@ def _drawing(sampler: Any, section: Any) -> Any:
     """Return what draws for evaluations; the sampler itself where it has no say in it."""
     try:
         return sampler.for_evaluation(max(section.steps, default=1), section.eta)
-    except ValueError:  # of pydantic: of bounds that are told below
+    except Exception:  # of its bounds, which are told below, or of its own
         return sampler
 
 

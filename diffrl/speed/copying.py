@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from diffrl.speed.fitting import memory_ended
 from diffrl.tensors import Tensor
 
 TOGETHER = "cuda"
@@ -21,7 +22,12 @@ def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     found = {name: one.detach() for name, one in tensors.items()}
     for names in _buckets(found):
         parts = [found[name] for name in names]
-        flat = torch.cat([one.flatten() for one in parts]).cpu()
+        try:
+            flat = torch.cat([one.flatten() for one in parts]).cpu()
+        except RuntimeError as error:
+            if memory_ended(error):
+                continue  # one by one they need none of the device's
+            raise
         for name, part in zip(names, flat.split([one.numel() for one in parts]), strict=True):
             found[name] = part.view(found[name].shape)
     return {name: one.cpu().contiguous() for name, one in found.items()}

@@ -79,7 +79,7 @@ def run(
         try:
             with telling_of_disks(folder):
                 if resume is None and session.ranks.is_main:
-                    check_free(folder)  # while weights were loaded, another run may have taken it
+                    _take(folder)
                 _begin(session, start)
                 session.ranks.wait()
                 with Heartbeat(session.ranks.exchange, partial(_ended_by_silence, folder)):
@@ -93,6 +93,18 @@ def run(
         finally:
             _leave(session, observers)
     return Run(folder)
+
+
+def _take(folder: Path) -> None:
+    """Keep other runs from a folder; while weights were loaded, one may have taken it.
+
+    Raises:
+        DiffrlError: if one has.
+    """
+    check_free(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock.hold(folder)
+    check_free(folder)
 
 
 def _leave(session: Session, observers: Sequence[object]) -> None:
@@ -177,8 +189,6 @@ def _begin(session: Session, start: Path | None) -> None:
             for name, (package, version, _) in registry().loaded.items()
             if package != "local" and name not in BUILTINS
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.hold(folder)
         create(folder, dump(session.settings), session.sources, loaded)
     else:
         for name in (METRICS, NOTICES):

@@ -17,13 +17,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TWICE = 1.0
 """Seconds in which the same signal is one: schedulers send it to all, launchers pass it on."""
 
+GRACE = 3.0
+"""Seconds to say that another process is lost."""
+
 
 class Patience:
     """Notes the first signal for the run to see, and leaves at the second.
 
     Works in the main thread only, where Python delivers signals; elsewhere nothing is noted.
     Where a process is lost, its launcher ends the others, which first have to say what happened:
-    so SIGTERM is noted after a run that ends for that, too.
+    so the first SIGTERM after a run that ends for that comes a little later.
     """
 
     def __init__(self) -> None:
@@ -48,17 +51,25 @@ class Patience:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._over:
+            self._later(number)
+            return
         name = signal.Signals(number).name
         if self.asked == number and time.monotonic() - self._since < TWICE:
             return  # the same one, passed on by a launcher, too
         if self.asked:
             leave(128 + number, "error: stopped at once")
         self.asked, self._since = number, time.monotonic()
-        if self._over:
-            return
         said = f"\n{name}: this step ends, then the run is saved; once more to leave at once\n"
         with contextlib.suppress(OSError):
             os.write(2, said.encode())
+
+    def _later(self, number: int) -> None:
+        """Let a signal do what it did before the run, once there was time to say what happened."""
+        signal.signal(number, self._before[number])
+        timer = threading.Timer(GRACE, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
 
 
 def leave(code: int, said: str) -> NoReturn:

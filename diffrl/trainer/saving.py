@@ -116,7 +116,7 @@ def note_after(session: Session, error: Exception) -> None:
 
 def again(error: DiffrlError, more: str) -> DiffrlError:
     """Return an error of the same kind that says more."""
-    if isinstance(error, SettingsError):
+    if isinstance(error, SettingsError) and error.problems:
         return SettingsError([*error.problems[:-1], f"{error.problems[-1]}; {more}"])
     if isinstance(error, Interrupted):
         return Interrupted(error.number, f"{error}; {more}")

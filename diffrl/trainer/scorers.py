@@ -38,7 +38,8 @@ def load_rewards(
         watched = tuple(ScoredBy.load(reward, device, 0.0) for reward in settings.watched)
     except RewardError as error:
         raise SettingsError([str(error)]) from error
-    if found := [line for one in trained if one.groupwise for line in _alone(one, settings.recipe)]:
+    asked = [one for one in trained if one.groupwise and one.weight]
+    if found := [line for one in asked for line in _alone(one, settings.recipe)]:
         raise SettingsError(found)
     return trained, watched
 

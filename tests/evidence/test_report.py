@@ -136,6 +136,9 @@ def test_a_folder_of_links_to_runs_stands_for_them(runs, tmp_path):
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "one").symlink_to(runs / "sdpo/1")
     assert len(read([tmp_path / "best"])[0]) == 1
+    shutil.copytree(runs / "sdpo/2", tmp_path / "best" / "two")
+    (tmp_path / "best" / "latest").symlink_to(tmp_path / "best" / "two")
+    assert [one.folder.name for one in read([tmp_path / "best"])[0]] == ["one", "two"]
 
 
 def test_lines_of_a_chart_have_names_of_their_own():

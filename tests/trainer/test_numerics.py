@@ -164,7 +164,7 @@ def test_a_launchers_accumulation_does_not_divide_the_loss(monkeypatch):
     made = accelerator("cpu", "fp32")
     network = torch.nn.Linear(2, 1)
     ranks = Ranks(made, 1.0)
-    call = ranks.prepare(network, torch.optim.AdamW(network.parameters(), 0.1, fused=fused))
+    call = ranks.prepare(network, torch.optim.AdamW(network.parameters(), lr=0.1))
     ranks.backward(call(torch.ones(1, 2)).sum())
     assert network.bias.grad.tolist() == [1.0]
 

@@ -40,7 +40,12 @@ def test_a_folder_of_a_run_that_ended_before_it_began_is_free(tmp_path):
     for name in (".lock", "environment.json", ".settings.toml.partial"):
         (tmp_path / name).write_text("")
     check_free(tmp_path)
-    (tmp_path / "images" / "mine.png").write_text("")
+    for mine in ("images/mine.png", "film.mp4.partial"):
+        (tmp_path / mine).write_text("")
+        with pytest.raises(RunExists, match="is not empty"):
+            check_free(tmp_path)
+        (tmp_path / mine).unlink()
+    (tmp_path / "images").rmdir()  # a run makes that first
     with pytest.raises(RunExists, match="is not empty"):
         check_free(tmp_path)
 

@@ -94,6 +94,8 @@ class AdvantageEstimatorContract(ComponentContract):
         self, component: AdvantageEstimator, prompts: Prompts
     ) -> None:
         """Rows of one group that differ in a terminal reward keep their order."""
+        if self.group == 1:
+            pytest.skip("no two rows of one prompt")
         last = component(_terminal(prompts), prompts, Memory())[0].value[:, -1]
         better = torch.cat([last[prompts.group == one].diff() for one in prompts.group.unique()])
         assert (better >= 0).all()
@@ -103,6 +105,8 @@ class AdvantageEstimatorContract(ComponentContract):
         self, component: AdvantageEstimator, prompts: Prompts
     ) -> None:
         """A terminal reward tells rows apart at the first step, or only at its own."""
+        if self.group == 1:
+            pytest.skip("no two rows of one prompt")
         first = component(_terminal(prompts), prompts, Memory())[0].value[:, 0]
         apart = any(first[prompts.group == one].diff().any() for one in prompts.group.unique())
         assert apart == component.looks_ahead, "looks_ahead should say whether later rewards count"

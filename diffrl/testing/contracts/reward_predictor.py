@@ -109,7 +109,8 @@ class RewardPredictorContract(ComponentContract):
             rollout, judge = full_rollout(policy, steps), CountingJudge()
             component(only(component.needs, rollout), judge)
             most = component.queries(steps) * len(rollout)
-            assert most / 2 <= judge.pictures <= most
+            assert judge.pictures <= most
+            assert steps < 5 or judge.pictures >= most / 2
             assert all(0 <= step < steps for _, step in judge.asked)
 
     def test_asks_apart_is_true_to_its_word(
