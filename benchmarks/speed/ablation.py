@@ -115,6 +115,7 @@ def measured(options: argparse.Namespace, before: Mapping[str, Any]) -> Iterator
     from benchmarks.speed.sizes import SIZES
     from diffrl.folder import environment
 
+    around = {k: v for k, v in environment().items() if k != "command"}  # of code as it begins
     on_gpu = SIZES[options.size].device == "cuda"
     rows = [row for row in ROWS if on_gpu or not row.gpu]
     found: dict[str, Any] = dict(before.get("configurations", {}))
@@ -129,7 +130,7 @@ def measured(options: argparse.Namespace, before: Mapping[str, Any]) -> Iterator
             yield {
                 "size": options.size,
                 "machine": machine(),
-                "environment": {k: v for k, v in environment().items() if k != "command"},
+                "environment": around,
                 "sets": options.sets,
                 "base": BASE,
                 "rows": [asdict(row) for row in usable],

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffrl.folder import short_commit
-from generators.markdown import table
+from generators.markdown import commit, table
 from generators.results import FOLDER
 
+PRICE = FOLDER / "paper_price.json"
 MARKS = {
     "reproduced": "✓",
     "not distinguishable": "·",
@@ -29,6 +30,7 @@ def summary() -> str:
     """Return what of the tiers was run, and how many claims got which verdict."""
     tiers = {name: found for name in ("full", "quick") if (found := _measured(name))}
     parts = [f"{_run(found)}\n\n{_counts(found)}" for found in tiers.values()]
+    parts += [_price()] if PRICE.exists() else []
     return "\n\n".join(parts) or "*Not measured yet.*"
 
 
@@ -130,6 +132,17 @@ def _run(measured: Mapping[str, Any]) -> str:
         f"training by the clock on {' and '.join(measured['machines'])}, at commit {commits}, with "
         f"`{' '.join(measured['settings'])}`. Test: {tests or 'none'}. "
         f"By `python -m benchmarks.paper --tier {measured['tier']}`."
+    )
+
+
+def _price() -> str:
+    """Return what the full tier costs."""
+    found = json.loads(PRICE.read_text("utf-8"))
+    hours = "; ".join(f"{name}: {value:.1f} core-hours" for name, value in found["hours"].items())
+    return (
+        f"**What the full tier costs today**: {hours}. From the first epochs of one seed of each "
+        f"row, {found['jobs']} at a time, on {found['machine']}, commit {commit(found)}. "
+        f"By `python -m benchmarks.paper.price`."
     )
 
 

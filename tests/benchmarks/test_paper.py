@@ -18,6 +18,7 @@ from benchmarks.paper import (  # noqa: E402
     cells,
     experiments,
     figures,
+    price,
     records,
     runs,
     verdicts,
@@ -295,3 +296,11 @@ def test_the_quick_tier_runs_from_end_to_end(tmp_path):
     finally:
         if before is not None:
             target.write_bytes(before)
+
+
+def test_a_whole_run_is_priced_by_its_first_epochs():
+    """Two slow ones, then pairs of 5 and 3 seconds, and an evaluation of 7 every ten."""
+    at = {0: 0.0, 1: 9.0, 2: 13.0, 3: 18.0, 4: 28.0}
+    lines = [{"epoch": e, "seconds": s, "seconds/start": 6.0} for e, s in at.items()]
+    lines[-1] |= {"seconds/sample": 1.0, "seconds/score": 1.5, "seconds/update": 0.5}
+    assert price.whole(lines, 40) == 13 + 19 * 8 + 4 * 7
