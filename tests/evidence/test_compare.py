@@ -147,10 +147,17 @@ def test_pictures_without_a_score_are_left_out_of_a_pair():
     assert verdicts([answer([nan] * 10)], [other]) == ([], [])
 
 
-def test_folders_of_runs_are_compared_by_their_runs(runs, command):
-    code, out, _ = command("compare", runs / "sdpo", runs / "ddpo")
+def test_folders_of_runs_are_compared_by_their_runs(runs, command, tmp_path):
+    for algo in ("sdpo", "ddpo"):  # other tests may have judged some of them afterwards
+        left_out = shutil.ignore_patterns("evaluation.json", "checkpoints")
+        shutil.copytree(runs / algo, tmp_path / algo, ignore=left_out)
+    code, out, _ = command("compare", tmp_path / "sdpo", tmp_path / "ddpo")
     assert code == 0 and "Welch's t over runs" in out
     assert "algo" in out and "train.seed" not in out
+    judged = json.dumps({"format": 1, "own": "x"})
+    (tmp_path / "sdpo" / "1" / "evaluation.json").write_text(judged)
+    code, out, told = command("compare", tmp_path / "sdpo", tmp_path / "ddpo")
+    assert code == 2 and "Welch's t over runs" in out and "sdpo/1/evaluation.json" in told
     code, _, told = command("compare", runs, runs / "sdpo/1")
     assert code == 2 and "expected a folder with settings.toml, or one of such" in told
 
