@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from diffrl.report.records import Record
@@ -23,7 +24,7 @@ class Group:
     name: str
     records: tuple[Record, ...]
 
-    @property
+    @cached_property
     def begun(self) -> tuple[Record, ...]:
         """The runs of which curves and means are: one that has just begun would cut them short.
 

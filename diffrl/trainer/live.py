@@ -67,13 +67,7 @@ class LiveView:
     def diffrl_noticed(self, event: Noticed) -> None:
         """Say what was noticed, above the table."""
         done = "" if event.action == "warn" else f" → {event.action}"
-        self._console.print(
-            f"epoch {event.epoch}, {event.source}: {event.message}{done}",
-            style="yellow",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._plain(f"epoch {event.epoch}, {event.source}: {event.message}{done}", "yellow")
 
     @hookimpl
     def diffrl_run_done(self, event: RunDone) -> None:
@@ -88,9 +82,9 @@ class LiveView:
             self._plain(f"pictures before and after: {picture}")
         self._plain(f"adapter: {event.folder}/checkpoints/{event.epoch}")
 
-    def _plain(self, line: str) -> None:
+    def _plain(self, line: str, style: str | None = None) -> None:
         """Print a line as it is: a path may hold what rich takes for markup."""
-        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+        self._console.print(line, style=style, soft_wrap=True, markup=False, highlight=False)
 
     def close(self) -> None:
         """Give the terminal back."""

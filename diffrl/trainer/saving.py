@@ -48,9 +48,9 @@ def tell(session: Session, hook: str, event: object) -> None:
 
 def _failed(observer: object, hook: str, epoch: int, error: BaseException) -> Noticed:
     name = getattr(observer, "__name__", type(observer).__name__)
-    cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    if isinstance(error, SystemExit):
-        cause = "nobody reads its output any more"
+    closed = "nobody reads its output any more"
+    words = closed if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+    cause = " ".join(words.split())[:200]
     said = f"observer {name!r} failed in {hook} ({cause}); the run goes on without that"
     return Noticed(epoch, "observer", f"observer:{name}", said)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from diffrl import folder
 from diffrl.errors import RunExists
 from diffrl.folder import check_free, claimed, environment, given_back
 from diffrl.paths import at_home
@@ -28,8 +29,8 @@ def test_what_fails_gives_its_folder_back_unless_something_is_in_it(tmp_path):
     settings = resolve("sdpo", ["pickscore"])
     full, empty = claimed(settings, tmp_path / "runs"), claimed(settings, tmp_path / "runs")
     (full / "settings.toml").write_text("")
-    for folder in (full, empty):
-        with pytest.raises(KeyboardInterrupt), given_back(folder):
+    for one in (full, empty):
+        with pytest.raises(KeyboardInterrupt), given_back(one):
             raise KeyboardInterrupt
     assert full.exists() and not empty.exists()
 
@@ -50,7 +51,9 @@ def test_a_folder_of_a_run_that_ended_before_it_began_is_free(tmp_path):
         check_free(tmp_path)
 
 
-def test_a_checkout_without_git_is_no_error(monkeypatch):
+def test_a_checkout_without_git_is_no_error(monkeypatch, tmp_path):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(folder, "__file__", str(tmp_path / "diffrl" / "folder.py"))
     monkeypatch.setenv("PATH", "")
     assert environment()["commit"] is None
 
