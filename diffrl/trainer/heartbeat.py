@@ -20,6 +20,10 @@ BEAT, SILENCE = 5.0, 45.0
 TICK = 1.0
 """Seconds between looks at the clock."""
 
+LAST = 3.0
+"""Seconds that a sign of life may still take when all is over. Where the first process's machine is
+gone it takes for ever, which does no harm to what ends meanwhile."""
+
 FIRST = timedelta(seconds=30)
 """How long a connection may take to be made, or to answer."""
 
@@ -47,6 +51,7 @@ class Heartbeat:
         self._exchange, self._lost = exchange, lost
         self._silence, self._beat = silence, beat
         self._ended = threading.Event()
+        self._talking = threading.Thread(target=self._talk, name="heartbeat", daemon=True)
         self._store: Any = None
         self._others = [rank for rank in range(exchange.count) if rank != exchange.rank]
         self._said: dict[int, bytes] = {}
@@ -59,14 +64,17 @@ class Heartbeat:
         return self
 
     def __exit__(self, *how: object) -> None:
+        """End, but not in the middle of a sign of life: Python aborts if its answer comes then."""
         self._ended.set()
+        if self._talking.is_alive():
+            self._talking.join(LAST)
 
     def begin(self, store: Any) -> None:
         """Begin to tell and to listen, through a store of keys and values that all can reach."""
         self._store = store
         self._forgive()
-        for work in (self._talk, self._watch):
-            threading.Thread(target=work, name=f"heartbeat{work.__name__}", daemon=True).start()
+        self._talking.start()
+        threading.Thread(target=self._watch, name="heartbeat watch", daemon=True).start()
 
     def _forgive(self) -> None:
         now = time.monotonic()

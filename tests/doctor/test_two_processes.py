@@ -40,7 +40,7 @@ def test_processes_that_drift_apart_are_caught(build, tiny_sets, tmp_path):
         timeout=280,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)  # of the main process alone
     verdicts = {one["check"]: one["verdict"] for one in said["findings"]}
     codes = [(tmp_path / f"code-{rank}").read_text() for rank in (0, 1)]

@@ -59,6 +59,7 @@ def environment(**more):
     """Return the environment of a process that trains on its share of the cores."""
     paths = os.pathsep.join([str(HERE), *sys.path])
     own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": paths}
+    own["PYTHONFAULTHANDLER"] = "1"  # or one that aborts says nothing
     return {**os.environ, **own, **more}
 
 
@@ -80,7 +81,7 @@ def trained(folder, algorithms, sets, processes=1, reward="pickscore"):
         trained_here(folder, algorithms, sets, reward)
     else:
         done = launched(folder, algorithms, sets, processes, reward)
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, done.stderr  # whole: the first words tell what began it
     return {
         algo: [
             torch.load(folder / f"{algo}-{rank}.pt", weights_only=True) for rank in range(processes)

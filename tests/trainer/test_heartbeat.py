@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -101,6 +102,36 @@ def test_a_process_that_was_stopped_itself_counts_anew(listening, monkeypatch):
     board.answers.set()
     time.sleep(0.5)
     assert told == []
+
+
+ENDING = """
+import sys, time
+from datetime import timedelta
+from torch import distributed
+from diffrl.trainer.exchange import Exchange
+from diffrl.trainer.heartbeat import Heartbeat
+
+class First(Exchange):
+    def __init__(self):
+        self.rank, self.count = 0, 2
+
+class Slow:
+    def __init__(self):
+        self.store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    def set(self, key, value):
+        self.store.wait(["never"], timedelta(seconds=1))
+
+beats = Heartbeat(First(), sys.exit)
+beats.begin(Slow())
+time.sleep(0.9)
+beats.__exit__()
+"""
+
+
+def test_a_process_does_not_end_in_the_middle_of_a_sign_of_life():
+    """Where an answer comes to C++ while Python ends, the whole process aborts."""
+    done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_one_process_has_nobody_to_listen_for():
