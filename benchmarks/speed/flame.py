@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="sets")
     parser.add_argument("--output", type=Path, help="folder of both files, in place of the docs'")
     options = parser.parse_args()
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
     stacks, seconds = profiled(options.epochs, options.sets)
     picture = options.output or ROOT / "docs" / "images"
     result = options.output or ROOT / "benchmarks" / "results"

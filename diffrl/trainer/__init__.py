@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffrl import moments, shelf
-from diffrl.errors import DiffrlError, ProcessLost, quoted
+from diffrl.errors import DiffrlError, ProcessLost, SettingsError, quoted
 from diffrl.events import Noticed
 from diffrl.folder import (
     METRICS,
@@ -29,6 +29,7 @@ from diffrl.settings import Settings
 from diffrl.settings.saved import changed, dump, load
 from diffrl.speed.fitting import in_words
 from diffrl.trainer import checkpoint, lock
+from diffrl.trainer.agreement import are_many, by_all, by_the_first
 from diffrl.trainer.api import resume, train
 from diffrl.trainer.disks import telling_of_disks
 from diffrl.trainer.engines import settled
@@ -38,7 +39,7 @@ from diffrl.trainer.interrupt import Patience, leave
 from diffrl.trainer.live import LiveView, live_view
 from diffrl.trainer.observers import FolderObserver
 from diffrl.trainer.preflight import preflight, refuse_another_past
-from diffrl.trainer.ranks import accelerator, by_the_first
+from diffrl.trainer.ranks import accelerator, check_device
 from diffrl.trainer.run import Run
 from diffrl.trainer.saving import notice, said_before
 from diffrl.trainer.session import Session, build
@@ -46,6 +47,12 @@ from diffrl.trainer.trackers import TrackerObserver
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+DEAF = (
+    "processes cannot reach the first one on a port that the system chooses: one that freezes or "
+    "loses power keeps the others waiting for two hours"
+)
 
 
 def run(
@@ -82,7 +89,10 @@ def run(
                     _take(folder)
                 _begin(session, start)
                 session.ranks.wait()
-                with Heartbeat(session.ranks.exchange, partial(_ended_by_silence, folder)):
+                lost = partial(_ended_by_silence, folder)
+                with Heartbeat(session.ranks.exchange, lost) as heartbeat:
+                    if heartbeat.deaf:
+                        session.noted += [Noticed(session.epoch, "run", "deaf", DEAF)]
                     go(session)
                     session.ranks.wait()
         except ProcessLost as error:
@@ -137,10 +147,7 @@ def _loaded(
 ) -> tuple[Session, Path | None]:
     """Return what runs, and the checkpoint that it goes on from, if any."""
     settings = settled(settings, os.environ)
-    prompts = preflight(settings, None if resume else output, resume)
-    if not anyway:
-        refuse_what_cannot_fit(settings, prompts[0])
-    made = accelerator(settings.model.device, settings.model.precision)
+    made, prompts = _checked(settings, None if resume else output, resume, anyway)
     given = resume or output
     folder = Path(by_the_first(made, lambda: str(given or claimed(settings))))
     own = folder if made.is_main_process and given is None else None
@@ -150,6 +157,30 @@ def _loaded(
             refuse_another_past(settings, folder, start, prompts[1])
         with in_words("memory ends in loading the models"):
             return build(settings, made, folder, prompts), start
+
+
+def _checked(
+    settings: Settings, output: Path | None, resume: Path | None, anyway: bool
+) -> tuple[Accelerator, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return the accelerator of settings that can be run, and the prompts.
+
+    Alone, what is wrong is said before anything is started. Of several processes, one may lack a
+    file or a plugin that the others have: they first meet, and then tell each other.
+    """
+
+    def prompts() -> tuple[tuple[str, ...], tuple[str, ...]]:
+        found = preflight(settings, output, resume)
+        if not anyway:
+            refuse_what_cannot_fit(settings, found[0])
+        return found
+
+    if not are_many():
+        found = prompts()
+        return accelerator(settings.model.device, settings.model.precision), found
+    if problems := check_device(settings.model.device, settings.model.precision):
+        raise SettingsError(problems)
+    made = accelerator(settings.model.device, settings.model.precision)
+    return made, by_all(made, prompts)
 
 
 @contextlib.contextmanager

@@ -63,6 +63,11 @@ class Heartbeat:
             self.begin(store)
         return self
 
+    @property
+    def deaf(self) -> bool:
+        """Whether there are others, and no way to hear of them."""
+        return bool(self._others) and self._store is None
+
     def __exit__(self, *how: object) -> None:
         """End, but not in the middle of a sign of life: Python aborts if its answer comes then."""
         self._ended.set()

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from diffrl.errors import DiffrlError, Interrupted, ProcessLost, SettingsError, one_line
+from diffrl.errors import Interrupted, ProcessLost, SettingsError, one_line
 from diffrl.settings.checks import DEVICES
 from diffrl.speed.sharding import is_split, together
 from diffrl.tensors import Tensor
-from diffrl.trainer.exchange import Exchange, hearing
+from diffrl.trainer.exchange import Exchange
 from diffrl.trainer.shares import Share
 from diffrl.trainer.skipping import Streak, step
 from diffrl.types import Rewards
@@ -207,30 +207,6 @@ def accelerator(device: str, precision: str) -> Accelerator:
     if device != "auto" and made.device.type != kind:
         raise SettingsError([f"model.device = {device!r}: this machine offers {made.device.type}"])
     return made
-
-
-def by_the_first(made: Accelerator, act: Callable[[], str]) -> str:
-    """Return what the main process's `act` returns, in every process.
-
-    Raises:
-        DiffrlError: in every process, what it raises in that one; also for errors of the system.
-    """
-    from accelerate.utils import broadcast_object_list
-
-    told, failed = "", None
-    if made.is_main_process:
-        try:
-            told = act()
-        except (DiffrlError, OSError) as error:
-            failed = error
-    if made.num_processes > 1:
-        with hearing():
-            told, why = broadcast_object_list([told, None if failed is None else str(failed)])
-        if failed is None and why is not None:
-            raise DiffrlError(why)
-    if failed is not None:
-        raise failed
-    return told
 
 
 def log_into(folder: Path, made: Accelerator) -> None:

@@ -29,6 +29,7 @@ from diffrl.speed.formats import DTYPES
 from diffrl.speed.memory import put_text_encoder_away
 from diffrl.speed.sharding import split
 from diffrl.tensors import Float, Generator, Tensor
+from diffrl.trainer.agreement import by_all
 from diffrl.trainer.checkpoint import Position
 from diffrl.trainer.opening import open_model
 from diffrl.trainer.ranks import Ranks, log_into
@@ -132,9 +133,10 @@ def build(
     torch.manual_seed(seed)
     with recording() as sources:
         half, full = DTYPES[model.precision], settings.adapter.kind == "full"
-        pipeline = open_pipeline(model.ref, made.device, half, torch.float32 if full else half)
+        unet = torch.float32 if full else half
+        pipeline = by_all(made, lambda: open_pipeline(model.ref, made.device, half, unet))
         policy = build_policy(settings, ranks, pipeline, seed)
-        rewards, watched = load_rewards(settings, str(made.device))
+        rewards, watched = by_all(made, lambda: load_rewards(settings, str(made.device)))
     if settings.speed.low_memory:
         put_text_encoder_away(pipeline, policy, [*prompts[0], *prompts[1]])
     sizes = (train.sample_batch, train.micro_batch, train.decode_batch)

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from diffrl.trainer import heartbeat
+from diffrl.folder import NOTICES, read_lines
+from diffrl.trainer import heartbeat, train
 from diffrl.trainer.exchange import Exchange
 from diffrl.trainer.heartbeat import Heartbeat
 
@@ -104,6 +105,16 @@ def test_a_process_that_was_stopped_itself_counts_anew(listening, monkeypatch):
     assert told == []
 
 
+def test_a_run_whose_processes_cannot_hear_of_each_other_says_so(monkeypatch, tiny_sets, tmp_path):
+    monkeypatch.setattr(heartbeat, "connected", lambda exchange: None)
+    with Heartbeat(Alone(1, 2), pytest.fail) as one:
+        assert one.deaf
+    monkeypatch.setattr(Heartbeat, "deaf", True)
+    done = train("sdpo", "pickscore", sets=tiny_sets, epochs=1, output=tmp_path / "run", live=False)
+    (said,) = [n["message"] for n in read_lines(done.folder / NOTICES) if n["rule"] == "deaf"]
+    assert said.endswith("keeps the others waiting for two hours")
+
+
 ENDING = """
 import sys, time
 from datetime import timedelta
@@ -136,7 +147,7 @@ def test_a_process_does_not_end_in_the_middle_of_a_sign_of_life():
 
 def test_one_process_has_nobody_to_listen_for():
     with Heartbeat(Alone(0, 1), pytest.fail) as one:
-        assert one._store is None
+        assert one._store is None and not one.deaf
 
 
 def test_a_frozen_process_ends_the_others(tiny_sets, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -75,6 +76,44 @@ def test_fewer_groups_than_processes_are_refused(tiny_sets, tmp_path, monkeypatc
         with pytest.raises(SettingsError, match=said):
             run(settings, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("lacking", ["the folder", "some weights"])
+def test_a_process_that_cannot_begin_ends_those_of_other_machines(lacking, tiny_sets, tmp_path):
+    """Where no launcher sees both: each would watch its own processes only."""
+    ref = next(one for one in tiny_sets if one.startswith("model.ref="))
+    own = tmp_path / "other machine"
+    if lacking == "some weights":
+        shutil.copytree(ref.partition("=")[2], own)
+        weights = next((own / "unet").glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:-100])
+    sets = [tiny_sets, [f"model.ref={own}" if one == ref else one for one in tiny_sets]]
+    port = str(free_port())
+    processes = [
+        subprocess.Popen(
+            command(tmp_path, ["sdpo"], sets[rank]),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+                MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+            ),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    whole, torn = [process.communicate(timeout=60)[1] for process in processes]
+    assert all(process.returncode for process in processes)
+    said = "no model at" if lacking == "the folder" else "cannot load the model"
+    assert said in torn.splitlines()[-1] and said in whole.splitlines()[-1]
+    assert "diffrl.errors.DiffrlError: process 1 of 2: " in whole
+    assert not (tmp_path / "sdpo").exists()
+
+
+def free_port():
+    """Return a port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def test_a_process_that_dies_takes_the_run_down_within_a_minute(tiny_sets, tmp_path):
