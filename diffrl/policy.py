@@ -18,7 +18,7 @@ from diffrl.speed.sharding import alike, called_with, copies, regather
 from diffrl.stages import Weights
 from diffrl.stepwise import one_step_at_a_time
 from diffrl.streams import normal
-from diffrl.tensors import Float, Generator, Tensor
+from diffrl.tensors import Float, Generator, Tensor, put
 from diffrl.types import Batch, Prompts, at_step
 
 Encode = Callable[[Sequence[str]], Tensor]
@@ -118,10 +118,7 @@ class UNetPolicy:
 
     def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
         """Return standard normal noise of shape `(*shape, *latent)`, the same on every device."""
-        noise = normal((*shape, *self._latent), rng)
-        if self.device.type == "cuda":  # from pinned memory, so that nothing waits for the copy
-            noise = noise.pin_memory()
-        return noise.to(self.device, non_blocking=True)
+        return put(normal((*shape, *self._latent), rng), self.device)
 
     def encode(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b *latent"]:
         """Return the latents of pictures in [0, 1], cropped to a square and resized to fit."""

@@ -25,4 +25,15 @@ else:
 
     Bool = Float = Int = Generator = Device = Tensor
 
-__all__ = ["Bool", "Device", "Float", "Generator", "Int", "Tensor"]
+__all__ = ["Bool", "Device", "Float", "Generator", "Int", "Tensor", "put"]
+
+
+def put(value: Tensor, device: Device) -> Tensor:
+    """Return a tensor on a device; a GPU of CUDA is not waited for.
+
+    That takes pinned memory, which CUDA holds until it is copied. Elsewhere a copy that is not
+    waited for may read what is freed meanwhile.
+    """
+    if device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-from diffrl.tensors import Bool, Device, Float, Int, Tensor
+from diffrl.tensors import Bool, Float, Int, Tensor, put
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def gather(rollout: Rollout, advantages: Advantages, minibatch: Minibatch) -> Ba
     def of(values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the indices where the values are, copied there once."""
         if values.device not in here:
-            here[values.device] = _to(minibatch.rows, values.device), _to(steps, values.device)
+            here[values.device] = put(minibatch.rows, values.device), put(steps, values.device)
         return here[values.device]
 
     def rows_of(values: Tensor) -> Tensor:
@@ -201,13 +201,6 @@ def gather(rollout: Rollout, advantages: Advantages, minibatch: Minibatch) -> Ba
         each=None if advantages.each is None else rows_of(advantages.each),
         length=advantages.value.shape[1],
     )
-
-
-def _to(indices: Tensor, device: Device) -> Tensor:
-    """Return indices on a device; from pinned memory, so that nothing waits for a GPU's queue."""
-    if device.type == "cuda" and indices.device.type == "cpu":
-        indices = indices.pin_memory()
-    return indices.to(device, non_blocking=True)
 
 
 def at_step(batch: Batch, j: int) -> Batch:

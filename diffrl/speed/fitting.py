@@ -27,10 +27,13 @@ SIGNS = (
     "CUDA error: out of memory",
     "CUDA driver error: out of memory",
     "Triton Error [CUDA]: out of memory",
+    "MPS backend out of memory",
     "STATUS_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",  # cuDNN 9: of the host or of the device
+    "when calling `cublasCreate",  # each thread has a handle of its own, which did not fit
     "unable to find an engine to execute this computation",  # cuDNN, where every try ended memory
 )
-"""What CUDA and its libraries say where their own memory ends."""
+"""What devices and their libraries say where memory ends, but for torch's own words for CUDA."""
 
 ON_CPU = {"train.sample_batch": 16, "train.micro_batch": 8, "train.decode_batch": 16}
 """Sizes where a device does not say that its memory has ended, as a CPU never does."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
@@ -128,7 +129,8 @@ def record(
     bare = Bare(network, plain, names)
     half = torch.get_autocast_dtype("cuda")
     on = torch.is_autocast_enabled("cuda")
-    with torch.autocast("cuda", half, enabled=on, cache_enabled=False):  # casts are recorded, too
+    autocast = torch.autocast("cuda", half, enabled=on, cache_enabled=False)
+    with on_this_stream(), autocast:  # casts are recorded, too
         if gradient:
             _expect_other_streams()
             made: Any = torch.cuda.make_graphed_callables(
@@ -152,6 +154,21 @@ def record(
         return out
 
     return replay
+
+
+@contextlib.contextmanager
+def on_this_stream() -> Iterator[None]:
+    """Come back to the current stream, also from a recording that fails in its end.
+
+    torch leaves the thread on the recording's stream then. Other threads, which score, would no
+    longer see in order what is computed.
+    """
+    home = torch.cuda.current_stream()
+    try:
+        yield
+    except BaseException:
+        torch.cuda.set_stream(home)
+        raise
 
 
 def trained(network: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from diffrl.tensors import put
+
 Value = TypeVar("Value")
 
 MOST_PROMPTS = 1024
@@ -32,7 +34,8 @@ def put_text_encoder_away(pipeline: Any, policy: Any, prompts: Sequence[str]) ->
     text = list(dict.fromkeys(prompts))
     if len(text) > MOST_PROMPTS:
         return False
-    policy.prompts(["", *text])
+    for one in ["", *text]:  # each is remembered; all at once would be held twice more
+        policy.prompts([one])
     pipeline.text_encoder.to("cpu")
     return True
 
@@ -40,7 +43,7 @@ def put_text_encoder_away(pipeline: Any, policy: Any, prompts: Sequence[str]) ->
 def moved(value: Value, device: torch.device | str) -> Value:
     """Return a value of frozen dataclasses with all its tensors on a device; kernels stay."""
     if torch.is_tensor(value):
-        return cast(Value, value.to(device))
+        return cast(Value, put(value, torch.device(device)))
     if not is_dataclass(value) or isinstance(value, type):
         return value
     own = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "kernel"}

@@ -12,7 +12,7 @@ from diffrl.errors import OutOfMemory
 from diffrl.judge import WeightedJudge
 from diffrl.scoring import ScoredBy
 from diffrl.speed import fitting
-from diffrl.speed.fitting import UNBOUNDED, Fitting, Pieces
+from diffrl.speed.fitting import UNBOUNDED, Fitting, Pieces, memory_ended
 from diffrl.streams import Streams
 from diffrl.trainer.fitted import Gradients, learnt, part, sampled
 from diffrl.types import Minibatch
@@ -353,3 +353,17 @@ def test_memory_that_ends_while_models_load_is_one_line(tmp_path, monkeypatch):
         diffrl.train("sdpo", "pickscore", epochs=1, output=tmp_path / "run", live=False)
     assert not (tmp_path / "run").exists()
     assert moments.BEGAN is None  # or the next run of this process would count from there
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "MPS backend out of memory (MPS allocated: 8.00 GiB, max allowed: 9.07 GiB)",
+    ],
+)
+def test_memory_that_ends_is_known_by_what_libraries_say(said):
+    assert memory_ended(RuntimeError(said)) and not memory_ended(ValueError(said))

@@ -10,7 +10,7 @@ import diffrl
 from diffrl.errors import SettingsError
 from diffrl.speed.compiling import own_gradients, steady
 from diffrl.speed.fitting import Fitting
-from diffrl.speed.graphs import Bare, Graphed, graph_forward, graph_problems
+from diffrl.speed.graphs import Bare, Graphed, graph_forward, graph_problems, on_this_stream
 
 
 class Recorder:
@@ -32,6 +32,16 @@ class Recorder:
             return out if gradient else buffer.copy_(out)
 
         return replay
+
+
+def test_a_recording_that_fails_leaves_the_thread_on_its_own_stream(monkeypatch):
+    now = ["own"]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: now[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", now.append)
+    with pytest.raises(RuntimeError, match="out of memory"), on_this_stream():
+        torch.cuda.set_stream("of the recording")
+        raise RuntimeError("CUDA error: out of memory")
+    assert now == ["own", "of the recording", "own"]
 
 
 @pytest.fixture
