@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log1p
 from typing import ClassVar
 
 from pydantic import Field, PositiveFloat
@@ -29,6 +30,7 @@ class StepPreference(Loss):
     `clip_fraction` of ratios outside the range; `base_log_ratio_abs_max`.
 
     Source: D3PO, arXiv:2311.13231; yk7333/d3po scripts/rm/train_d3po.py.
+    Differs: log r is clamped, which is the same but for ratios that overflow.
     """
 
     name: ClassVar[str] = "step-preference"
@@ -44,16 +46,15 @@ class StepPreference(Loss):
         from torch.nn.functional import logsigmoid
 
         log_ratio = policy.log_prob(batch) - policy.log_prob(batch, "base")  # m 2 s
-        ratio = log_ratio.exp()
         preference = preferences(batch).to(log_ratio)  # m 2 s
-        trusted = ratio.clamp(1 - self.clip, 1 + self.clip).log()
+        trusted = log_ratio.clamp(log1p(-self.clip), log1p(self.clip))
         margin = (preference * trusted).sum(1)  # m s
         seen, decided = log_ratio.detach(), preference[:, 0] != 0
         ranked = (preference * seen).sum(1) > 0
         metrics = {
             "preferred": decided.to(seen).mean(),
             "ranked_right": ranked.to(seen).mean(),
-            "clip_fraction": ((ratio.detach() - 1).abs() > self.clip).to(seen).mean(),
+            "clip_fraction": ((seen.exp() - 1).abs() > self.clip).to(seen).mean(),
             "base_log_ratio_abs_max": seen.abs().max(),
         }
         return LossOut(-logsigmoid(self.beta * margin).mean(), metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log1p
 from typing import ClassVar
 
 from pydantic import Field, PositiveFloat
@@ -41,8 +42,9 @@ class ClippedRatio(Loss):
         """Return the loss of one batch of rows."""
         assert batch.log_prob is not None
         log_ratio = policy.log_prob(batch) - batch.log_prob  # m 1 s
-        ratio = log_ratio.exp()
         advantage = batch.advantage.clamp(-self.advantage_clip, self.advantage_clip)
+        beyond = log_ratio.clamp(max=log1p(self.clip) + 1)  # not in use there, but may overflow
+        ratio = beyond.where(advantage >= 0, log_ratio).exp()
         trusted = ratio.clamp(1 - self.clip, 1 + self.clip)
         loss = (-advantage * ratio).maximum(-advantage * trusted)
         seen = log_ratio.detach()

@@ -49,3 +49,13 @@ def batch_of(case):
 
 def both(case, name):
     return torch.stack([torch.tensor(case[f"{name}_{i}"]).double() for i in (0, 1)], 1)[..., None]
+
+
+def test_a_ratio_that_overflows_gets_no_gradient():
+    live = torch.tensor([[[500.0], [0.0]], [[0.0], [-500.0]]], requires_grad=True)
+    batch = batch_of({"rewards_0": [1.0, 1.0], "rewards_1": [0.0, 0.0]})
+    out = StepPreference()(GivenPolicy(live, torch.zeros(2, 2, 1)), batch)
+    (grad,) = torch.autograd.grad(out.value, live)
+    assert out.value.isfinite() and grad.isfinite().all()
+    assert not grad[0, 0] and not grad[1, 1] and grad[0, 1] and grad[1, 0]
+    assert out.metrics["clip_fraction"] == 0.5

@@ -45,3 +45,14 @@ def evaluate(case, steps):
     out = loss(GivenPolicy(log_prob), batch)
     (grad,) = torch.autograd.grad(out.value, log_prob)
     return out, grad
+
+
+def test_a_ratio_that_overflows_gets_no_gradient_from_a_good_advantage():
+    blank, step = torch.zeros(3, 1, 1), torch.zeros(3, 1, dtype=torch.long)
+    live = torch.tensor([500.0, 500.0, 0.0])[:, None, None].requires_grad_()
+    advantage = torch.tensor([1.0, 0.0, 1.0])[:, None, None]
+    batch = Batch(cond=blank, step=step, t=blank, x0=blank, advantage=advantage, log_prob=blank)
+    out = ClippedRatio(clip=0.1)(GivenPolicy(live), batch)
+    (grad,) = torch.autograd.grad(out.value, live)
+    torch.testing.assert_close(out.value.detach(), torch.tensor(-2.1 / 3))
+    torch.testing.assert_close(grad.flatten(), torch.tensor([0.0, 0.0, -1 / 3]))
