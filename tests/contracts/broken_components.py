@@ -1,6 +1,7 @@
 """Components that each break some rules; `test_suites_bite.py` runs the suites on them."""
 
 import random
+from copy import copy
 from dataclasses import replace
 from typing import ClassVar
 
@@ -203,6 +204,20 @@ class Sloppy(Ddim):
         prompts = policy.prompts(text[:1], len(text) * self.group)
         x0 = (good.x0 + torch.randn(())).requires_grad_()
         return replace(good, x0=x0, times=good.times[1:].flip(0), prompts=prompts)
+
+
+@broken(SamplerContract, "log_prob_is_the_same_at_training_time")
+class Lagging(Ddim):
+    """Draws from the old weights, and does not say so."""
+
+    name: ClassVar[str] = "lagging"
+    steps: int = Field(default=3, description="Steps.")
+
+    def __call__(self, policy, text, rng):
+        """Return rows of a policy whose old weights are live."""
+        other = copy(policy)
+        other.nets = {**policy.nets, "live": policy.nets["old"]}
+        return super().__call__(other, text, rng)
 
 
 @broken(
