@@ -23,13 +23,14 @@ def rows_side_by_side(sampler: Sampler, rollout: Any, text: Sequence[str], group
     """Refuse a rollout whose rows are not each prompt's, `group` times, or whose sizes disagree.
 
     Raises:
-        PluginError: naming the sampler, and the first row that is another prompt's.
+        PluginError: naming the sampler, and the first row that is another prompt's, or how groups
+            are numbered that cannot be told apart.
     """
     _of_type(rollout, Rollout, f"sampler {sampler.name!r}")
     _sizes(sampler, rollout)
     wanted = tuple(one for one in text for _ in range(group))
     if (given := rollout.prompts.text) == wanted:
-        return
+        return _numbered(sampler, rollout.prompts, max(1, group))
     if len(given) != len(wanted):
         raise PluginError(
             f"sampler {sampler.name!r} gave {len(given)} row(s) for {len(text)} prompt(s); "
@@ -40,6 +41,24 @@ def rows_side_by_side(sampler: Sampler, rollout: Any, text: Sequence[str], group
         f"sampler {sampler.name!r} gave {given[row]!r} in row {row}; expected {wanted[row]!r}: "
         f"each prompt {group} time(s), side by side"
     )
+
+
+def _numbered(sampler: Sampler, prompts: Prompts, group: int) -> None:
+    """Refuse groups without a number of their own, by which their rows are compared later."""
+    who = f"sampler {sampler.name!r}"
+    _of_type(numbers := prompts.group, torch.Tensor, f"{who}: its prompts.group")
+    if tuple(numbers.shape) != (len(prompts),) or numbers.dtype not in WHOLE:
+        raise PluginError(
+            f"{who} gave prompts.group as {numbers.dtype} of shape {tuple(numbers.shape)}; "
+            f"expected a whole number for each of {len(prompts)} row(s)"
+        )
+    said = numbers.tolist()
+    firsts = said[::group]
+    if len(set(firsts)) < len(firsts) or said != [one for one in firsts for _ in range(group)]:
+        raise PluginError(
+            f"{who} gave prompts.group {shown(said, 40)}; expected the same number for the {group} "
+            f"row(s) of each prompt, and another for the next one, even if its text is the same"
+        )
 
 
 def _of_type(given: object, wanted: type, who: str) -> None:

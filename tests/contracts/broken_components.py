@@ -14,6 +14,7 @@ from diffrl.builtin.reward_predictors import Terminal
 from diffrl.builtin.samplers import Ddim
 from diffrl.builtin.update_schedulers import Pairs, RowsFirst
 from diffrl.stages import AdvantageEstimator, Loss, Reward, RewardPredictor
+from diffrl.streams import Streams
 from diffrl.testing.contracts import (
     AdvantageEstimatorContract,
     LossContract,
@@ -218,6 +219,24 @@ class Lagging(Ddim):
         other = copy(policy)
         other.nets = {**policy.nets, "live": policy.nets["old"]}
         return super().__call__(other, text, rng)
+
+
+@broken(
+    SamplerContract,
+    "a_prompt_that_comes_again_gets_pictures_of_its_own",
+    "every_prompt_gets_a_group_of_neighbours",
+)
+class Literal(Ddim):
+    """Numbers groups and draws noise by the text."""
+
+    name: ClassVar[str] = "literal"
+    steps: int = Field(default=3, description="Steps.")
+
+    def __call__(self, policy, text, rng):
+        """Return rows that are the same wherever the text is."""
+        drawn = super().__call__(policy, text, Streams([len(one) for one in text]))
+        number = torch.tensor([text.index(one) for one in drawn.prompts.text])
+        return replace(drawn, prompts=replace(drawn.prompts, group=number))
 
 
 @broken(

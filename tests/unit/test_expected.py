@@ -39,8 +39,8 @@ from diffrl.types import (
 )
 
 
-def rollout(*text, steps=3):
-    prompts = Prompts(text, torch.arange(len(text)), torch.zeros(len(text), 1))
+def rollout(*text, steps=3, group=1):
+    prompts = Prompts(text, torch.arange(len(text)) // group, torch.zeros(len(text), 1))
     return Rollout(prompts, torch.arange(steps).float(), torch.zeros(len(text), 1))
 
 
@@ -60,7 +60,7 @@ LISTED = forged(Memory, history={("a", 3): [1.0]})
 
 
 def test_what_is_right_is_left_as_it_is():
-    drawn, rewards = rollout("a", "a", "b", "b"), Rewards(torch.rand(4, 3))
+    drawn, rewards = rollout("a", "a", "b", "b", group=2), Rewards(torch.rand(4, 3))
     rows_side_by_side(Ode(), drawn, ["a", "b"], 2)
     assert one_for_each_step(Terminal(), rewards, drawn, drop=False) is rewards
     advantages = Advantages(torch.rand(4, 3))
@@ -85,6 +85,24 @@ def test_what_is_right_is_left_as_it_is():
 def test_rows_of_other_prompts_are_refused(text, said):
     with pytest.raises(PluginError, match=re.escape(said)):
         rows_side_by_side(Ode(), rollout(*text), ["a", "b"], 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (torch.tensor([0, 0, 0, 0]), "gave prompts.group [0, 0, 0, 0]; expected the same number"),
+        (torch.tensor([0, 1, 2, 3]), "and another for the next one, even if its text is the same"),
+        (torch.tensor([0, 0, 1]), "as torch.int64 of shape (3,); expected a whole number for each"),
+        (torch.zeros(4), "as torch.float32 of shape (4,); expected a whole number for each of 4"),
+        ([0, 0, 1, 1], "its prompts.group gave list; expected Tensor"),
+    ],
+)
+def test_groups_that_cannot_be_told_apart_are_refused(number, said):
+    drawn = rollout("a", "a", "a", "a", group=2)
+    text = forged(Prompts, text=drawn.prompts.text, group=number, cond=torch.zeros(4, 1))
+    fields = {name: getattr(drawn, name) for name in ("times", "x0", "path", "labels")}
+    with pytest.raises(PluginError, match=re.escape(said)):
+        rows_side_by_side(Ode(), forged(Rollout, prompts=text, **fields), ["a", "a"], 2)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ WORDS = frozenset({"x0", "x0_hat", "path", "log_prob", "grad", "labels", "old", 
 class ComponentContract:
     """Tests that all kinds share. Subclass the suite of a kind instead."""
 
-    text = TEXT
+    text = (*TEXT[:3], TEXT[0])  # an epoch may draw a prompt twice
 
     @pytest.fixture
     def component(self) -> Component:

@@ -90,6 +90,17 @@ class SamplerContract(ComponentContract):
             first, second = at.reshape(len(self.text), 2, -1).unbind(1)
             assert torch.equal(first, second) == share
 
+    def test_a_prompt_that_comes_again_gets_pictures_of_its_own(
+        self, component: Sampler, policy: ToyPolicy
+    ) -> None:
+        """An epoch may draw a prompt twice: its groups are numbered apart, with other noise."""
+        rollout, size = component(policy, self.text[:1] * 2, seeded(0)), component.group
+        assert rollout.prompts.group[0] != rollout.prompts.group[size]
+        if rollout.path is None and not component.live:
+            pytest.skip("reads what others drew")
+        at = rollout.x0 if rollout.path is None else rollout.path.x[:, 0]
+        assert not torch.equal(at[0], at[size])
+
     def test_evaluations_draw_one_row_for_each_prompt(
         self, component: Sampler, policy: ToyPolicy
     ) -> None:
