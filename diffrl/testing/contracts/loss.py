@@ -50,7 +50,8 @@ class LossContract(ComponentContract):
 
     def test_metrics_are_finite_numbers_without_graph(self, out: LossOut) -> None:
         """Metrics are logged and must not hold activations."""
-        for name, metric in out.metrics.items():
+        for name, said in out.metrics.items():
+            metric = torch.as_tensor(said)
             assert metric.numel() == 1 and metric.isfinite().all(), name
             assert not metric.requires_grad, f"{name} holds a graph; detach it"
 
