@@ -61,6 +61,7 @@ class WeightedJudge:
         sized = isinstance(batch, Fitting)
         self._pieces = batch if sized else Fitting("train.decode_batch", batch)
         self._failures: dict[str, str] = {}
+        self._drop = drop
         self._check = partial(finite_or_nan, failures=self._failures) if drop else checked
         self._ledger = Ledger()
 
@@ -126,8 +127,11 @@ class WeightedJudge:
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b *latent"]]:
         """Return scores and their gradients; refused where a reward is not differentiable.
 
+        A picture without a finite score or gradient scores nan, with a gradient of zero, where
+        such pictures are left out.
+
         Raises:
-            RewardError: naming the rewards that carry no gradient.
+            RewardError: naming the rewards that carry no gradient, or one that is not finite.
         """
         if blind := [r.name for r in self._rewards if not r.differentiable]:
             raise RewardError(f"no gradient from reward(s) {', '.join(blind)}: not differentiable")
@@ -139,12 +143,12 @@ class WeightedJudge:
         def differentiate(at: slice) -> tuple[list[Tensor], Tensor, Tensor]:
             leaf = x0[at].detach().requires_grad_()
             images = self._decode(leaf)
-            scores = [checked(r, images, prompts.text[at], step[at]) for r in self._rewards]
+            scores = [self._check(r, images, prompts.text[at], step[at]) for r in self._rewards]
             weighted = [r.factor * s for r, s in zip(self._rewards, scores, strict=True)]
             total = torch.stack(weighted).sum(0)
-            grad = torch.autograd.grad(total.sum(), leaf)[0]
+            total, grad = self._gradient(total, leaf, prompts.text[at], step[at])
             precise = torch.promote_types(x0.dtype, torch.float32)
-            return [s.detach() for s in scores], total.detach().to(x0.device, precise), grad
+            return [s.detach() for s in scores], total.to(x0.device, precise), grad
 
         values, grads = [], []
         for scores, value, grad in self._pieces.over(len(x0), differentiate):
@@ -153,6 +157,30 @@ class WeightedJudge:
             values.append(value)
             grads.append(grad)
         return torch.cat(values), torch.cat(grads)
+
+    def _gradient(
+        self,
+        total: Float[Tensor, "b"],
+        leaf: Float[Tensor, "b *latent"],
+        text: Sequence[str],
+        step: Int[Tensor, "b"],
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b *latent"]]:
+        """Return scores without graph, and their gradients: finite, or as `drop` has it."""
+        scored, value = total.isfinite(), total.detach()
+        grad = torch.zeros_like(leaf)
+        if bool(scored.any()):  # else rewards may have failed before there was a graph
+            (grad,) = torch.autograd.grad(total.sum(), leaf)
+        good = grad.flatten(1).isfinite().all(1)
+        if not self._drop and not bool(good.all()):
+            row = int((~good).nonzero()[0, 0])
+            names = ", ".join(reward.name for reward in self._rewards)
+            raise RewardError(
+                f"the gradient of reward(s) {names} is not finite for prompt {text[row]!r} at "
+                f"denoising step {int(step[row])}"
+            )
+        good = good & scored.to(good.device)
+        wide = good.view(-1, *[1] * (grad.ndim - 1))
+        return value.where(good.to(value.device), torch.nan), grad.where(wide, 0.0)
 
     def drain(self) -> Ledger:
         """Return the books since the last call, and begin anew."""

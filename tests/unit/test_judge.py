@@ -99,3 +99,26 @@ def test_pictures_without_scores_are_left_out_whatever_comes_with_them(batch):
     scores = judge(torch.rand(4, 3, 2, 2), prompts(4), torch.arange(4))
     assert scores.isnan().tolist() == [True, True, False, False]
     assert "reward 's' failed for prompt 'b'" in judge.why and "not that" in judge.why
+
+
+def root(images, text):
+    if "a" in text:
+        raise ValueError("not that")
+    bright = images.mean((1, 2, 3))
+    return torch.where(bright < 1, bright, torch.nan) + (bright - 0.5).abs().sqrt()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_pictures_without_scores_or_gradients_are_left_out(batch):
+    """Of five: one fails, one has no score, and one no gradient."""
+    x0 = torch.tensor([0.1, 0.2, 1.0, 0.5, 0.6])[:, None, None, None].expand(5, 3, 1, 1)
+    step, rewards = torch.arange(5), [ScoredBy("root", root, 2.0, differentiable=True)]
+    value, grad = WeightedJudge(lambda x: x, rewards, batch, drop=True).grad(x0, prompts(5), step)
+    bad = [True, False, True, True, False]
+    assert value.isnan().tolist() == bad and not value.requires_grad
+    assert grad.isfinite().all() and (grad == 0).flatten(1).all(1).tolist() == bad
+    two = WeightedJudge(lambda x: x, rewards)
+    _, alone = two.grad(x0[[1, 4]], prompts(5).pick([1, 4]), step[:2])
+    torch.testing.assert_close(grad[[1, 4]], alone)
+    with pytest.raises(RewardError, match=r"root is not finite for prompt 'd' at denoising step 3"):
+        two.grad(x0[3:], prompts(5).pick([3, 4]), step[3:])
