@@ -58,6 +58,12 @@ class Recipe:
         """The five stages by the name of their slot, in the order in which they run."""
         return {slot: getattr(self, slot) for slot in STAGES}
 
+    @property
+    def reads_density(self) -> bool:
+        """Whether the loss reads how likely steps are, as replaying them to a gradient does not."""
+        needs = self.loss.needs
+        return "log_prob" in needs or ("path" in needs and "grad" not in needs)
+
     def problems(self) -> list[str]:
         """Return everything that keeps these stages from working, one line each."""
         return self.faults() + self.misfits()
@@ -80,7 +86,8 @@ class Recipe:
         """Return what keeps these stages from working together, one line each."""
         if undeclared := self._undeclared():
             return undeclared
-        return self._missing() + self._arity() + self._steps() + self._signal()
+        density = self.sampler.density_problems() if self.reads_density else []
+        return density + self._missing() + self._arity() + self._steps() + self._signal()
 
     def check(self) -> None:
         """Refuse stages that do not fit.

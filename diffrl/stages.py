@@ -57,6 +57,10 @@ class Sampler(Component):
         """Return why it cannot sample these prompts, one line each; asked before weights load."""
         return []
 
+    def density_problems(self) -> list[str]:
+        """Return why its steps have no density, one line each; asked where the loss reads one."""
+        return []
+
     def for_epoch(self, epoch: int) -> Sampler:
         """Return the sampler of one epoch, with one number of steps; the first is number 1.
 

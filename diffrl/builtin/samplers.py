@@ -42,11 +42,11 @@ class Ddim(Sampler):
         """What later stages can read because of this one."""
         return frozenset({"x0", "path", "x0_hat", "log_prob"})
 
-    def problems(self) -> list[str]:
-        """Return what pydantic cannot say field by field, one line each."""
+    def density_problems(self) -> list[str]:
+        """Return why its steps have no density, one line each; asked where the loss reads one."""
         if self.eta > 0:
             return []
-        return ["sampler.eta is 0, so its steps have no density; raise it, or take sampler=ode"]
+        return ["sampler.eta is 0, so its steps have no density, which the loss reads; raise it"]
 
     def __call__(self, policy: Policy, text: Sequence[str], rng: Generator) -> Rollout:
         """Return `len(text) * group` rows; rows of a group are neighbours."""

@@ -120,7 +120,8 @@ def update(
     Every process goes through the minibatches of all, and computes its own tuples.
     """
     share, own, pieces = tally.found.share, tally.advantages, batches.pieces
-    noise, blank = int(torch.randint(SEEDS, (), generator=rng)), noiseless(tally.found.rollout)
+    noise = int(torch.randint(SEEDS, (), generator=rng))
+    blank = noiseless(tally.found.rollout) if recipe.reads_density else frozenset[int]()
     for whole in minibatches(recipe.update_scheduler, share.prompts, tally.everyone, rng):
         refuse_noiseless(blank, whole, tally.found.rollout)
         mine, places = share.of(whole)

@@ -152,6 +152,11 @@ def test_draft_raises_the_toy_score(gain):
     assert gain(DRAFT, epochs=30, learning_rate=5e-3) > 0.3
 
 
+def test_draft_needs_no_noise_on_the_way(gain):
+    still = DRAFT.but(sampler=DRAFT.sampler.model_copy(update={"eta": 0.0}))
+    assert gain(still, epochs=30, learning_rate=5e-3) > 0.3
+
+
 def test_replay_gives_the_gradient_of_backprop_through_sampling():
     policy, judge = ToyPolicy(dtype=torch.float64), ToyJudge()
     rollout = DRAFT.sampler(policy, TEXT, torch.Generator().manual_seed(0))

@@ -120,3 +120,11 @@ def test_rows_that_would_be_one_picture_are_refused():
 def test_a_deviation_of_zero_is_never_divided_by():
     with pytest.raises(ValidationError, match="greater than 0"):
         Returns(epsilon=0.0)
+
+
+@pytest.mark.parametrize("recipe", ALL, ids=lambda r: r.name)
+def test_steps_without_noise_have_no_density_to_read(recipe):
+    (line,) = recipe.but(sampler=recipe.sampler.model_copy(update={"eta": 0.0})).problems()
+    assert line == (
+        "sampler.eta is 0, so its steps have no density, which the loss reads; raise it"
+    )

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from diffrl_ddpo.loss import ClippedRatio
 
 import diffrl
 from diffrl.builtin.samplers import Ddim
@@ -18,7 +19,7 @@ from diffrl.trainer import checkpoint, epochs
 from diffrl.trainer.packing import read_packed, write_packed
 from diffrl.trainer.ranks import Ranks, accelerator
 from diffrl.trainer.session import open_pipeline, policy_of
-from diffrl.types import Advantages, Minibatch, gather
+from diffrl.types import Advantages, LossOut, Minibatch, gather
 
 
 @pytest.fixture
@@ -229,8 +230,13 @@ def test_memory_that_ends_between_updates_leaves_no_half_epoch(
     assert damage(folder / "checkpoints" / "1") is None
 
 
+def denoising(self, policy, batch):
+    noised, wanted = policy.noise(batch.x0, batch.t)
+    return LossOut((policy.predict(noised, batch.t, batch.cond) - wanted).square().mean())
+
+
 def test_a_schedule_that_ends_without_noise_trains_all_steps_but_that(
-    tiny_model, tiny_sets, tmp_path
+    tiny_model, tiny_sets, tmp_path, monkeypatch
 ):
     model = shutil.copytree(tiny_model, tmp_path / "model")
     file = model / "scheduler" / "scheduler_config.json"
@@ -246,6 +252,10 @@ def test_a_schedule_that_ends_without_noise_trains_all_steps_but_that(
         run(0)
     last = run(1).metrics[-1]
     assert last["updates"] > 0 and "skipped" not in last and last["log_prob_gap/max"] < 1e-4
+    monkeypatch.setattr(ClippedRatio, "needs", frozenset({"x0"}))
+    monkeypatch.setattr(ClippedRatio, "__call__", denoising)
+    shutil.rmtree(tmp_path / "0")
+    assert run(0).metrics[-1]["updates"] > 0  # by a loss that reads no density
 
 
 def test_an_epoch_that_cannot_be_told_is_undone_with_its_memory(tiny_sets, tmp_path, monkeypatch):

@@ -62,12 +62,6 @@ def test_half_precision_noise_is_stored_in_single_precision():
         assert rollout.x0.dtype == torch.float32
 
 
-def test_eta_zero_is_refused_where_a_density_is_wanted():
-    assert Ddim().problems() == []
-    (line,) = Ddim(eta=0).problems()
-    assert "sampler=ode" in line
-
-
 def test_ode_equals_ddim_without_noise_and_gives_only_x0():
     ode, ddim = draw(Ode(steps=5)), draw(Ddim(steps=5, eta=0))
     assert torch.equal(ode.x0, ddim.x0)
