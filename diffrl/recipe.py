@@ -122,7 +122,7 @@ class Recipe:
     def _arity(self) -> list[str]:
         found = []
         scheduler, loss = self.update_scheduler, self.loss
-        if scheduler.arity != loss.arity:
+        if scheduler.arity < loss.arity or (scheduler.arity > loss.arity and not loss.any_arity):
             found.append(
                 f"loss {loss.name!r} compares tuples of {loss.arity}, but update scheduler "
                 f"{scheduler.name!r} yields tuples of {scheduler.arity}"

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from diffrl_d3po import D3PO
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from diffrl.builtin.advantages import Returns
 from diffrl.builtin.samplers import Ddim, Ode
-from diffrl.builtin.update_schedulers import Pairs
+from diffrl.builtin.update_schedulers import Pairs, RowsFirst
 from diffrl.errors import FitError, SettingsError
 from diffrl.settings.resolve import resolve
 
@@ -40,6 +41,21 @@ def test_a_group_that_leaves_a_row_over_is_refused(recipe):
 def test_a_group_of_one_makes_no_pair():
     (problem,) = REBEL.but(sampler=Ddim(group=1)).problems()
     assert "needs groups of at least 2 rows, but sampler.group is 1" in problem
+
+
+class Triples(Pairs):
+    """Three rows of a group at once."""
+
+    arity: ClassVar[int] = 3
+
+
+def test_a_loss_of_any_arity_takes_larger_tuples_and_no_smaller_ones():
+    three = Triples(order="trajectories")
+    assert REBEL.but(update_scheduler=three, sampler=Ddim(group=6)).problems() == []
+    (problem,) = SDPO.but(update_scheduler=Triples(), sampler=Ddim(group=6)).problems()
+    assert "compares tuples of 2, but update scheduler 'pairs' yields tuples of 3" in problem
+    single = RowsFirst(order="steps-in-order")
+    assert "yields tuples of 1" in REBEL.but(update_scheduler=single).problems()[0]
 
 
 def test_all_pairs_need_no_even_group():
