@@ -115,7 +115,8 @@ class Advantages:
 class Memory:
     """What an advantage estimator remembers between epochs: recent returns.
 
-    Keyed by (prompt, T); each value holds one row per remembered trajectory, oldest first.
+    Keyed by (prompt, T); each value holds one row per remembered trajectory, oldest first. It is
+    handed over where rewards are, whether or not a run was resumed.
     """
 
     history: Mapping[tuple[str, int], Float[Tensor, "c T"]] = field(default_factory=dict)

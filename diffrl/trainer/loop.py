@@ -66,6 +66,8 @@ def train_epoch(
     recipe = recipe.but(sampler=recipe.sampler.for_epoch(epoch))
     found = collect(recipe, policy, judge, ranks, share, batches, clock)
     estimator = recipe.advantage_estimator
+    there = found.everyone.value.device  # a checkpoint's memory is on the CPU
+    memory = Memory({key: past.to(there) for key, past in memory.history.items()})
     given = estimator(found.everyone, found.share.prompts, memory)
     everyone, memory = as_rewards_are(estimator, given, found.everyone)
     tally = Tally(found, everyone, judge.drain(), clock.laps)
