@@ -27,7 +27,14 @@ class Policy(Protocol):
         ...
 
     def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
-        """Return standard normal noise of shape `(*shape, *latent)`."""
+        """Return standard normal noise of shape `(*shape, *latent)`.
+
+        The first axis is rows, prompt by prompt: as many for each prompt that the sampler was
+        handed, whose own randomness draws them. Draw each step's noise in a call of its own.
+
+        Raises:
+            ValueError: if the first axis is no multiple of the number of prompts.
+        """
         ...
 
     def timesteps(self, steps: int) -> Float[Tensor, "T"]:
