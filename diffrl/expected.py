@@ -286,4 +286,6 @@ def as_loss(loss: Loss, out: object) -> LossOut:
                 f"{name} gave the metric {_in_words(key)}: {_in_words(said)}; expected one number "
                 f"by a name"
             )
+    if "value" in out.metrics:
+        raise PluginError(f"{name} gave a metric 'value', which is the loss itself; rename it")
     return out

@@ -163,7 +163,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class LossOut:
-    """A scalar to minimise (a mean over tuples), and scalars worth logging."""
+    """A scalar to minimise (a mean over tuples), and scalars worth logging, none called `value`."""
 
     value: Float[Tensor, ""]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)

@@ -305,6 +305,7 @@ def test_a_last_minibatch_that_does_not_commit_is_refused(commits):
         (LossOut(torch.zeros(()), {}), "gave a value of shape () without a gradient"),
         (forged(LossOut, value=ONE, metrics={"m": torch.zeros(2)}), "metric 'm': a tens"),
         (forged(LossOut, value=ONE, metrics={1: torch.zeros(())}), "gave the metric 1:"),
+        (LossOut(ONE, {"value": torch.zeros(())}), "a metric 'value', which is the loss"),
         (forged(LossOut, value=ONE, metrics=[1]), "gave the metric None: list"),
     ],
 )

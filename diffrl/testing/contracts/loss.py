@@ -50,6 +50,7 @@ class LossContract(ComponentContract):
 
     def test_metrics_are_finite_numbers_without_graph(self, out: LossOut) -> None:
         """Metrics are logged and must not hold activations."""
+        assert "value" not in out.metrics, "'value' is the loss itself"
         for name, said in out.metrics.items():
             metric = torch.as_tensor(said)
             assert metric.numel() == 1 and metric.isfinite().all(), name
