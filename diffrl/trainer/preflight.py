@@ -12,7 +12,7 @@ from diffrl.settings import Settings
 from diffrl.settings.saved import dump, load
 from diffrl.trainer.opening import check_reference, open_prompts
 from diffrl.trainer.ranks import check_device
-from diffrl.trainer.scorers import reward_problems
+from diffrl.trainer.scorers import reward_problems, single_pictures
 from diffrl.trainer.speed import speed_problems
 from diffrl.trainer.trackers import tracker_problems
 
@@ -41,6 +41,8 @@ def preflight(
             opened[ref] = open_prompts(ref)
     found += settings.recipe.sampler.prompt_problems(opened.get(refs[0], ()))
     found += reward_problems(settings, opened, refs[1])
+    scoring = (*(one.reward for one in settings.rewards), *settings.watched)
+    found += single_pictures(scoring, settings.eval, opened.get(refs[1], ()))
     found += tracker_problems(settings.train.track)
     found += speed_problems(settings)
     found += best_problems(settings)

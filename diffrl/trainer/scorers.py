@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
 from diffrl.errors import RewardError, SettingsError
 from diffrl.recipe import Recipe
 from diffrl.scoring import ScoredBy
-from diffrl.settings import Settings
+from diffrl.settings import EvalSettings, Settings
+from diffrl.stages import Reward
 
 
 def reward_problems(
@@ -24,14 +28,41 @@ def reward_problems(
     return lines
 
 
+def single_pictures(
+    rewards: Iterable[Reward | ScoredBy], settings: EvalSettings, prompts: Sequence[str]
+) -> list[str]:
+    """Return why rewards that compare pictures would see single ones in evaluations, a line each.
+
+    Args:
+        rewards: that score them; of some it is only known when they are loaded.
+        settings: of evaluations.
+        prompts: that they take in turn; none: not known.
+    """
+    drawn = Counter(prompts[i % len(prompts)] for i in range(settings.images) if prompts)
+    if min(drawn.values(), default=2) > 1:
+        return []
+    return [
+        f"reward {reward.name!r} compares the pictures of a prompt, but evaluations draw "
+        f"eval.images = {settings.images} for {len(prompts)} prompts, and so single ones; set "
+        f"eval.images to {2 * len(prompts)} or more, or fewer prompts by eval.prompts"
+        for reward in rewards
+        if reward.groupwise
+    ]
+
+
 def load_rewards(
-    settings: Settings, device: str
+    settings: Settings, device: str, evaluated: Sequence[str] = ()
 ) -> tuple[tuple[ScoredBy, ...], tuple[ScoredBy, ...]]:
     """Return the rewards that are trained on, and those that are only watched.
 
+    Args:
+        settings: of the run.
+        device: that they are loaded on.
+        evaluated: the prompts of evaluations, if they are known.
+
     Raises:
         SettingsError: if one cannot be had, although nothing was wrong when it was looked up, or
-            compares pictures that this recipe does not show it together.
+            compares pictures that it would not be shown together.
     """
     try:
         trained = tuple(ScoredBy.load(w.reward, device, w.weight) for w in settings.rewards)
@@ -39,7 +70,8 @@ def load_rewards(
     except RewardError as error:
         raise SettingsError([str(error)]) from error
     asked = [one for one in trained if one.groupwise and one.weight]
-    if found := [line for one in asked for line in _alone(one, settings.recipe)]:
+    found = [line for one in asked for line in _alone(one, settings.recipe)]
+    if found := [*found, *single_pictures((*trained, *watched), settings.eval, evaluated)]:
         raise SettingsError(found)
     return trained, watched
 

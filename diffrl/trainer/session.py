@@ -136,7 +136,8 @@ def build(
         unet = torch.float32 if full else half
         pipeline = by_all(made, lambda: open_pipeline(model.ref, made.device, half, unet))
         policy = build_policy(settings, ranks, pipeline, seed)
-        rewards, watched = by_all(made, lambda: load_rewards(settings, str(made.device)))
+        device = str(made.device)
+        rewards, watched = by_all(made, lambda: load_rewards(settings, device, prompts[1]))
     if settings.speed.low_memory:
         put_text_encoder_away(pipeline, policy, [*prompts[0], *prompts[1]])
     sizes = (train.sample_batch, train.micro_batch, train.decode_batch)

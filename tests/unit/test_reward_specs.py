@@ -3,6 +3,7 @@
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from diffrl.functions import FunctionScorer, imported
 from diffrl.scoring import ScoredBy
 from diffrl.settings.resolve import dump, load, resolve
 from diffrl.settings.rewards import read_spec
+from diffrl.stages import Reward
+from diffrl.trainer.preflight import preflight
 from diffrl.trainer.scorers import load_rewards
 
 MODULE = """
@@ -123,6 +126,31 @@ def test_a_reward_that_compares_may_be_watched():
     settings = resolve("ddpo", ["taste_of_mine:bright"], sets=["eval.watch=[]"])
     watching = replace(settings, watched=(read_spec("taste_of_mine:best").reward(),))
     assert load_rewards(watching, "cpu")[1][0].groupwise
+
+
+@pytest.mark.parametrize(
+    ("images", "refused"), [(1, True), (3, True), (5, True), (6, False), (90, False)]
+)
+def test_a_reward_that_compares_needs_two_pictures_of_each_prompt(images, refused):
+    sets = ["eval.watch=[]", f"eval.images={images}"]
+    settings = resolve("ddpo", ["taste_of_mine:bright"], sets=sets)
+    watching = replace(settings, watched=(read_spec("taste_of_mine:best").reward(),))
+    said = f"'best' compares .* eval.images = {images} for 3 prompts, .*; set eval.images to 6"
+    with pytest.raises(SettingsError, match=said) if refused else nullcontext():
+        load_rewards(watching, "cpu", ("a", "b", "c"))
+    load_rewards(settings, "cpu", ("a", "b", "c"))
+
+
+def test_a_reward_whose_class_compares_is_refused_before_weights_load():
+    class Ranks(Reward):
+        name: ClassVar[str] = "ranks"
+        groupwise: ClassVar[bool] = True
+
+    sets = ["eval.watch=[]", "eval.images=45"]
+    settings = resolve("ddpo", ["taste_of_mine:bright"], sets=sets)
+    preflight(settings, None)
+    with pytest.raises(SettingsError, match=r"'ranks' compares .* set eval\.images to 90 or more"):
+        preflight(replace(settings, watched=(Ranks(),)), None)
 
 
 @pytest.mark.parametrize(
