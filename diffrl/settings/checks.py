@@ -38,6 +38,7 @@ def problems(targets: Mapping[str, Target], built: Mapping[str, Any]) -> list[st
             found.append(targets["train"].problem("trajectories", expected))
     if built.get("eval") is not None:
         found += _evaluations(targets["eval"], built["eval"], sampler)
+        found += _unseen(targets["watchdog"], built.get("watchdog"), built["eval"], sampler)
     watch = built["eval"].watch if built.get("eval") is not None else ()
     for spec in watch:
         try:
@@ -65,6 +66,20 @@ def _evaluations(target: Target, section: Any, sampler: Any) -> list[str]:
         why = f"the fewest steps of the sampler {name!r}"
         found.append(target.problem("steps", f"input should be at least {least}, {why}"))
     return found
+
+
+def _unseen(target: Target, watchdog: Any, section: Any, sampler: Any) -> list[str]:
+    """Return why evaluations give no KL where one is watched, a line or none."""
+    if None in (watchdog, sampler) or not watchdog.kl or watchdog.action_of("kl") == "off":
+        return []
+    drawing = _drawing(sampler, section)
+    if "path" not in drawing.gives:
+        why = f"the sampler {drawing.name!r}, which draws them, keeps no path"
+    elif section.eta == 0 and "eta" in type(drawing).model_fields:
+        why = "their steps have no noise; raise eval.eta above 0"
+    else:
+        return []
+    return [target.problem("kl", f"evaluations give no KL to the base model, as {why}")]
 
 
 def _drawing(sampler: Any, section: Any) -> Any:

@@ -27,7 +27,7 @@ JOINT = re.compile(
     "|adds up all steps of a trajectory"
     "|is right only on-policy|leaves none of the sampler's|leaves one row of every group"
     "|needs groups of at least|half precision does not train on|have no density|never reaches"
-    "|sampler.lengths holds|compares rows of a group|has no weight"
+    "|sampler.lengths holds|compares rows of a group|has no weight|give no KL"
 )
 """What is said of values that are right one by one and wrong together."""
 

@@ -262,3 +262,19 @@ def test_what_is_watched_is_not_lost_on_the_way():
         resolve("sdpo", ["pickscore"], sets=["eval.watch=imagereward"], watch=["hpsv2"])
     with pytest.raises(SettingsError, match="imagereward:3: what is only watched has no weight"):
         resolve("sdpo", ["pickscore"], sets=['eval.watch=["imagereward:3"]'])
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["eval.eta=0"], "watchdog.kl = 0.1: evaluations give no KL .* no noise; raise eval.eta"),
+        (["eval.eta=0", 'watchdog.rules=["kl=off"]'], None),
+        (["eval.eta=0", "watchdog.action=off"], None),
+        (["eval.eta=0.5"], None),
+        (["sampler=ode"], "no KL to the base model, as the sampler 'ode', .* keeps no path"),
+    ],
+)
+def test_a_kl_that_no_evaluation_gives_cannot_be_watched(sets, said):
+    context = pytest.raises(SettingsError, match=said) if said else nullcontext()
+    with context:
+        resolve("sdpo", ["pickscore"], sets=["watchdog.kl=0.1", *sets])
