@@ -18,7 +18,8 @@ class Prompts:
     """What each row is asked to show.
 
     `group` numbers the rows that were drawn together: rows of one group share their prompt and,
-    where the sampler says so, their initial noise. Rows of a group are neighbours.
+    where the sampler says so, their initial noise. Rows of a group are neighbours, and no other
+    group has their number, though its prompt may be the same.
 
     Advantage estimators and update schedulers are handed all rows of an epoch, of every process:
     `cond` is then empty, of shape `n 0`, and `group` on the CPU, wherever rewards are.
