@@ -149,21 +149,22 @@ def _price() -> str:
 def _counts(measured: Mapping[str, Any]) -> str:
     """Return how many claims of each table and figure got which verdict."""
     verdicts = measured["verdicts"]
-    every = [said for said in MARKS if any(v["said"] == said for v in verdicts)]
+    accuracy = [
+        claim["said"]
+        for predictors in measured["accuracy"].get("rewards", {}).values()
+        for one in predictors.values()
+        for claim in one.get("claims", {}).values()
+    ]
+    met = {*accuracy, *(v["said"] for v in verdicts)}
+    every = [said for said in MARKS if said in met]
     rows = []
     for place in dict.fromkeys(v["place"] for v in verdicts):
         own = [v for v in verdicts if v["place"] == place]
         seeds = sorted({v["seeds"] for v in own})
         said = (str(sum(v["said"] == one for v in own)) for one in every)
         rows.append((place, " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), *said))
-    if measured["accuracy"]:
-        claims = [
-            claim["said"]
-            for predictors in measured["accuracy"]["rewards"].values()
-            for one in predictors.values()
-            for claim in one.get("claims", {}).values()
-        ]
-        rows.append(("Tables II and III", "", *(str(claims.count(one)) for one in every)))
+    if accuracy:
+        rows.append(("Tables II and III", "", *(str(accuracy.count(one)) for one in every)))
     return table(("where", "seeds", *every), rows)
 
 

@@ -45,3 +45,20 @@ def test_readme_and_sdpo_page_show_the_same_results(generate):
         return text.partition("<!-- results:begin -->")[2].partition("<!-- results:end -->")[0]
 
     assert shown("README.md").strip() == shown("docs/algorithms/sdpo.md").strip() != ""
+
+
+@pytest.mark.parametrize("tier", ["quick", "full"])
+def test_every_claim_of_the_paper_is_counted(generate, tier):
+    from generators.paper import _counts, _measured
+
+    found = _measured(tier)
+    claims = [
+        one
+        for predictors in found["accuracy"]["rewards"].values()
+        for predictor in predictors.values()
+        for one in predictor.get("claims", {})
+    ]
+    rows = [line.strip("| ").split(" | ") for line in _counts(found).splitlines()[2:]]
+    counted = {row[0]: sum(map(int, row[2:])) for row in rows}
+    assert counted.pop("Tables II and III") == len(claims) == 60
+    assert sum(counted.values()) == len(found["verdicts"])
