@@ -51,8 +51,9 @@ def main() -> None:
     records = Records(tier, options.records)
     root = options.folder / tier.name
     left, failed = run_all(cells_of(wanted), records, root, options.jobs, until)
-    save(records, FIGURES / tier.name)
-    result = _result(records, Records(replace(tier, seeds=1), options.records), tier, table)
+    first = Records(replace(tier, seeds=1), options.records)
+    result = _result(records, first, tier, table)
+    result["figures"] = save(records, FIGURES / tier.name)
     write(target, _lines(result))
     said = [verdict["said"] for verdict in result["verdicts"]]
     print(f"{target}: " + ", ".join(f"{said.count(s)} {s}" for s in dict.fromkeys(said)))

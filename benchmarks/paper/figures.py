@@ -9,10 +9,11 @@ from pathlib import Path
 from benchmarks.paper import experiments
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.experiments import BASE, BASELINES, STEPS
-from benchmarks.paper.records import Record, Records, samples
+from benchmarks.paper.records import Record, Records, alike, samples
 from diffrl.report.charts import INK, Chart, Line, draw, write
 
 FAINT = "#c9d0d8"
+SCORES = {"aesthetic": "Aesthetic score", "pickscore": "PickScore"}
 
 
 def charts(records: Records) -> list[Chart]:
@@ -43,14 +44,16 @@ def charts(records: Records) -> list[Chart]:
     return [one for one in found if one is not None]
 
 
-def save(records: Records, folder: Path) -> None:
-    """Write the charts as SVG files."""
+def save(records: Records, folder: Path) -> dict[str, str]:
+    """Write the charts as SVG files; return what each shows in words, by its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    for one in charts(records):
+    drawn = charts(records)
+    for one in drawn:
         figure = draw(one, INK, FAINT)
         figure.patch.set_facecolor("white")
         write(folder / f"{one.name}.svg", figure)
         figure.clear()
+    return {one.name: f"{one.title}: {one.y_label} over {one.x_label}" for one in drawn}
 
 
 def chart(
@@ -64,7 +67,7 @@ def chart(
     """Return the curves of cells: means over seeds, with a band of their deviation.
 
     Only seeds count that all of these cells have finished, and by time only those that ran on one
-    machine: curves of other seeds or machines would differ by these.
+    machine at one commit: curves of other seeds, machines or code would differ by these.
 
     Args:
         records: of a tier.
@@ -78,7 +81,7 @@ def chart(
     every = records.seeds([*begun.values()]) if begun else []
     of_seed = [[records.get(cell, seed) for cell in begun.values()] for seed in every]
     if axis == "seconds":
-        of_seed = [own for own in of_seed if len({run.machine for run in own if run}) == 1]
+        of_seed = [own for own in of_seed if alike([run for run in own if run])]
     if not of_seed:
         return None
     lines = []
@@ -95,7 +98,9 @@ def chart(
         band = [statistics.stdev(c) for c in zip(*curves, strict=True)] if len(runs) > 1 else []
         lines.append(Line(label, x, y, band))
     many = f"{len(of_seed)} seed{'s' if len(of_seed) > 1 else ''}"
-    return Chart(name, f"{title}, {many}", axis, lines, dots=True)
+    spread = " (± sd over seeds)" if len(of_seed) > 1 else ""
+    label = SCORES[next(iter(begun.values())).reward] + spread
+    return Chart(name, f"{title}, {many}", axis, lines, dots=True, y_label=label)
 
 
 def _scores(run: Record, cell: Cell, steps: Sequence[int]) -> list[float]:

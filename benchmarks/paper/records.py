@@ -112,6 +112,11 @@ class Records:
         return [seed for seed in every if all(self.get(cell, seed) for cell in cells)]
 
 
+def alike(runs: Sequence[Record]) -> bool:
+    """Return whether seconds of runs can be compared: those of one machine, and of one commit."""
+    return len({(run.machine, run.commit) for run in runs}) == 1
+
+
 def before_and_after(runs: Sequence[Record]) -> dict[str, dict[str, list[float]]]:
     """Return the mean scores of each run's first and last evaluation, by metric."""
     return {

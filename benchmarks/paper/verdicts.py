@@ -12,11 +12,11 @@ from scipy.stats import ttest_1samp
 
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.experiments import Claim
-from benchmarks.paper.records import Evaluation, Record, Records
+from benchmarks.paper.records import Evaluation, Record, Records, alike
 from diffrl.evidence.intervals import LEVEL, Estimate, between_runs, difference
 
 REPRODUCED, UNCLEAR, CONTRADICTED = "reproduced", "not distinguishable", "contradicted"
-APART = "on different machines"
+APART = "on different machines or code"
 FOR, AGAINST = "few seeds, for", "few seeds, against"
 FEWEST = 3
 """Of fewer seeds there is no verdict: two runs that happen to agree make an interval narrow, and
@@ -100,15 +100,16 @@ def direction(change: Estimate) -> str:
 
 
 def fair(claim: Claim, found: Sequence[Record]) -> bool:
-    """Return whether runs can be compared: by time, only those of one machine."""
-    return claim.measure != "seconds" or len({one.machine for one in found}) == 1
+    """Return whether runs can be compared: by time, not all can."""
+    return claim.measure != "seconds" or alike(found)
 
 
 def sides(claim: Claim, records: Records, seed: int) -> tuple[list[float], list[float]]:
     """Return what each picture of the claim's worse and better side got, of one seed."""
     better = _found(records, claim.better, seed)
     if claim.worse is None:
-        return values(better.evaluations[:1], claim), values(better.evaluations[-1:], claim)
+        ends = values(better.evaluations[:1], claim), values(better.evaluations[-1:], claim)
+        return ends[::-1] if claim.falls else ends
     worse = _found(records, claim.worse, seed)
     if claim.measure == "seconds":
         end = min(better.seconds, worse.seconds)

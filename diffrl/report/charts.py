@@ -49,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves in one pair of axes."""
+    """Curves in one pair of axes; without a `y_label` the title says what is drawn."""
 
     name: str
     title: str
@@ -57,6 +57,7 @@ class Chart:
     lines: Sequence[Line]
     log: bool = False
     dots: bool = field(default=False)
+    y_label: str = ""
 
 
 def over(group: Group, key: str, axis: str, label: str) -> Line | None:
@@ -148,6 +149,7 @@ def draw(one: Chart, ink: str, faint: str) -> Any:
             axes.set_yscale("log")
         axes.set_title(_plain(one.title), color=ink, fontsize=10, loc="left")
         axes.set_xlabel(one.x_label, color=ink)
+        axes.set_ylabel(_plain(one.y_label), color=ink)
         axes.tick_params(colors=ink)
         axes.grid(color=faint, linewidth=0.6, alpha=0.6)
         for side, spine in axes.spines.items():

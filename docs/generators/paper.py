@@ -18,11 +18,15 @@ MARKS = {
     "contradicted": "✗",
     "few seeds, for": "(✓)",
     "few seeds, against": "(✗)",
-    "on different machines": "other machines",
+    "on different machines or code": "other machines or code",
     "not run": "not run",
 }
 MEASURES = {"end": "in the end", "area": "on the way", "seconds": "by time"}
 BEFORE = "before training"
+BY_TIME = (
+    "By time, only runs of one machine at one commit are put side by side. They shared its cores "
+    "with each other and with other work, so that their seconds say little."
+)
 MODELS = ("d3po", "ddpo", "prdp-rebel", "sdpo")
 
 
@@ -78,9 +82,11 @@ def figure(place: str, *charts: str) -> str:
     """Return a figure's curves, and the verdicts on its claims."""
     if not (found := _measured("full")):
         return "*Not measured yet.*"
-    pictures = "\n".join(f"![{place}](images/paper/full/{name}.svg)" for name in charts)
+    drawn = ((f"{place}. {found['figures'][name]}", name) for name in charts)
+    pictures = "\n".join(f"![{text}](images/paper/full/{name}.svg)" for text, name in drawn)
     verdicts = [v for v in found["verdicts"] if v["place"] == place]
-    return f"{pictures}\n\n{_claims(verdicts)}"
+    by_time = any(v["measure"] == "seconds" for v in verdicts)
+    return "\n\n".join([pictures, *([BY_TIME] if by_time else []), _claims(verdicts)])
 
 
 def by_seed() -> str:

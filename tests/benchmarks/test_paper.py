@@ -23,6 +23,7 @@ from benchmarks.paper import (  # noqa: E402
     runs,
     verdicts,
 )
+from benchmarks.paper.published import BEFORE, TABLE_ONE  # noqa: E402
 from benchmarks.paper.warm import Warm  # noqa: E402
 from diffrl.cli.children import begin  # noqa: E402
 
@@ -76,6 +77,8 @@ def test_a_claim_is_judged_by_seeds_where_there_are_several(kept):
     assert verdicts.judge(same, kept).said == "not distinguishable"
     gained = experiments.Claim("", "", claim().better, None, (1,))
     assert verdicts.judge(gained, kept).change.mean == pytest.approx(2.0, abs=1e-4)
+    fallen = verdicts.judge(dataclasses.replace(gained, falls=True), kept)
+    assert (fallen.said, fallen.change.mean) == ("contradicted", pytest.approx(-2.0, abs=1e-4))
 
 
 def test_what_seeds_have_in_common_is_no_noise_where_they_are_paired(kept):
@@ -199,8 +202,13 @@ def test_figures_are_drawn_of_what_there_is(kept, tmp_path, monkeypatch):
     known = records.Record("", "", "", [one, dataclasses.replace(one, epoch=1, seconds=9.0)])
     monkeypatch.setattr(records.Records, "get", lambda *_: known)
     monkeypatch.setattr(experiments, "unseen", lambda algo, _: CELLS["good"])
-    figures.save(kept, tmp_path / "figures")
+    said = figures.save(kept, tmp_path / "figures")
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
+    assert set(said) == drawn
+    assert said["fig-8"] == (
+        "Sampled as an LCM is, 3 seeds: PickScore (± sd over seeds) over samples"
+    )
+    assert "PickScore (± sd over seeds)" in (tmp_path / "figures/fig-8.svg").read_text("utf-8")
     assert drawn >= {"fig-4-1", "fig-5-samples", "fig-5-seconds", "fig-6-norm", "fig-7-8", "fig-8"}
 
 
@@ -222,6 +230,31 @@ def test_by_time_only_runs_of_one_machine_are_drawn(kept, monkeypatch):
         pretend(kept, "bad", 1.0, seed)
     assert figures.chart(kept, "c", "t", CELLS, (1,), "seconds").title == "t, 1 seed"
     assert figures.chart(kept, "c", "t", CELLS, (1,)).title == "t, 2 seeds"
+
+
+def test_by_time_only_runs_of_one_commit_are_judged_and_drawn(kept):
+    pretend(kept, "good", 1.0, 42)
+    pretend(kept, "bad", 1.0, 42)
+    assert verdicts.judge(claim(measure="seconds"), kept).seeds == 1
+    file = kept.file(CELLS["bad"], 42)
+    file.write_text(file.read_text().replace('"commit": "abc"', '"commit": "other"'))
+    assert verdicts.judge(claim(measure="seconds"), kept).said == verdicts.APART
+    assert figures.chart(kept, "c", "t", CELLS, (1,), "seconds") is None
+    assert verdicts.judge(claim(), kept).seeds == 1
+
+
+def test_every_claim_of_table_one_is_what_its_figures_say():
+    """Each reward has, for each number of steps, SDPO beside three others and four gains."""
+    claims = experiments.table_one()
+    for one in claims:
+        table, place = TABLE_ONE[one.better.reward], experiments.STEPS.index(*one.steps)
+        other = table[one.worse.algo if one.worse else BEFORE][place]
+        above = not one.falls
+        assert (table[one.better.algo][place] > other) is above, one
+        assert one.text.startswith(
+            "the model before training above" if one.falls else one.better.algo
+        )
+    assert len(claims) == 4 * 4 * 7 and sum(one.falls for one in claims) == 4
 
 
 def test_every_predictor_is_judged_in_the_end_and_on_the_way():
