@@ -32,6 +32,7 @@ from benchmarks.paper.records import ROOT as RECORDS
 from benchmarks.paper.runs import run_all
 from benchmarks.paper.verdicts import judge
 from diffrl.emoji.world import UNSEEN
+from diffrl.figures import without_nan
 from diffrl.folder import environment, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +122,7 @@ def _result(records: Records, first: Records, tier: Tier, table: dict[str, Any])
 
 def _lines(result: dict[str, Any]) -> str:
     """Return JSON with a line for each value or list of numbers, so that changes are seen."""
-    text = json.dumps(result, indent=1)
+    text = json.dumps(without_nan(result), indent=1)
     return re.sub(r"\[[^][{}\"]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
 
 

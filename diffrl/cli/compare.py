@@ -153,7 +153,7 @@ def _intervals(one: Found) -> str:
 
 def _change(one: Estimate) -> str:
     if one.low != one.low:
-        return f"{short(one.mean, '+')}, no interval of one"
+        return f"{short(one.mean, '+')}, no interval"
     low, high = (short(end, "+") for end in (one.low, one.high))
     return f"{short(one.mean, '+')} [{low}, {high}]"
 

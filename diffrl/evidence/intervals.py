@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 
 LEVEL, UNCLEAR = 0.95, "not distinguishable"
 RESAMPLES = 2000
+NONE = float("nan")
+ROUNDING = 1e-9
+"""Relative to a value, how far another may be off and yet agree."""
+
 CLUSTERS = 8
 """Fewer prompts than this say little of other prompts: pictures are then resampled instead."""
 
@@ -21,7 +25,8 @@ FEWEST = 6
 class Estimate:
     """A mean of pictures, their standard deviation, and the interval of the mean.
 
-    Of one unit there is no interval: its ends are nan.
+    Of one unit, and of units that all agree, there is no interval: its ends are nan. What does not
+    scatter does not tell how far other pictures would.
     `count` is the number of pictures, `units` of what was resampled: prompts, pictures or runs.
     """
 
@@ -61,7 +66,7 @@ def difference(
     """Return how much higher `other` is, picture by picture, and which of the two is higher.
 
     The second value is `higher`, `lower`, or `not distinguishable` where 0 lies in the interval,
-    or fewer than 6 prompts or pictures were seen.
+    fewer than 6 prompts or pictures were seen, or all of them differ by the same.
     """
     found = estimate([b - a for a, b in zip(one, other, strict=True)], prompts)
     return found, _said(found) if found.units >= FEWEST else UNCLEAR
@@ -72,8 +77,8 @@ def between_runs(
 ) -> tuple[Estimate, str]:
     """Return how much higher the means of `other`'s runs are, by Welch's t over runs.
 
-    Where the runs of each side agree to the last digit, no difference is distinguishable: with so
-    few values that is chance, and says nothing of how other runs scatter.
+    Where the runs of each side agree to the last digit, there is no interval, and no difference is
+    distinguishable: with so few values that is chance, and tells nothing of how other runs scatter.
 
     Args:
         one: values of the pictures of each run, at least two runs.
@@ -84,14 +89,14 @@ def between_runs(
     a, b = (numpy.nanmean(numpy.array(side), axis=1) for side in (one, other))
     mean, count = float(b.mean() - a.mean()), min(len(a), len(b))
     if numpy.ptp(a) == numpy.ptp(b) == 0:
-        found = Estimate(mean, 0.0, mean, mean, count, count)
+        found = Estimate(mean, 0.0, NONE, NONE, count, count)
     else:
         with warnings.catch_warnings():  # of a side without variance, which is what it has
             warnings.filterwarnings("ignore", "Precision loss")
             interval = ttest_ind(b, a, equal_var=False).confidence_interval(LEVEL)
         std = float(numpy.sqrt(a.var(ddof=1) + b.var(ddof=1)))
         found = Estimate(mean, std, float(interval.low), float(interval.high), count, count)
-    return found, _said(found) if found.high > found.low else UNCLEAR
+    return found, _said(found)
 
 
 def _said(change: Estimate) -> str:
@@ -103,13 +108,21 @@ def _said(change: Estimate) -> str:
 def wins(
     one: Sequence[float], other: Sequence[float], prompts: Sequence[str], higher_is_better: bool
 ) -> Estimate:
-    """Return in how many percent of the pictures `other` is better; a tie counts as half."""
+    """Return in how many percent of the pictures `other` is better; a tie counts as half.
+
+    Where one side wins all, the interval is that of Clopper and Pearson: of n wins in n tries.
+    """
     sign = 1 if higher_is_better else -1
     share = [
         50.0 * (1 + float(numpy.sign(sign * (b - a)))) if a == a and b == b else float("nan")
         for a, b in zip(one, other, strict=True)
     ]
-    return estimate(share, prompts)
+    found = estimate(share, prompts)
+    if found.units < 2 or found.mean not in (0.0, 100.0):
+        return found
+    least = 100 * ((1 - LEVEL) / 2) ** (1 / found.units)
+    low, high = (least, 100.0) if found.mean else (0.0, 100.0 - least)
+    return replace(found, low=low, high=high)
 
 
 def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, float, int]:
@@ -129,12 +142,11 @@ def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, flo
     else:
         sample = (values, numpy.ones(len(values)))
     units = len(sample[0])
-    if units < 2:
-        return float("nan"), float("nan"), units
-    if numpy.ptp(sample[0] / sample[1]) == 0:
-        return float(values.mean()), float(values.mean()), units
+    each = sample[0] / sample[1]
+    if units < 2 or numpy.allclose(each, each[0], rtol=ROUNDING, atol=0):
+        return NONE, NONE, units
     if units < FEWEST:
-        each, mean = sample[0] / sample[1], float(values.mean())
+        mean = float(values.mean())
         half = float(t.ppf((1 + LEVEL) / 2, units - 1) * each.std(ddof=1) / units**0.5)
         return mean - half, mean + half, units
     reach = (units / (units - 1)) ** 0.5 * t.ppf((1 + LEVEL) / 2, units - 1)

@@ -221,12 +221,14 @@ def _claims(verdicts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _said(verdict: Mapping[str, Any], seeds: int | None = None) -> str:
-    """Return the verdict's mark, the difference with its interval, and its seeds if others."""
+    """Return the verdict's mark, the difference with its interval if any, other seeds than usual."""
     mark = MARKS[verdict["said"]]
     if (change := verdict["change"]) is None:
         return mark
     other = "" if seeds in (None, verdict.get("seeds")) else f", {verdict['seeds']} seeds"
-    return f"{mark} {change['mean']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]{other}"
+    ends = (change["low"], change["high"])
+    interval = "" if None in ends else " [{:+.2f}, {:+.2f}]".format(*ends)
+    return f"{mark} {change['mean']:+.2f}{interval}{other}"
 
 
 def _steps(n: int) -> str:

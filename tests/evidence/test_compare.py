@@ -26,6 +26,9 @@ def test_a_run_is_not_distinguishable_from_itself(runs, command):
     (found,) = content["verdicts"].values()
     assert {v["verdict"] for v in found} == {"not distinguishable"}
     assert {v["change"]["mean"] for v in found} == {0.0}
+    assert {v["change"]["low"] for v in found} == {None}
+    _, out, _ = command("compare", runs / "sdpo/1", runs / "sdpo/1")
+    assert out.count("0.00, no interval") == len(found)
 
 
 def test_verdicts_of_single_runs_pair_the_pictures(runs, tmp_path, command):
@@ -34,7 +37,8 @@ def test_verdicts_of_single_runs_pair_the_pictures(runs, tmp_path, command):
     path = sorted((better / "evaluations").iterdir())[-1]
     record = json.loads(path.read_text())
     for name, shift in (("eval/pickscore/1-step", 1.0), ("picture/edges/2-step", -1.0)):
-        record["scores"][name] = [v + shift for v in record["scores"][name]]
+        own = record["scores"][name]
+        record["scores"][name] = [v + shift * (1 + n / 99) for n, v in enumerate(own)]
     path.write_text(json.dumps(record))
     _, out, _ = command("compare", runs / "sdpo/1", better, "--json")
     (found,) = json.loads(out)["verdicts"].values()
@@ -77,7 +81,7 @@ def answer(values, rewards=None, lower=()):
 
 def test_less_of_a_reward_can_be_better():
     more = [float(i) for i in range(10)]
-    less = [v - 5 for v in more]
+    less = [v / 2 - 5 for v in more]
     for lower, said in ((("cost",), "better"), ((), "worse")):
         found, told = verdicts([answer(more, lower=lower)], [answer(less, lower=lower)])
         assert [v.verdict for v in found] == [said] and told == []
@@ -182,7 +186,8 @@ def test_evaluations_of_two_runs_are_compared_as_well(runs, command, tmp_path):
     code, out, told = command("compare", runs / "ddpo/1", tmp_path / "bare")
     assert code == 0 and "unseen/moved/3-step" in out, told
     shutil.copytree(runs / "ddpo/2", tmp_path / "other")
-    assert command("eval", tmp_path / "other", *some, "--seed", "9")[0] == 0
+    other = ["--seed", "9", "-o", tmp_path / "other.json"]
+    assert command("eval", tmp_path / "other", *some, *other)[0] == 0
     code, out, told = command("compare", runs / "ddpo/1", tmp_path / "other")
     assert code == 2 and "unseen/moved/3-step" not in out and "eval/pickscore/1-step" in out
     assert "ask both the same with: diffrl eval RUN RUN" in told
@@ -292,7 +297,7 @@ def test_lost_diversity_is_compared(runs, command, tmp_path):
     for name, less in (("sdpo", 0.0), ("ddpo", 1.0)):
         shutil.copytree(runs / name / "1", tmp_path / name)
         path = tmp_path / name / "evaluations/00002.json"
-        own = {prompt: 9.0 + n / 8 - less for n, prompt in enumerate(prompts)}
+        own = {prompt: 9.0 + n / 8 - less * (1 + n / 9) for n, prompt in enumerate(prompts)}
         path.write_text(json.dumps({**json.loads(path.read_text()), "by_prompt": {key: own}}))
     _, out, _ = command("compare", tmp_path / "sdpo", tmp_path / "ddpo", "--json")
     (found,) = json.loads(out)["verdicts"].values()

@@ -66,8 +66,8 @@ def test_runs_are_the_units_where_there_are_several():
     found, said = between_runs(flat, above)
     assert found.mean == pytest.approx(0.2) and said == "not distinguishable"
     assert between_runs(flat, [[v + 9 for v in run] for run in flat])[1] == "higher"
-    found, said = between_runs(flat[:1] * 2, flat[1:2] * 2)
-    assert found.mean == 1.0 and said == "not distinguishable"  # two that happen to agree
+    found, said = between_runs(flat[:1] * 2, flat[1:2] * 2)  # two that happen to agree
+    assert found.mean == 1.0 and math.isnan(found.low) and said == "not distinguishable"
 
 
 def test_runs_that_all_began_alike_have_no_variance():
@@ -78,6 +78,30 @@ def test_runs_that_all_began_alike_have_no_variance():
     reach = 4.302653 * numpy.std(means, ddof=1) / 3**0.5  # t of 2 degrees of freedom
     assert said == "higher" and found.mean == pytest.approx(numpy.mean(means) - 0.2)
     assert (found.low, found.high) == pytest.approx((found.mean - reach, found.mean + reach))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 0.1])
+def test_pictures_that_all_agree_have_no_interval_and_tell_nothing(shift):
+    found = estimate([100.0] * 20, PROMPTS)
+    assert (found.mean, found.std) == (100.0, 0.0)
+    assert math.isnan(found.low) and math.isnan(found.high)
+    values = [v / 7 for v in range(20)]
+    change, said = difference(values, [v + shift for v in values], PROMPTS)  # but for rounding
+    assert change.mean == pytest.approx(shift) and math.isnan(change.low)
+    assert said == "not distinguishable"
+
+
+def test_a_side_that_wins_all_has_the_exact_interval_of_a_share():
+    from scipy.stats import binomtest
+
+    exact = binomtest(20, 20).proportion_ci(0.95, "exact")
+    worse, better = [0.0] * 20, [1.0 + i for i in range(20)]
+    found = wins(worse, better, PROMPTS, True)
+    assert (found.low, found.high) == pytest.approx((100 * exact.low, 100 * exact.high))
+    found = wins(worse, better, PROMPTS, False)
+    assert (found.low, found.high) == pytest.approx((0.0, 100 - 100 * exact.low))
+    assert math.isnan(wins(worse, worse, PROMPTS, True).low)  # all ties
+    assert math.isnan(wins([0.0], [1.0], ["a"], True).low)
 
 
 @pytest.mark.parametrize(("higher_is_better", "share"), [(True, 62.5), (False, 37.5)])
