@@ -221,7 +221,7 @@ def _claims(verdicts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _said(verdict: Mapping[str, Any], seeds: int | None = None) -> str:
-    """Return the verdict's mark, the difference with its interval if any, other seeds than usual."""
+    """Return the mark, the difference with what interval it has, and its seeds if others."""
     mark = MARKS[verdict["said"]]
     if (change := verdict["change"]) is None:
         return mark

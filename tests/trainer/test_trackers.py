@@ -1,5 +1,6 @@
 """Metrics and pictures reach TensorBoard and Weights & Biases."""
 
+import re
 import time
 from types import SimpleNamespace
 
@@ -57,6 +58,12 @@ def test_wandb_gets_both_offline_and_a_resumed_run_goes_on(tiny_sets, tmp_path, 
     diffrl.resume(folder, epochs=2, live=False)
     runs = list((folder / "wandb").glob("offline-run-*"))
     assert len(runs) == 2 and len({run.name.rpartition("-")[2] for run in runs}) == 1
+    (second,) = (run for run in runs if run != first)
+    key = "reward/pickscore/mean"
+    for run, epoch in ((first, 1), (second, 2)):
+        (file,), value = run.glob("*.wandb"), diffrl.Run(folder).metrics[epoch][key]
+        logged = f"{key}.{{1,9}}{re.escape(str(value))}"  # in between, what tells their lengths
+        assert re.search(logged.encode(), file.read_bytes(), re.DOTALL)
 
 
 @pytest.mark.filterwarnings("ignore")
