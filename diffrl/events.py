@@ -49,7 +49,8 @@ class Evaluated:
     keyed `eval/<reward>/<steps>-step`, `picture/<measure>/<steps>-step` and `kl/<steps>-step`;
     `each` has those that single pictures have (neither KL nor diversity), in the order of `text`;
     `by_prompt` has diversity, which only pictures of one prompt have together.
-    `lower_is_better` names rewards of which less is more.
+    `lower_is_better` names rewards of which less is more, `groupwise` those that score pictures
+    only beside others of the same model.
     """
 
     epoch: int
@@ -61,6 +62,7 @@ class Evaluated:
     each: Mapping[str, Float[Tensor, "n"]] = field(default_factory=dict)
     lower_is_better: tuple[str, ...] = ()
     by_prompt: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    groupwise: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from diffrl.speed.fitting import memory_ended
 from diffrl.stages import Reward, Scorer
 from diffrl.tensors import Float, Int, Tensor
 
+GROUPWISE = "scores pictures only beside others of the same model"
+"""Of a groupwise reward: its scores tell nothing of another model's."""
+
 
 @dataclass(frozen=True)
 class ScoredBy:

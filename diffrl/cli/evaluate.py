@@ -31,9 +31,10 @@ def evaluate(asked: Asked) -> None:
 
     Raises:
         DiffrlError: naming what is wrong; of the command line, before weights load. Models that
-            are finished then are shown and kept.
+            can be judged are shown and kept all the same.
     """
     from diffrl.evidence import evaluation, files, judges, sharing, subjects
+    from diffrl.scoring import GROUPWISE
     from diffrl.trainer.session import quiet
 
     preset = asked.preset or usual_preset(asked.subjects, asked.model)
@@ -60,14 +61,14 @@ def evaluate(asked: Asked) -> None:
     given = {"sampler": asked.sampler, "precision": asked.precision, "eta": asked.eta}
     alike = sharing.set_otherwise(judged, shared, {r.scorer.name for r in rewards})
     alike += sharing.drawn_otherwise(judged, asdict(question), given)
+    beside = [r.scorer.name for r in rewards if r.scorer.groupwise] if base else []
     for told in [
         *(f"left out: {line}" for line in [*left_out, *why]),
         *(f"judged alike: {line}" for line in alike),
+        *(f"reward {name!r} {GROUPWISE}: no share of wins" for name in beside),
     ]:
-        typer.echo(told, err=True)
-    looking = judges.Judges(
-        rewards, embed and embed.image_embedding, lambda line: typer.echo(line, err=True)
-    )
+        _tell(told)
+    looking = judges.Judges(rewards, embed and embed.image_embedding, _tell)
     cells: list[Cell] = []
     measured = files.measured_by(base.source if base else None, clip)
     save = partial(
@@ -77,16 +78,26 @@ def evaluate(asked: Asked) -> None:
         for found in evaluation.evaluate(judged, base, question, looking, device):
             cells += found
             save(output, cells=cells)
+    except DiffrlError:
+        for line in (*problems, *looking.unjudged, *looking.failures):
+            _tell(line)
+        raise
     finally:  # what is finished is shown and kept, whatever ended the rest
         if cells:
             typer.echo("\n".join(table(question, cells, [r.scorer.name for r in rewards])))
             typer.echo(f"\nevery picture's scores: {output}")
         _keep(judged, base, cells, question, save)
-    problems += [one.unfinished for one in judged if one.unfinished]
+    there = {cell.subject for cell in cells}
+    problems += looking.unjudged
+    problems += [one.unfinished for one in judged if one.unfinished and one.name in there]
     if looking.failures:
         raise RewardError("\n".join([*problems, *looking.failures]))
     if problems:
         raise DiffrlError("\n".join(problems))
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _keep(
@@ -120,7 +131,9 @@ def _keep(
 
 def _asked_of(cells: Sequence[Cell]) -> set[tuple[str, str, int]]:
     """Return what was found of what: prompts, reward or measure, steps."""
-    return {(c.prompts, name, c.steps) for c in cells for name in (*c.values, *c.by_prompt)}
+    return {
+        (c.prompts, name, c.steps) for c in cells for name in (*c.values, *c.by_prompt, *c.found)
+    }
 
 
 def _kept(one: Subject, question: Protocol) -> set[tuple[str, str, int]]:
@@ -156,7 +169,8 @@ def table(protocol: Protocol, cells: Sequence[Cell], rewards: Sequence[str]) -> 
         yield ""
         yield (
             f"{name}: {len(prompts)} prompts, pictures of each: {protocol.seeds}; ± half of the "
-            f"95 % interval over {'prompts' if len(set(prompts)) >= 8 else 'pictures'}; "
+            f"95 % interval over "
+            f"{'prompts' if len(set(prompts)) >= 8 else 'pictures, of diversity over prompts'}; "
             f"σ standard deviation of pictures; "
             f"in brackets: share of pictures better than the base model's"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from diffrl.errors import OutOfMemory
+from diffrl.errors import DiffrlError, OutOfMemory
 from diffrl.evidence.drawing import ADVICE, Artist
 from diffrl.evidence.intervals import Estimate, estimate, wins
 from diffrl.evidence.judges import Judges
@@ -40,7 +40,8 @@ class Cell:
         prompts: name of the set.
         steps: denoising steps.
         found: estimates by name of reward or measure.
-        wins: percent of pictures that are better than the base model's, by reward.
+        wins: percent of pictures that are better than the base model's, by reward; not of those
+            that score a picture only beside others of the same model.
         values: of every picture, nan where there is none.
         by_prompt: of every prompt, what single pictures do not have.
     """
@@ -65,29 +66,50 @@ def evaluate(
 
     With a base, the others also get the share of pictures in which they beat it on the same noise,
     and how far their pictures are from its own. Where a reward fails for every picture of a cell,
-    `judges.failures` says so, and the cell has none of its scores.
+    `judges.failures` says so, and the cell has none of its scores. A model that is refused, but
+    for the base, is left out, and `judges.unjudged` says why.
 
     Raises:
-        OutOfMemory: if memory does not even hold one picture in a call.
+        DiffrlError: if the base is refused, memory does not even hold one picture in a call, or
+            something else keeps all of them from being judged.
     """
     first: dict[tuple[str, int], Look] = {}
     for one in ([base] if base else []) + list(subjects):
-        with in_words(f"{one.name}: memory ends in loading it", ADVICE):
-            artist = Artist(one, protocol, device)
-        cells = []
-        for name, steps in product(protocol.prompts, protocol.steps):
-            where = f"{one.name}: {name}, {steps} step{'s' if steps > 1 else ''}"
-            judges.tell(where)
-            look = Look(judges.of(name), protocol.text(name), drop=True, embed=judges.embed)
-            scores, failed = _scored(artist, look, steps, where)
-            judges.failures.extend(f"{where}: {why}" for why in failed)
-            reference = first.get((name, steps))
-            if one is base:
-                first[name, steps] = look
-            cells.append(_cell(one.name, name, steps, look, scores, reference, judges.of(name)))
-        del artist  # before the next model is loaded
-        give_back()
+        try:
+            cells = _cells(one, protocol, judges, device, first, one is base)
+        except DiffrlError as error:
+            if one is base or error.exit_code != DiffrlError.exit_code:
+                raise
+            judges.unjudged.append(f"{one.name}: not judged: {error}")
+            continue
+        finally:
+            give_back()  # before the next model is loaded
         yield cells
+
+
+def _cells(
+    one: Subject,
+    protocol: Protocol,
+    judges: Judges,
+    device: str,
+    first: dict[tuple[str, int], Look],
+    is_base: bool,
+) -> list[Cell]:
+    """Return the cells of a model; `first` are looks at the base model, and takes them."""
+    with in_words(f"{one.name}: memory ends in loading it", ADVICE):
+        artist = Artist(one, protocol, device)
+    cells = []
+    for name, steps in product(protocol.prompts, protocol.steps):
+        where = f"{one.name}: {name}, {steps} step{'s' if steps > 1 else ''}"
+        judges.tell(where)
+        look = Look(judges.of(name), protocol.text(name), drop=True, embed=judges.embed)
+        scores, failed = _scored(artist, look, steps, where)
+        judges.failures.extend(f"{where}: {why}" for why in failed)
+        reference = first.get((name, steps))
+        if is_base:
+            first[name, steps] = look
+        cells.append(_cell(one.name, name, steps, look, scores, reference, judges.of(name)))
+    return cells
 
 
 def _scored(
@@ -116,7 +138,7 @@ def _cell(
     found: dict[str, Estimate] = {}
     if reference is not None:
         before, _ = reference.scores_and_failures()
-        for reward in rewards:
+        for reward in (r for r in rewards if not r.groupwise):
             pair = before[reward.name], scores[reward.name]
             if bool((pair[0] + pair[1]).isfinite().any()):
                 better[reward.name] = wins(

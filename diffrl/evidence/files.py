@@ -43,6 +43,7 @@ class Answers:
         rewards: the settings of each reward.
         lower_is_better: rewards of which less is more.
         measured: by what the measures were taken that depend on a model, where that is known.
+        groupwise: rewards whose scores are of one model alone.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Answers:
     rewards: Mapping[str, Any]
     lower_is_better: frozenset[str]
     measured: Mapping[str, Any] = field(default_factory=dict)
+    groupwise: frozenset[str] = frozenset()
 
 
 def save(
@@ -73,6 +75,7 @@ def save(
         "rewards": {r.scorer.name: r.settings for r in rewards},
         "measured": dict(measured),
         "lower_is_better": [r.scorer.name for r in rewards if not r.scorer.higher_is_better],
+        "groupwise": [r.scorer.name for r in rewards if r.scorer.groupwise],
         "subjects": {
             s.name: {"source": s.source, "model": s.model, "epoch": s.epoch} for s in subjects
         },
@@ -86,7 +89,8 @@ def measured_by(base: str | None, clip: str | None) -> dict[str, Any]:
     """Return what measures depend on: the base model that pictures moved from, and the CLIP."""
     if base is not None and (path := there(base)):
         base = str(path.resolve())  # however it was written
-    return {"moved": base, "moved-clip": [base, clip], "diversity-clip": clip}
+    both = [base, clip]
+    return {"moved": base, "moved-clip": both, "diversity-clip": clip, "frechet-clip": both}
 
 
 def recorded(run: Run) -> list[int]:
@@ -113,6 +117,7 @@ def in_training(run: Run, epoch: int) -> Answers:
             columns[name] = (list(own), list(own.values()))
         values = {name: _column(name, found, of) for name, (of, found) in columns.items()}
         lower = frozenset(content.get("lower_is_better", ()))
+        alone = frozenset(content.get("groupwise", ()))
         asked_of = content.get("rewards")
         if asked_of is not None and not isinstance(asked_of, dict):
             raise ValueError("rewards: expected a table of settings")
@@ -122,7 +127,7 @@ def in_training(run: Run, epoch: int) -> Answers:
     rewards |= {r.name: r for r in settings.watched}
     dumped = asked_of or {name: r.model_dump(mode="json") for name, r in rewards.items()}
     items = {name: of for name, (of, _) in columns.items()}
-    return Answers("training", epoch, asked, items, values, dumped, lower)
+    return Answers("training", epoch, asked, items, values, dumped, lower, {}, alone)
 
 
 def afterwards(folder: Path) -> Answers | None:
@@ -149,6 +154,8 @@ def afterwards(folder: Path) -> Answers | None:
                 found[name] = ([one for _ in seeds for one in text], each)
             for name, own in cell["by_prompt"].items():
                 found[name] = (list(own), list(own.values()))
+            for name, own in cell["found"].items():  # one number of all pictures
+                found.setdefault(name, ([cell["prompts"]], [own["mean"]]))
             for name, (prompts, each) in found.items():
                 key = f"{cell['prompts']}/{name}/{cell['steps']}-step"
                 values[key], items[key] = _column(key, each, prompts), prompts
@@ -160,7 +167,9 @@ def afterwards(folder: Path) -> Answers | None:
         measured = content.get("measured") or {}  # not in files of before
         if not isinstance(measured, dict):
             raise ValueError("measured: expected a table")
-        return Answers("eval", epoch, asked, items, values, content["rewards"], lower, measured)
+        alone = frozenset(content.get("groupwise", ()))
+        of = content["rewards"]
+        return Answers("eval", epoch, asked, items, values, of, lower, measured, alone)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _broken(path, error) from None
 

@@ -42,12 +42,14 @@ class Judges:
         embed: pictures to unit embeddings, or None.
         tell: is told what goes on, one line at a time.
         failures: takes where a reward failed for every picture, and why, one line each.
+        unjudged: takes which model could not be judged, and why, one line each.
     """
 
     rewards: Sequence[Opened]
     embed: Callable[[Tensor], Tensor] | None
     tell: Callable[[str], None]
     failures: list[str] = field(default_factory=list)
+    unjudged: list[str] = field(default_factory=list)
 
     def of(self, prompts: str) -> list[ScoredBy]:
         """Return the rewards that can score a set of prompts."""

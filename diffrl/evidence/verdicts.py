@@ -12,8 +12,11 @@ import numpy
 from diffrl.evidence.files import Answers
 from diffrl.evidence.intervals import UNCLEAR, Estimate, between_runs, difference, estimate
 from diffrl.measures import PICTURE
+from diffrl.scoring import GROUPWISE
 
-MEASURES = frozenset({*PICTURE, "moved", "moved-clip", "diversity", "diversity-clip"})
+MEASURES = frozenset(
+    {*PICTURE, "moved", "moved-clip", "diversity", "diversity-clip", "frechet-clip"}
+)
 """Of which neither more nor less is better."""
 
 
@@ -33,7 +36,7 @@ class Verdict:
 
 
 def verdicts(one: Sequence[Answers], other: Sequence[Answers]) -> tuple[list[Verdict], list[str]]:
-    """Return a verdict for each metric that both have, and which rewards are not the same.
+    """Return a verdict for each metric that both have, and which rewards cannot be compared.
 
     Of single runs, pictures are paired and their prompts resampled: what holds of the two models.
     With several runs on both sides, Welch's interval of the runs' means is taken instead: what
@@ -44,11 +47,14 @@ def verdicts(one: Sequence[Answers], other: Sequence[Answers]) -> tuple[list[Ver
     apart = _apart([a.rewards for a in every])
     both = [metric for metric in one[0].values if all(metric in a.values for a in every)]
     moved = _apart([a.measured for a in every]).intersection(m.split("/")[-2] for m in both)
+    alone = frozenset[str]().union(*(a.groupwise for a in every))
+    out = apart | moved | alone
     for metric in both:
-        if metric.split("/")[-2] not in apart | moved and (said := _verdict(metric, one, other)):
+        if metric.split("/")[-2] not in out and (said := _verdict(metric, one, other)):
             found.append(said)
     told = [f"reward {name!r} is not the same in both; left out" for name in sorted(apart)]
     told += [f"{name}: of another base model or CLIP; left out" for name in sorted(moved)]
+    told += [f"reward {name!r} {GROUPWISE}; left out" for name in sorted(alone - apart)]
     names = {name for a in every for name in a.rewards}
     lacking = sorted(name for name in names if any(name not in a.rewards for a in every))
     told += [f"reward {name!r} scored the pictures of one alone; left out" for name in lacking]

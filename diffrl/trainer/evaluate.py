@@ -34,6 +34,7 @@ class Evaluation:
         lower_is_better: names of the rewards of which less is more.
         images: the first pictures for each number of steps.
         by_prompt: diversity, for each prompt with several pictures.
+        groupwise: names of the rewards whose scores are of one model alone.
     """
 
     scores: Mapping[str, float]
@@ -42,6 +43,7 @@ class Evaluation:
     images: Float[Tensor, "s shown 3 h w"]
     lower_is_better: tuple[str, ...] = ()
     by_prompt: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    groupwise: tuple[str, ...] = ()
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -97,7 +99,8 @@ def evaluate(
             key = f"picture/diversity/{steps}-step"
             by_prompt[key], scores[key] = apart, sum(apart.values()) / len(apart)
     lower = tuple(r.name for r in rewards if not r.higher_is_better)
-    return Evaluation(scores, each, tuple(text), torch.stack(shown), lower, by_prompt)
+    alone = tuple(r.name for r in rewards if r.groupwise)
+    return Evaluation(scores, each, tuple(text), torch.stack(shown), lower, by_prompt, alone)
 
 
 def _seen(

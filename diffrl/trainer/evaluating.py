@@ -59,6 +59,7 @@ def draw_and_score(session: Session) -> Evaluation:
         dict(done.each),
         done.lower_is_better,
         done.by_prompt,
+        done.groupwise,
     )
     tell(session, "diffrl_evaluated", event)
     return done

@@ -48,6 +48,7 @@ def record(folder: Path, event: Evaluated, rewards: Mapping[str, Any]) -> None:
         "epoch": event.epoch,
         "prompts": event.text,
         "lower_is_better": event.lower_is_better,
+        "groupwise": event.groupwise,
         "rewards": rewards,
         "scores": scores,
         "by_prompt": {name: dict(found) for name, found in event.by_prompt.items()},

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -91,6 +92,12 @@ def test_rewards_of_one_name_but_other_settings_are_not_compared():
     one, other = answer([1.0] * 10), answer([2.0] * 10, {"cost": {"scale": 2}})
     found, told = verdicts([one], [other])
     assert found == [] and told == ["reward 'cost' is not the same in both; left out"]
+
+
+def test_a_reward_that_ranks_the_pictures_of_one_model_is_not_compared():
+    one, other = (replace(answer([v] * 10), groupwise=frozenset({"cost"})) for v in (1.0, 2.0))
+    found, (told,) = verdicts([one], [other])
+    assert found == [] and told.startswith("reward 'cost' scores pictures only beside others")
 
 
 def test_a_reward_of_one_alone_is_named():

@@ -150,6 +150,12 @@ def test_rewards_of_which_less_is_more_and_groupwise_ones(runs, command, tmp_pat
     share = 100 * ((b < a).mean() + (b == a).mean() / 2)
     assert own["wins"]["cheap"]["mean"] == pytest.approx(share)
     assert sorted(own["values"]["ranked"]) == [0.0] * 4 + [1.0] * 4 + [2.0] * 4
+    assert content["groupwise"] == ["ranked"] and "ranked" not in own["wins"]
+    assert told.count("reward 'ranked' scores pictures only beside others of the same model") == 1
+    kept = shutil.copytree(runs / "ddpo/1", tmp_path / "again")
+    code, out, told = command("compare", runs / "ddpo/1", kept)
+    assert code == 2 and "unseen/cheap/2-step" in out and "ranked" not in out
+    assert "reward 'ranked' scores pictures only beside others of the same model; left out" in told
     (runs / "ddpo/1/evaluation.json").unlink()
 
 
@@ -304,6 +310,28 @@ def test_the_distance_of_distributions_is_that_of_gaussians():
     shifted = torch.randn(4000, 3) * torch.tensor([2.0, 1.0, 1.0]) + torch.tensor([0.0, 3.0, 0.0])
     assert frechet(one, torch.randn(4000, 3)) == pytest.approx(0.0, abs=0.02)
     assert frechet(shifted, one) == pytest.approx(9 + 1, rel=0.05)  # |mean|² + (2 - 1)²
+
+
+def test_a_distance_of_distributions_is_shown_kept_and_compared_without_an_interval(
+    runs, command, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("diffrl.evidence.evaluation.FRECHET", 8)
+    for name in ("sdpo", "ddpo"):
+        shutil.copytree(runs / name / "1", tmp_path / name)
+    pair, target = [tmp_path / "sdpo", tmp_path / "ddpo"], tmp_path / "e.json"
+    code, out, told = command("eval", *pair, *QUICK, "-o", target)
+    assert code == 0 and "frechet-clip" in out and "of diversity over prompts" in out, told
+    cells = {
+        (c["subject"], c["steps"]): c["found"] for c in json.loads(target.read_text())["cells"]
+    }
+    assert "frechet-clip" not in cells["base", 2]
+    one, other = (cells[name, 2]["frechet-clip"] for name in ("sdpo", "ddpo"))
+    assert one["mean"] > 0 and (one["low"], one["count"], one["units"]) == (None, 8, 1)
+    _, out, _ = command("compare", *pair, "--json")
+    (found,) = json.loads(out)["verdicts"].values()
+    (said,) = (v for v in found if v["metric"] == "unseen/frechet-clip/2-step")
+    assert said["change"]["mean"] == pytest.approx(other["mean"] - one["mean"])
+    assert said["change"]["low"] is None and said["verdict"] == "not distinguishable"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """`diffrl eval` where not everything can be judged, or was judged before."""
 
+import json
 import shutil
+
+from diffrl.errors import OutOfMemory
 
 
 def test_a_run_that_was_mistyped_is_not_looked_for_on_the_hub(runs, command, monkeypatch):
@@ -24,6 +27,32 @@ def test_what_cannot_be_judged_leaves_the_others_judged(runs, command, tmp_path)
     assert "young" in out and target.is_file()
     code, _, told = command("eval", f"{young}@1", *some, "-o", target)
     assert code == 0, told  # that epoch was asked for
+
+
+def test_a_model_whose_weights_do_not_fit_leaves_the_others_judged(runs, command, tmp_path):
+    lora, target = tmp_path / "l.safetensors", tmp_path / "e.json"
+    lora.write_bytes(b"no weights at all")
+    words = [tmp_path / "none", f"bad={lora}", runs / "ddpo/1", "--base", "none", "-o", target]
+    code, out, told = command(
+        "eval", *words, "--reward", "jpeg-compressibility", "--steps", "1", "--prompts", "unseen"
+    )
+    error = told.partition("error: ")[2]
+    assert code == 2 and "none: nothing is there" in error
+    assert "bad: not judged: " in error and "its weights do not fit the model" in error
+    subjects = {cell["subject"] for cell in json.loads(target.read_text())["cells"]}
+    assert subjects == {"1"} and f"every picture's scores: {target}" in out
+
+
+def test_what_was_found_wrong_is_told_where_something_ends_it_all(
+    runs, command, tmp_path, monkeypatch
+):
+    def ends(*_):
+        raise OutOfMemory("memory ends")
+
+    monkeypatch.setattr("diffrl.evidence.evaluation.Artist", ends)
+    some = ["--reward", "jpeg-compressibility", "--steps", "1", "-o", tmp_path / "e.json"]
+    code, _, told = command("eval", tmp_path / "none", runs / "ddpo/1", *some)
+    assert code == 3 and "none: nothing is there" in told and "error: memory ends" in told
 
 
 def test_a_reward_that_cannot_score_a_set_is_told_by_its_name(runs, command, tmp_path):
