@@ -223,15 +223,25 @@ def is_number(value: Any) -> bool:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the JSON objects of a file with one a line; what is torn or none is left out."""
-    if not path.is_file():
-        return []
     lines = []
-    for line in path.read_text("utf-8", errors="replace").split("\n"):
+    for line in _written(path):
         try:
             lines.append(json.loads(line))
         except (ValueError, RecursionError):
             continue
     return [line for line in lines if isinstance(line, dict)]
+
+
+def count_lines(path: Path) -> int:
+    """Return how many lines of a file hold something, torn ones among them."""
+    return len(_written(path))
+
+
+def _written(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    lines = path.read_text("utf-8", errors="replace").split("\n")
+    return [line for line in lines if line.strip()]
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def write_report(folders: Sequence[Path], output: Path) -> list[str]:
     if not own(output.parent, plots):
         raise DiffrlError(f"{plots} is a link that leads out of {output.parent}; remove it")
     groups = grouped(records)
-    render(groups, output, plots)
+    problems += render(groups, output, plots)
     problems += [line for record in records for line in record.missing()]
     problems += unlike(groups)
     return problems + [line for group in groups for line in apart(group)]

@@ -5,6 +5,7 @@ for (const place of document.querySelectorAll(".slides")) {
   const show = () => {
     images.forEach((image, number) => image.classList.toggle("on", number === Number(slider.value)));
     label.textContent = images[slider.value].alt;
+    slider.setAttribute("aria-valuetext", label.textContent);
   };
   slider.addEventListener("input", show);
   show();

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from diffrl.folder import short_commit, write
 from diffrl.report import charts
+from diffrl.report.grids import Slides, slides
 from diffrl.report.groups import Group, differences
 from diffrl.report.records import Record
 from diffrl.report.tables import evaluation_tables, score_rows, steps_of
@@ -28,11 +29,6 @@ NUMERICS = (
     ("advantage/abs_mean", "mean |advantage|", False),
     ("samples_per_second", "samples per second", False),
 )
-WIDEST = 1600
-"""Pixels of an embedded grid; wider ones are made smaller."""
-
-MOST = 40
-"""Grids of one run on a page; of more, every second, third, …"""
 
 
 @dataclass(frozen=True)
@@ -44,13 +40,18 @@ class Section:
     svgs: Sequence[str]
 
 
-def render(groups: Sequence[Group], output: Path, plots: Path) -> None:
-    """Write the page, whole or not at all, and its plots as files."""
+def render(groups: Sequence[Group], output: Path, plots: Path) -> list[str]:
+    """Write the page, whole or not at all, and its plots as files.
+
+    Returns:
+        The pictures that cannot be read, one line each.
+    """
     from jinja2 import Environment
 
     made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = made.from_string(_text("page.html.jinja"))
     records = [record for group in groups for record in group.records]
+    drawn = [(g.name, [slides(record) for record in g.records]) for g in groups]
     script = _text("page.js")
     page = template.render(
         title=_title(groups),
@@ -60,7 +61,7 @@ def render(groups: Sequence[Group], output: Path, plots: Path) -> None:
         policy=_policy(script),
         sections=sections(groups, plots),
         scores=[(g.name, rows) for g in groups if (rows := score_rows(g))],
-        slides=[(g.name, [s for s in map(slides, g.records) if s["shown"]]) for g in groups],
+        slides=[(name, [one for one in own if one.shown]) for name, own in drawn],
         notices=[(r.name, r.notices) for r in records if r.notices],
         evaluations=[(r.name, evaluation_tables(r)) for r in records if r.evaluation],
         differences=differences([g.records[0] for g in groups]) if len(groups) > 1 else [],
@@ -70,6 +71,8 @@ def render(groups: Sequence[Group], output: Path, plots: Path) -> None:
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     write(output, page)
+    every: list[Slides] = list(chain.from_iterable(own for _, own in drawn))
+    return [f"cannot read {path}" for one in every for path in one.broken]
 
 
 def _policy(script: str) -> str:
@@ -178,35 +181,6 @@ def _numerics(groups: Sequence[Group]) -> list[charts.Chart]:
 
 def _scored(keys: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(k.split("/")[1] for k in keys if k.startswith("eval/")))
-
-
-def slides(record: Record) -> dict[str, Any]:
-    """Return a run's grids for the slider."""
-    some = record.pictures[:: -(-len(record.pictures) // MOST) or 1]
-    some = (*some, *(p for p in record.pictures[-1:] if p not in some))
-    found = [(f"epoch {epoch}", _embedded(path)) for epoch, path in some]
-    shown = [(label, address) for label, address in found if address]
-    comparison = _embedded(record.before_after) if record.before_after else ""
-    return {
-        "name": f"seed {record.setting('train.seed')}",
-        "shown": shown,
-        "comparison": comparison,
-    }
-
-
-def _embedded(path: Path) -> str:
-    """Return a picture as a data address; nothing where it cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            small = picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # torn, or a trap
-        return ""
-    small.thumbnail((WIDEST, 10 * WIDEST))
-    packed = io.BytesIO()
-    small.save(packed, "WEBP", quality=88)
-    return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
 
 
 def _about(record: Record) -> dict[str, str]:

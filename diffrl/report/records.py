@@ -19,6 +19,7 @@ from diffrl.folder import (
     METRICS,
     NOTICES,
     SETTINGS,
+    count_lines,
     read_lines,
     read_metrics,
     read_object,
@@ -157,17 +158,27 @@ def record(folder: Path) -> Record:
     last = images / "before-after.png"
     broken: list[str] = []
     environment = _shaped(folder, ENVIRONMENT, Environment, broken)
+    metrics = tuple(read_metrics(folder)) if own(folder, folder / METRICS) else ()
+    notices = tuple(read_notices(folder))
+    broken += [*_torn(folder, METRICS, len(metrics)), *_torn(folder, NOTICES, len(notices))]
     return Record(
         folder=folder,
         settings=tuple(read_settings(folder / SETTINGS)),
-        metrics=tuple(read_metrics(folder)) if own(folder, folder / METRICS) else (),
+        metrics=metrics,
         pictures=tuple(grids),
         before_after=last if last.is_file() and own(folder, last) else None,
         environment=environment or Environment(),
         evaluation=_shaped(folder, EVALUATION, Cells, broken),
         broken=tuple(broken),
-        notices=tuple(read_notices(folder)),
+        notices=notices,
     )
+
+
+def _torn(folder: Path, name: str, read: int) -> list[str]:
+    """Return how many lines of a file could not be read, if any."""
+    path = folder / name
+    lost = count_lines(path) - read if own(folder, path) else 0
+    return [f"{path}: {lost} line{'s' if lost > 1 else ''} cannot be read; left out"] * (lost > 0)
 
 
 def read_notices(folder: Path) -> list[Notice]:

@@ -217,9 +217,33 @@ def test_a_torn_metrics_file_and_a_missing_plugin_still_make_a_page(runs, tmp_pa
     picture.write_bytes(picture.read_bytes()[:100])
     settings = copy / "settings.toml"
     settings.write_text(settings.read_text().replace('algo = "sdpo"', 'algo = "of-a-stranger"'))
-    assert write_report([copy], tmp_path / "page.html") == []
+    (copy / "notices.jsonl").write_text('[]\n\n{"epo\n')
+    assert write_report([copy], tmp_path / "page.html") == [
+        f"cannot read {picture}",
+        f"{copy / 'metrics.jsonl'}: 1 line cannot be read; left out",
+        f"{copy / 'notices.jsonl'}: 2 lines cannot be read; left out",
+    ]
     text = (tmp_path / "page.html").read_text("utf-8")
     assert "of-a-stranger on pickscore" in text and text.count('alt="epoch ') == 2
+
+
+def test_of_many_grids_some_are_shown_and_it_is_said(runs, tmp_path, unplotted):
+    copy = tmp_path / "long"
+    shutil.copytree(runs / "sdpo/1", copy)
+    for epoch in range(3, 85):
+        shutil.copy(copy / "images/00002.png", copy / f"images/{epoch:05d}.png")
+    write_report([copy], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "One grid in 3 of 85, and the last." in text
+    assert text.count('alt="epoch ') == 29 and 'alt="epoch 84"' in text
+    write_report([runs / "sdpo/1"], tmp_path / "page.html")
+    assert "One grid in" not in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_without_a_script_the_last_picture_is_shown(page):
+    text = page.read_text("utf-8")
+    assert re.findall(r'<img alt="([^"]*)" class="on"', text) == ["epoch 2"]
+    assert 'aria-valuetext="epoch 2"><output>epoch 2</output>' in text
 
 
 def test_paths_and_values_may_hold_anything(runs, tmp_path):
@@ -275,6 +299,7 @@ def test_the_page_works_in_a_browser(page, width):
         tab.focus(".slides input")
         tab.keyboard.press("ArrowLeft")
         assert tab.inner_text(".slides output") == "epoch 1"
+        assert tab.get_attribute(".slides input", "aria-valuetext") == "epoch 1"
         assert tab.locator(".slides img:visible").count() == 1
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         browser.close()
