@@ -108,8 +108,8 @@ def sides(claim: Claim, records: Records, seed: int) -> tuple[list[float], list[
     """Return what each picture of the claim's worse and better side got, of one seed."""
     better = _found(records, claim.better, seed)
     if claim.worse is None:
-        ends = values(better.evaluations[:1], claim), values(better.evaluations[-1:], claim)
-        return ends[::-1] if claim.falls else ends
+        before, after = (values([better.evaluations[i]], claim) for i in (0, -1))
+        return (after, before) if claim.falls else (before, after)
     worse = _found(records, claim.worse, seed)
     if claim.measure == "seconds":
         end = min(better.seconds, worse.seconds)

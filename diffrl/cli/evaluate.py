@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from diffrl.evidence.evaluation import Cell
     from diffrl.evidence.protocol import Protocol
     from diffrl.evidence.subjects import Subject
+    from diffrl.scoring import ScoredBy
 
 
 def evaluate(asked: Asked) -> None:
@@ -34,7 +35,6 @@ def evaluate(asked: Asked) -> None:
             can be judged are shown and kept all the same.
     """
     from diffrl.evidence import evaluation, files, judges, sharing, subjects
-    from diffrl.scoring import GROUPWISE
     from diffrl.trainer.session import quiet
 
     preset = asked.preset or usual_preset(asked.subjects, asked.model)
@@ -48,9 +48,7 @@ def evaluate(asked: Asked) -> None:
     device, precision = device_of(asked, runs, content["model"])
     drawn = {**content["model"], "sampler": content.get("sampler", {}).get("name", "ddim")}
     question = protocol_of(asked, runs, drawn, precision)
-    usual = Path("evaluations") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{os.getpid()}.json"
-    output = asked.output or usual  # of several that begin in one second, each has its own
-    check_file(output)
+    output = _output(asked)
     quiet()
     shared = sharing.shared_rewards(judged)
     own = [reward for _, reward in shared.values()]
@@ -61,13 +59,7 @@ def evaluate(asked: Asked) -> None:
     given = {"sampler": asked.sampler, "precision": asked.precision, "eta": asked.eta}
     alike = sharing.set_otherwise(judged, shared, {r.scorer.name for r in rewards})
     alike += sharing.drawn_otherwise(judged, asdict(question), given)
-    beside = [r.scorer.name for r in rewards if r.scorer.groupwise] if base else []
-    for told in [
-        *(f"left out: {line}" for line in [*left_out, *why]),
-        *(f"judged alike: {line}" for line in alike),
-        *(f"reward {name!r} {GROUPWISE}: no share of wins" for name in beside),
-    ]:
-        _tell(told)
+    _announce([*left_out, *why], alike, [r.scorer for r in rewards] if base else [])
     looking = judges.Judges(rewards, embed and embed.image_embedding, _tell)
     cells: list[Cell] = []
     measured = files.measured_by(base.source if base else None, clip)
@@ -94,6 +86,27 @@ def evaluate(asked: Asked) -> None:
         raise RewardError("\n".join([*problems, *looking.failures]))
     if problems:
         raise DiffrlError("\n".join(problems))
+
+
+def _output(asked: Asked) -> Path:
+    """Return the file to write, which can be written; each of several at once has its own."""
+    usual = Path("evaluations") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{os.getpid()}.json"
+    output = asked.output or usual
+    check_file(output)
+    return output
+
+
+def _announce(left_out: Sequence[str], alike: Sequence[str], beating: Sequence[ScoredBy]) -> None:
+    """Say what is not asked as it might have been; `beating` are rewards that give wins."""
+    from diffrl.scoring import GROUPWISE
+
+    alone = [one.name for one in beating if one.groupwise]
+    for line in (
+        *(f"left out: {line}" for line in left_out),
+        *(f"judged alike: {line}" for line in alike),
+        *(f"reward {name!r} {GROUPWISE}: no share of wins" for name in alone),
+    ):
+        _tell(line)
 
 
 def _tell(line: str) -> None:
