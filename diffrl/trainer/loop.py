@@ -136,9 +136,10 @@ def update(
             policy.seen = None
             out = as_loss(recipe.loss, recipe.loss(policy, batch))
             ranks.backward(piece.weight * out.value)
-            fresh = tally.gap is None and not tally.grad_norms  # weights are as they sampled
+            fresh = not tally.grad_norms  # weights are as they sampled
             if fresh and recipe.sampler.live and "log_prob" in recipe.sampler.gives:
-                tally.gap = log_prob_gap(policy.seen, batch)
+                if (gap := log_prob_gap(policy.seen, batch)) is not None:
+                    tally.gaps.append(gap)
             return piece.weight, as_figures({**out.metrics, "value": out.value}, policy.device)
 
         with alone_where_memory_ends(ranks):

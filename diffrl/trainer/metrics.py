@@ -17,7 +17,7 @@ def summarise(
     advantage, dropped = tally.everyone.value, tally.found.dropped
     metrics["advantage/abs_mean"] = float(advantage.abs().mean())
     metrics["advantage/std"] = float(advantage.std()) if advantage.numel() > 1 else 0.0
-    gaps = ranks.everyones([] if tally.gap is None else [tally.gap.float().cpu()])
+    gaps = ranks.everyones([torch.cat(tally.gaps).float().cpu()] if tally.gaps else [])
     if gaps:
         metrics["log_prob_gap/max"] = float(torch.cat(gaps).max())
         metrics["log_prob_gap/p99"] = float(torch.quantile(torch.cat(gaps), 0.99))

@@ -21,7 +21,7 @@ class Tally:
         seconds: spent under each name.
         losses: of each piece, its weight and what the loss reported.
         grad_norms: of each optimizer step.
-        gap: |log-ratios| before the first one.
+        gaps: |log-ratios| of each piece before the first one.
         moved: how far recomputed log-probs are from those of sampling.
         compiling: seconds of it that went into compiling networks.
     """
@@ -32,7 +32,7 @@ class Tally:
     seconds: dict[str, float] = field(default_factory=dict)
     losses: list[tuple[float, dict[str, Tensor]]] = field(default_factory=list)
     grad_norms: list[Tensor] = field(default_factory=list)
-    gap: Float[Tensor, "..."] | None = None
+    gaps: list[Float[Tensor, "..."]] = field(default_factory=list)
     moved: Float[Tensor, "n T"] | None = None
     compiling: float = 0.0
 

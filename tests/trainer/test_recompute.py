@@ -61,7 +61,8 @@ def gaps(monkeypatch):
     heard, plain = [], loop.log_prob_gap
 
     def hear(seen, batch):
-        heard.append(plain(seen, batch))  # None lets it be asked again, until weights change
+        heard.append(plain(seen, batch))
+        return heard[-1]
 
     monkeypatch.setattr(loop, "log_prob_gap", hear)
     return heard
@@ -73,8 +74,12 @@ def gaps(monkeypatch):
 def test_ratios_start_at_one_where_sampling_computes_otherwise(algo, more, trained, gaps):
     """Merged adapters in bf16 round far beyond the clip range; every piece's ratios are 1."""
     means = ["model.precision=bf16", "speed.merge=true", "optimizer.lr=1e-1", *more]
-    trained("usual", algo, *means, "speed.recompute=off")
+    run = trained("usual", algo, *means, "speed.recompute=off")
     assert max(float(one.max()) for one in gaps) > 1e-3
+    assert len(gaps) % 2 == 0 and len(gaps) > 2 * 2  # pieces of two epochs
+    for line, half in zip(run.metrics[1:], (slice(len(gaps) // 2), slice(len(gaps) // 2, None)),
+                          strict=True):  # fmt: skip
+        assert line["log_prob_gap/max"] == max(float(one.max()) for one in gaps[half])
     gaps.clear()
     run = trained("other", algo, *means)  # auto
     assert len(gaps) > 2 * 2  # pieces of two epochs
