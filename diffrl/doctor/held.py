@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from diffrl import machine
 from diffrl.speed.compiling import GRAPHS
 from diffrl.trainer.session import Session
 
@@ -34,9 +35,7 @@ def peak(device: torch.device, graphs: bool = False) -> int:
 
 
 def total_memory(device: torch.device) -> int:
-    """Return how many bytes a device has; for a CPU, the machine."""
+    """Return how many bytes a device has; for a CPU, those that this process may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    import psutil
-
-    return int(psutil.virtual_memory().total)
+    return machine.memory()

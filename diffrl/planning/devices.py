@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
+from diffrl import machine
 from diffrl.errors import SettingsError, did_you_mean, shown
 
 GIB = 2**30
@@ -140,7 +141,6 @@ def byte_count(text: str) -> int | None:
 
 def present(wanted: str = "auto") -> Device:
     """Return the device of this machine that a run would use."""
-    import psutil
     import torch
 
     kind, _, index = wanted.partition(":")
@@ -148,8 +148,7 @@ def present(wanted: str = "auto") -> Device:
         found = torch.cuda.get_device_properties(int(index or 0))
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return Device(found.name, "cuda", int(found.total_memory), None, True, bf16)
-    machine = int(psutil.virtual_memory().total)
     mps = getattr(torch.backends, "mps", None)
     if kind == "mps" or (kind == "auto" and mps is not None and mps.is_available()):
-        return Device("this machine's mps", "cuda", machine)
-    return Device("this machine's CPU", "cpu", machine, None, True)
+        return Device("this machine's mps", "cuda", machine.memory())
+    return Device("this machine's CPU", "cpu", machine.memory(), None, True)

@@ -38,6 +38,7 @@ class Estimate:
         prompts: that it samples.
         device: that it is planned for.
         processes: that share its trajectories.
+        beside: how many of them share the machine's CPU and its memory; none: all.
         measured: what a probe found there.
         costs: of an earlier plan with the same networks.
     """
@@ -46,6 +47,7 @@ class Estimate:
     prompts: Sequence[str]
     device: Device
     processes: int = 1
+    beside: int | None = None
     measured: Probe | None = None
     costs: Costs | None = None
 
@@ -104,7 +106,7 @@ class Estimate:
         return Plan(
             run=self._run,
             device=self.device.name,
-            memory=self.device.memory // (self.processes if self.device.kind == "cpu" else 1),
+            memory=self.device.memory // self._sharing,
             processes=self.processes,
             held=(
                 *held(self.settings, self.counted, self.processes, self.measured, self._away),
@@ -119,6 +121,11 @@ class Estimate:
             frozen=sum(p.numel() for p in made.unet.parameters()) - trained,
             notes=tuple(self._notes()),
         )
+
+    @property
+    def _sharing(self) -> int:
+        """How many processes share the device."""
+        return (self.beside or self.processes) if self.device.kind == "cpu" else 1
 
     @property
     def _run(self) -> str:

@@ -34,7 +34,8 @@ def refuse_what_cannot_fit(settings: Settings, prompts: Sequence[str]) -> None:
     if device.memory >= ROOM and is_tiny(settings):
         return
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    estimate = Estimate(settings, prompts, device, processes)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    estimate = Estimate(settings, prompts, device, processes, beside)
     try:
         plan = estimate.plan()
     except CheckpointMissing:

@@ -1,5 +1,6 @@
 """A run that cannot fit is refused before weights load, unless it is wanted anyway."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -79,3 +80,16 @@ def test_sizes_that_are_not_known_refuse_nothing(monkeypatch, cpu):
     monkeypatch.setattr(refusal, "present", lambda wanted: cpu(1))
     settings = resolve("ddpo", ["pickscore"], "emoji", sets=("model.ref=nobody/nothing-at-all",))
     refusal.refuse_what_cannot_fit(settings, ("fox",))
+
+
+@pytest.mark.parametrize(("local", "refused"), [("1", False), ("8", True)])
+def test_processes_of_one_machine_share_its_memory(local, refused, estimated, monkeypatch, cpu):
+    """Eight processes, on machines of their own or on one."""
+    settings = resolve("ddpo", ["pickscore"], "emoji")
+    alone = estimated("ddpo", "emoji", cpu(64 * GIB), processes=8).plan().bytes
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    monkeypatch.setattr(refusal, "suggestions", lambda estimate: ())
+    monkeypatch.setattr(refusal, "present", lambda wanted: cpu(2 * alone))
+    with pytest.raises(DoesNotFit) if refused else nullcontext():
+        refusal.refuse_what_cannot_fit(settings, ("fox",))
