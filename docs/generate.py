@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from generators.ablation import ablation
 from generators.commands import cli
 from generators.emoji import captions
 from generators.fields import (
@@ -35,7 +36,7 @@ from generators.planning import gpus, plan_error
 from generators.python_api import resume, run, train
 from generators.results import results, reward_precision, reward_speed, signal, terminal, zoo
 from generators.scaling import scaling
-from generators.speed import ablation, profile, speed
+from generators.speed import profile, speed
 from generators.suites import suites
 from generators.watchdog import watchdog
 

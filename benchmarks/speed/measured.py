@@ -59,7 +59,8 @@ def summary(result: Mapping[str, Any], repeats: Mapping[str, Epochs]) -> dict[st
     }
     speed = ours["trajectories_per_second"] / theirs["trajectories_per_second"]
     spent = theirs["processor_seconds"] / ours["processor_seconds"]
-    memory = ours["memory"]["above"] / max(theirs["memory"]["above"], 1)
+    kind = "reserved" if all("reserved" in way["memory"] for way in ways.values()) else "above"
+    memory = ours["memory"][kind] / max(theirs["memory"][kind], 1)
     return {
         **ways,
         "ratio": {"speed": speed, "processor_seconds": spent, "by_steps": pairs, "memory": memory},
@@ -79,15 +80,13 @@ def _way(way: str, result: Mapping[str, Any], every: Epochs) -> dict[str, Any]:
     phases["saving"] += saving
     operations = _mean(every, lengths, lambda one: of_epoch(result["flops_per_row"], one["rows"]))
     inside = _mean(every, lengths, lambda one: sum(one["networks"].values()))
-    about = result["about"][way]
-    alike = [one for one in result["about"].values() if one["precision"] == about["precision"]]
-    rate = max(one["matmul_flops_per_second"] for one in alike)
+    rate = rate_of(result, way)
     by_steps = {
         str(steps): rows / (_mean(every, [steps], lambda one: one["seconds"]) + saving)
         for steps in lengths
     }
     return {
-        "precision": about["precision"],
+        "precision": result["about"][way]["precision"],
         "seconds": seconds,
         "processor_seconds": _mean(every, lengths, lambda one: one["processor_seconds"]),
         "phases": phases,
@@ -95,7 +94,9 @@ def _way(way: str, result: Mapping[str, Any], every: Epochs) -> dict[str, Any]:
         "by_steps": {steps: {"per_second": value} for steps, value in by_steps.items()},
         "spread": _spread(every, lengths),
         "memory": {
-            kind: max(one["memory"][kind] for one in every) for kind in ("peak", "above")
+            kind: max(one["memory"][kind] for one in every)
+            for kind in ("peak", "above", "reserved")
+            if all(kind in one["memory"] for one in every)
         },
         "model_flops": operations,
         "utilisation": operations / (seconds * rate),
@@ -104,10 +105,27 @@ def _way(way: str, result: Mapping[str, Any], every: Epochs) -> dict[str, Any]:
             for phase in PHASES
         },
         "log_prob_gap": max(one["log_prob_gap"] for one in every),
+        **_sampling_gap(every),
         "outside_networks": {
             "seconds": seconds - inside, "share": (seconds - inside) / seconds
         },
     }  # fmt: skip
+
+
+def rate_of(result: Mapping[str, Any], way: str) -> float:
+    """Return the operations a second of a matrix product in a way's precision, the most there were.
+
+    Where both ways are in one precision, they are compared with one rate.
+    """
+    about = result["about"][way]
+    alike = [one for one in result["about"].values() if one["precision"] == about["precision"]]
+    return max(one["matmul_flops_per_second"] for one in alike)
+
+
+def _sampling_gap(every: Epochs) -> dict[str, float]:
+    """Return how far log-probs were off those of sampling at the most, where that was noted."""
+    noted = [one["sampling_gap"] for one in every if "sampling_gap" in one]
+    return {"sampling_gap": max(noted)} if noted else {}
 
 
 def _unet(result: Mapping[str, Any], one: Mapping[str, Any], phase: str) -> float:

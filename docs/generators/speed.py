@@ -14,7 +14,7 @@ SIZES = {
     "emoji": "Emoji, on a CPU: an epoch of the default run",
     "sd_turbo": "SD-Turbo, 512 pixels, on a GPU",
 }
-BASE = "base"
+GAPS = {"log_prob_gap": "log-prob gap", "sampling_gap": "… of sampling"}
 MISSING = "*Not measured yet.*"
 
 
@@ -30,7 +30,7 @@ def _size(name: str) -> Iterator[str]:
         yield f"{MISSING} `python -m benchmarks.speed --size {name.replace('_', '-')}`"
         return
     found = json.loads(path.read_text("utf-8"))
-    theirs, ours = (_with_reserved(found, way) for way in ("published", "diffrl"))
+    theirs, ours = (found["summary"][way] for way in ("published", "diffrl"))
     yield f"![An epoch of both ways, by phase](images/speed-{name}.svg)"
     yield table(("", "published schedule", "diffrl", "ratio"), _rows(theirs, ours))
     yield " ".join(_about(found))
@@ -65,8 +65,10 @@ def _rows(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[
             yield row(f"… the UNet's alone, {phase}, %", *shares, "{:.0f}")
     outside = [way["outside_networks"]["share"] for way in (theirs, ours)]
     yield "outside the networks", *(f"{100 * share:.1f} %" for share in outside), ""
-    gaps = [way["log_prob_gap"] for way in (theirs, ours)]
-    yield "log-prob gap", *(f"{gap:.1e}" if gap else "0" for gap in gaps), ""
+    for kind, said in GAPS.items():
+        gaps = [way.get(kind) for way in (theirs, ours)]
+        if any(gap is not None for gap in gaps):
+            yield said, *("" if gap is None else f"{gap:.1e}" if gap else "0" for gap in gaps), ""
 
 
 def _about(found: Mapping[str, Any]) -> Iterator[str]:
@@ -74,14 +76,13 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
     steps = " and ".join(str(n) for n in found["steps"])
     repeats = len(found["repeats"]["diffrl"]) // len(found["steps"])
     most = max(found["summary"][way]["spread"] for way in ("published", "diffrl"))
-    rates = {found["about"][way]["matmul_flops_per_second"] for way in ("published", "diffrl")}
     turns = " in turn, as the preset has them" if len(found["steps"]) > 1 else ""
     yield f"Epochs of {found['trajectories']} trajectories with {steps} steps{turns};"
     yield f"medians of {repeats} of each, the ways taking turns, after one to warm up;"
     yield f"the longest was at most {100 * most:.0f} % of the median above the shortest."
-    yield f"{found['machine']}, {_parts(found)}, load"
+    yield f"{found['machine']}, {machine_parts(found)}, load"
     yield f"{found['load_before']:.1f} before; a matrix product reaches"
-    yield f"{max(rates) / 1e9:,.0f} GFLOP/s;"
+    yield f"{_rates(found)};"
     yield f"commit {commit(found)}, seed {found['seed']}."
     if found["sets"]:
         yield "On top of the preset: " + " ".join(f"`{one}`" for one in found["sets"]) + "."
@@ -95,17 +96,19 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _parts(found: Mapping[str, Any]) -> str:
+def _rates(found: Mapping[str, Any]) -> str:
+    """Return the rate of a matrix product in each precision, as the shares of it are taken."""
+    rates: dict[str, float] = {}
+    for one in found["about"].values():
+        rate = one["matmul_flops_per_second"]
+        rates[one["precision"]] = max(rate, rates.get(one["precision"], 0))
+    return " and ".join(f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in rates.items())
+
+
+def machine_parts(found: Mapping[str, Any]) -> str:
     """Return threads, and GPUs where there are some."""
     own = found["environment"]["machine"]
     return ", ".join([f"{own['threads']} threads", *own.get("gpus", [])])
-
-
-def _with_reserved(found: Mapping[str, Any], way: str) -> dict[str, Any]:
-    """Return the summary of a way, with the most of a GPU that torch held for it."""
-    most = max(one["memory"].get("reserved", 0) for one in found["repeats"][way])
-    own = found["summary"][way]
-    return {**own, "memory": {**own["memory"], **({"reserved": most} if most else {})}}
 
 
 def _memories(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -116,99 +119,6 @@ def _memories(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tu
         return
     yield "peak", "peak memory, GiB"
     yield "above", "… above the loaded models, GiB"
-
-
-def ablation() -> str:
-    """Return what each means of speed gains, for each size that was measured."""
-    return "\n\n".join(part for name in SIZES for part in _ablation(name))
-
-
-def _ablation(name: str) -> Iterator[str]:
-    path = RESULTS / f"speed_ablation_{name}.json"
-    yield f"### {SIZES[name].partition(':')[0]}"
-    if not path.exists():
-        size = name.replace("_", "-")
-        yield f"{MISSING} `python -m benchmarks.speed.ablation --size {size}`"
-        return
-    found = json.loads(path.read_text("utf-8"))
-    head = (
-        "", "settings", "alone, trajectories a second", "gain", "gain in processor time",
-        "together without it, or with",
-        "peak memory, GiB", "log-prob gap", "a tenth of the clip range", "passes", "off sampling",
-    )  # fmt: skip
-    if BASE in found["configurations"]:
-        yield table(head, _means(found))
-    else:
-        yield table(
-            ("", "trajectories a second", *head[-5:]),
-            _configurations(found),
-        )
-    base = " ".join(f"`{one}`" for one in found["base"])
-    where = f"{found['machine']}, {_parts(found)}"
-    yield (
-        f"The base is {base}. {where}, commit {commit(found)}. Lines without "
-        f"figures are not measured yet.{_of_each(found)} Where other work shared the machine, the "
-        f"gain in seconds says little, and that in processor time is the one to read."
-    )
-    for row, why in found["refused"].items():
-        yield f"Not in this version: `{row}` ({why})."
-
-
-def _of_each(found: Mapping[str, Any]) -> str:
-    """Return what was set in every configuration."""
-    own = " ".join(f"`{one}`" for one in found["sets"])
-    return f" In all of them: {own}." if own else ""
-
-
-def _configurations(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield what was measured, where the plain base was not."""
-    for name, own in found["configurations"].items():
-        told = own["summary"]
-        yield (
-            name,
-            f"{told['trajectories_per_second']:.1f}",
-            f"{told['memory'] / 2**30:.1f}",
-            f"{told['log_prob_gap']:.1e}",
-            f"{told['gap_limit']:.1e}",
-            "yes" if told["passes"] else "**no**",
-            _off_sampling(told),
-        )
-
-
-def _off_sampling(told: Mapping[str, Any]) -> str:
-    """Return how far log-probs are off those that sampling told, where that was measured."""
-    return f"{told['sampling_gap']:.1e}" if "sampling_gap" in told else ""
-
-
-def _means(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    measured = found["configurations"]
-    base = measured[BASE]["summary"]
-    wall, spent = "trajectories_per_second", "trajectories_per_processor_second"
-    joined = [row["name"] for row in found["rows"] if row["together"]]
-    sets = {row["name"]: " ".join(f"`{one}`" for one in row["sets"]) for row in found["rows"]}
-    sets |= {"base": "", "together": ", ".join(joined)}
-    for name, said in sets.items():
-        if name not in measured:
-            yield name, said, *[""] * 9
-            continue
-        own = measured[name]["summary"]
-        without = measured.get(f"together without {name}")
-        added = measured.get(f"together with {name}")
-        rest = f"{without['summary'][wall]:.1f}" if without else ""
-        rest = f"with: {added['summary'][wall]:.1f}" if added else rest
-        yield (
-            name,
-            said,
-            f"{own[wall]:.1f}",
-            f"{own[wall] / base[wall]:.2f} ×",
-            f"{own[spent] / base[spent]:.2f} ×",
-            rest,
-            f"{own['memory'] / 2**30:.2f}",
-            f"{own['log_prob_gap']:.1e}" if own["log_prob_gap"] else "0",
-            f"{own['gap_limit']:.1e}" if own["gap_limit"] else "",
-            "yes" if own["passes"] else "**no**",
-            _off_sampling(own),
-        )
 
 
 def profile() -> str:

@@ -93,3 +93,23 @@ def test_ways_that_did_different_work_are_not_compared(tmp_path):
     other["diffrl"][0]["optimizer_steps"] = 1
     with pytest.raises(SystemExit, match="the ways differ in what they train"):
         measured.agreed(other, settings)
+
+
+def test_memory_of_recorded_graphs_and_gaps_of_sampling_are_compared_where_they_were_measured():
+    networks = {"unet/no-grad": 0.5, "unet/grad": 0.2, "backward": 0.2}
+    epoch = {"steps": 3, "rows": ROWS, "seconds": 2.0, "processor_seconds": 2.0, "phases": {},
+             "networks": networks, "log_prob_gap": 0.0}  # fmt: skip
+    result = {
+        "steps": [3], "trajectories": 16, "checkpoint": {"seconds": 0.0, "every": 1},
+        "flops_per_row": dict.fromkeys((*ROWS, "unet/recomputed"), 1.0),
+        "about": {way: {"precision": "fp32", "matmul_flops_per_second": 1e3}
+                  for way in ("published", "diffrl")},
+    }  # fmt: skip
+    memory = {"peak": 4, "above": 2}
+    repeats = {way: [{**epoch, "memory": dict(memory)}] for way in ("published", "diffrl")}
+    plain = measured.summary(result, repeats)
+    assert plain["ratio"]["memory"] == 1 and "sampling_gap" not in plain["diffrl"]
+    repeats["published"][0]["memory"]["reserved"] = 10
+    repeats["diffrl"][0] |= {"memory": {**memory, "reserved": 5}, "sampling_gap": 1e-3}
+    found = measured.summary(result, repeats)
+    assert found["ratio"]["memory"] == 0.5 and found["diffrl"]["sampling_gap"] == 1e-3
