@@ -1,12 +1,12 @@
 """Compares the model of communication in docs/processes.md with what two processes hand over.
 
-    python -m benchmarks.scaling [--epochs 3]
+    python -m benchmarks.scaling [--epochs 3 | --project]
 
 Trains in the emoji world on one process and on two, with adapters, with all weights and with
 weights that both split, one thread each. Counts bytes where they are handed to collective
 operations, reads what crossed the loopback interface, and puts both beside the formula; then writes
 what the formula says of SD-Turbo on 8, 64 and 512 GPUs. Nothing else should run on the machine
-meanwhile.
+meanwhile. `--project` computes the latter anew, and leaves what was measured.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ SD_TURBO = {"adapters": (829_952, 256), "all weights": (865_910_724, 686)}
 SD_TURBO[SPLIT] = SD_TURBO["all weights"]
 """Trained weights and tensors: LoRA of rank 4, and the whole UNet."""
 
-PER_GPU, STEPS, QUERIES, UPDATES = 64, 50, 3, 100
+PER_GPU, QUERIES, UPDATES = 64, 3, 100
 """The sd-turbo preset on 4 GPUs, kept per GPU as their number grows."""
 
-DRAWN, LEARNT, TRAINED = 16, 16, 48
-"""Rows of a call in sampling and in updates, as may fit where weights are split; and the steps of
-each trajectory that are trained."""
+DRAWN, LEARNT = 16, 16
+"""Rows of a call in sampling and in updates, as may fit where weights are split."""
 
 INSIDE, BETWEEN, LATENCY, NODE = 450e9, 50e9, 20e-6, 8
 """Bytes per second of NVLink 4 in one direction, and of a 400 Gb/s network card for each GPU;
@@ -58,17 +57,29 @@ def main() -> None:
     """Train, count, project, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--project", action="store_true", help="compute only, measure nothing")
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("--child", nargs=2, help="kind and folder, of a process that trains")
     options = parser.parse_args()
     if options.child:
         train(*options.child, options.epochs)
         return
-    runs = {kind: compared(kind, options.epochs) for kind in KINDS}
-    result = {
-        "environment": {k: v for k, v in environment().items() if k != "command"},
-        "epochs": options.epochs,
-        "runs": runs,
+    if options.project:
+        result = json.loads(options.output.read_text("utf-8"))
+    else:
+        result = {
+            "environment": {k: v for k, v in environment().items() if k != "command"},
+            "epochs": options.epochs,
+            "runs": {kind: compared(kind, options.epochs) for kind in KINDS},
+        }
+        print(json.dumps(result["runs"], indent=1))
+    options.output.write_text(json.dumps(result | projection(), indent=1) + "\n", "utf-8")
+
+
+def projection() -> dict[str, Any]:
+    """Return what is assumed, and what the formula says of SD-Turbo with that."""
+    steps, trained = of_the_preset()
+    return {
         "assumed": {
             "bytes_per_second_inside": INSIDE,
             "bytes_per_second_between": BETWEEN,
@@ -76,13 +87,21 @@ def main() -> None:
             "gpus_of_a_machine": NODE,
             "trajectories_per_gpu": PER_GPU,
             "updates": UPDATES,
+            "steps": steps,
+            "trained_steps": trained,
         },
         "sd_turbo": [
-            projected(kind, gpus) for kind in SD_TURBO for gpus in (8, 64, 512)
+            projected(kind, gpus, steps, trained) for kind in SD_TURBO for gpus in (8, 64, 512)
         ],
-    }  # fmt: skip
-    options.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    print(json.dumps(runs, indent=1))
+    }
+
+
+def of_the_preset() -> tuple[int, int]:
+    """Return the steps of a trajectory in the sd-turbo preset, and how many of them are trained."""
+    from diffrl.settings.resolve import resolve
+
+    recipe = resolve("sdpo", ["pickscore"], "sd-turbo").recipe
+    return recipe.sampler.steps, recipe.update_scheduler.trained(recipe.sampler.steps)
 
 
 def train(kind: str, folder: str, epochs: int) -> None:
@@ -176,17 +195,20 @@ def by_formula(run: dict[str, Any], processes: int, split: bool) -> dict[str, fl
     }
 
 
-def projected(kind: str, gpus: int) -> dict[str, Any]:
-    """Return what SD-Turbo's processes hand over and wait for in an epoch, by the formula."""
+def projected(kind: str, gpus: int, steps: int, trained_steps: int) -> dict[str, Any]:
+    """Return what SD-Turbo's processes hand over and wait for in an epoch, by the formula.
+
+    `link` are the bytes of weights and gradients that cross the link of a process.
+    """
     trained, tensors = SD_TURBO[kind]
     run = {
         "trajectories": PER_GPU * gpus,
         "trained": trained,
         "tensors": tensors,
         "updates": UPDATES,
-        "steps": STEPS,
-        "backward": (backward := math.ceil(PER_GPU * TRAINED / LEARNT)),
-        "calls": STEPS * math.ceil(PER_GPU / DRAWN) + 2 * backward,  # recomputed in half precision
+        "steps": steps,
+        "backward": (backward := math.ceil(PER_GPU * trained_steps / LEARNT)),
+        "calls": steps * math.ceil(PER_GPU / DRAWN) + 2 * backward,  # recomputed in half precision
         "recomputed": True,
         "each": 0,
         "queries": QUERIES * PER_GPU * gpus,
@@ -195,10 +217,11 @@ def projected(kind: str, gpus: int) -> dict[str, Any]:
     rate = INSIDE if gpus <= NODE else BETWEEN
     waits = UPDATES * 3 * 2 * LATENCY * math.log2(gpus)  # gradients, flags and signals
     if kind == SPLIT:  # what waits for a block's weights is not known before it is measured
-        sent = (parts["weights of calls"] + parts["gradients"]) / rate
+        link = parts["weights of calls"] + parts["gradients"]
     else:
-        sent = 2 * (gpus - 1) / gpus * parts["gradients"] / rate  # a ring
-    return {"kind": kind, "gpus": gpus, "bytes": parts, "seconds": sent + waits}
+        link = 2 * (gpus - 1) / gpus * parts["gradients"]  # a ring
+    seconds = link / rate + waits
+    return {"kind": kind, "gpus": gpus, "bytes": parts, "link": link, "seconds": seconds}
 
 
 def launched(kind: str, folder: Path, epochs: int, processes: int) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def scaling() -> str:
         (
             one["kind"],
             str(one["gpus"]),
-            size(heavy(one["bytes"])),
+            size(one["link"]),
             size(sum(one["bytes"].values()) - heavy(one["bytes"])),
             f"{one['seconds']:.2f} s",
         )
@@ -43,8 +43,9 @@ def scaling() -> str:
     )
     assuming = (
         f"By the formula, an epoch of SD-Turbo with {assumed['trajectories_per_gpu']} trajectories "
-        f"for each GPU and {assumed['updates']} optimizer steps, bytes "
-        f"of each process; assumed, not measured: "
+        f"for each GPU and {assumed['updates']} optimizer steps, {assumed['trained_steps']} of "
+        f"{assumed['steps']} steps trained: bytes of weights and gradients that cross the link of "
+        f"each process, and all else that it hands over; assumed, not measured: "
         f"{assumed['bytes_per_second_inside'] / 1e9:.0f} GB/s inside a machine of "
         f"{assumed['gpus_of_a_machine']}, {assumed['bytes_per_second_between'] / 1e9:.0f} GB/s "
         f"between machines, {assumed['latency_seconds'] * 1e6:.0f} µs for each stage."
@@ -63,8 +64,8 @@ def scaling() -> str:
                 (
                     "trained",
                     "GPUs",
-                    "weights and gradients",
-                    "all else",
+                    "weights and gradients, over a link",
+                    "all else, handed over",
                     "time per epoch",
                 ),
                 rows,
