@@ -1,7 +1,7 @@
 """How long it takes to begin, as a share of `import torch` in the same minute.
 
-Measured on an idle machine (benchmarks/results/startup.json, `before`): `--help` 0.07,
-`list-plugins` 0.15, and training until its first sample 2.6 times as long. The limits leave room
+Measured on an idle machine (benchmarks/results/startup.json, `now`, warm): `--help` 0.10,
+`list-plugins` 0.16, and training until its first sample 3.2 times as long. The limits leave room
 for a busy machine.
 """
 
@@ -58,7 +58,7 @@ def seconds(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("what", "share"), [("help", 0.25), ("list-plugins", 0.3), ("first sample", 5.0)]
+    ("what", "share"), [("help", 0.2), ("list-plugins", 0.25), ("first sample", 4.0)]
 )
 def test_the_beginning_takes_a_share_of_importing_torch(what, share, seconds):
     assert seconds[what] <= share * seconds["torch"]
