@@ -13,7 +13,7 @@ from torch import nn
 from diffrl.adapters import attach_lora, train_all
 from diffrl.pipeline import decoder
 from diffrl.planning.configs import PipelineConfig
-from diffrl.planning.scorers import Scoring, scoring_networks
+from diffrl.planning.scorers import Scoring, made_in, scoring_networks
 from diffrl.settings import Settings
 from diffrl.speed.formats import DTYPES
 from diffrl.speed.memory import save_memory
@@ -103,9 +103,10 @@ def networks(settings: Settings, config: PipelineConfig, device: str, place: str
     _quiet()
     model, dtype = settings.model, DTYPES[settings.model.precision]
     with torch.device(device):
-        unet: Any = diffusers.UNet2DConditionModel.from_config(dict(config.unet))
-        vae: Any = diffusers.AutoencoderKL.from_config(dict(config.vae))
-        text_encoder = _text_encoder(config)
+        with made_in(dtype):
+            unet: Any = diffusers.UNet2DConditionModel.from_config(dict(config.unet))
+            vae: Any = diffusers.AutoencoderKL.from_config(dict(config.vae))
+            text_encoder = _text_encoder(config)
         for part in (unet, vae, text_encoder):
             part.requires_grad_(False).eval().to(dtype)
         if settings.adapter.kind == "lora":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,17 @@ class Scoring:
         ).last_hidden_state
 
 
+@contextmanager
+def made_in(dtype: torch.dtype) -> Iterator[None]:
+    """Make weights in a precision from the beginning, so that fp32 is never held of them."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def scoring_networks(
     rewards: Sequence[Reward], device: str, others: Sequence[Scoring] = ()
 ) -> Iterator[Scoring]:
@@ -78,7 +90,8 @@ def scoring_networks(
         if (same := made.get(key)) is not None:
             yield Scoring(reward.name, same.network, same.kind, True, shared=True)
             continue
-        network, kind = _network(ref)
+        with made_in(DTYPES[precision]):
+            network, kind = _network(ref)
         if network is not None:
             network = network.eval().requires_grad_(False).to(DTYPES[precision])
         counted = network is not None
@@ -115,7 +128,16 @@ def _network(ref: str) -> tuple[nn.Module | None, str]:
 def _clip(config: Mapping[str, Any]) -> nn.Module:
     from transformers import CLIPConfig, CLIPModel
 
-    return CLIPModel(CLIPConfig(**config))
+    return CLIPModel(CLIPConfig(**_undecided(config)))
+
+
+def _undecided(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the precision that its weights were stored in."""
+    return {
+        name: _undecided(value) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if name not in ("dtype", "torch_dtype")
+    }
 
 
 def _of_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:

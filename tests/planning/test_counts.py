@@ -10,6 +10,7 @@ from diffrl.planning.costs import Costs
 from diffrl.planning.meter import LiveBytes
 from diffrl.planning.networks import bytes_of, is_fused, networks
 from diffrl.settings.resolve import resolve
+from diffrl.speed.formats import DTYPES
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,27 @@ def test_sd_turbo_has_its_published_number_of_weights(sd_turbo):
     assert sum(p.numel() for p in made.vae.parameters()) == 83_653_863
     assert sum(p.numel() for p in made.text_encoder.parameters()) == 340_387_840
     assert not any(p.device.type != "meta" for p in made.unet.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_networks_are_made_in_the_precision_that_they_stay_in(precision, monkeypatch):
+    """Made in fp32, a probe's networks would take twice the memory of the run's."""
+    seen, plain = set(), torch.nn.Module.to
+
+    def to(module, *given, **options):
+        if not isinstance(module, torch.nn.Linear):  # of adapters, in fp32
+            seen.update(p.dtype for p in module.parameters())
+        return plain(module, *given, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    sets = (f"model.precision={precision}", f"rewards.pickscore.precision={precision}")
+    settings = resolve("sdpo", ["pickscore"], "emoji", sets=sets)
+    made = networks(settings, pipeline_config(settings.model.ref), "cpu", "cpu")
+    assert seen == {DTYPES[precision]}
+    assert {p.dtype for p in made.trained} == {torch.float32} == {torch.get_default_dtype()}
+    assert all(bool(p.isfinite().all()) for p in made.unet.parameters())
+    with torch.no_grad(), torch.autocast("cpu", made.dtype):
+        assert bool(made.predict(2).isfinite().all())
 
 
 def test_rewards_of_the_paper_have_their_sizes():
