@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from diffrl.cli.train import Request, new
-from diffrl.errors import SettingsError
+from diffrl.errors import OutOfMemory, SettingsError
 from diffrl.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,11 +75,12 @@ def planned(settings: Settings, place: Place) -> Plan:
     if place.gpu is None and place.memory is None:
         if problems := check_device(model.device, model.precision):
             raise SettingsError(problems)
-    device = device_of(place.gpu, place.memory, place.tflops, model.device, model.precision)
+    tf32 = settings.speed.tf32
+    device = device_of(place.gpu, place.memory, place.tflops, model.device, model.precision, tf32)
     estimate = Estimate(settings, prompts_of(settings), device, place.processes)
     refuse_odd_side(model.size, estimate.config.shrinks)
     made = estimate.plan()
-    if device.here and place.probes and place.tflops is None and made.fits:
+    if device.here and place.probes and place.tflops is None and _may_fit(estimate):
         estimate = _probed(estimate)
         made = estimate.plan()
     return made if made.fits else made.suggesting(suggestions(estimate))
@@ -101,18 +102,28 @@ def prompts_of(settings: Settings) -> tuple[str, ...]:
     return prompts
 
 
-def _probed(estimate: Estimate) -> Estimate:
-    from diffrl.planning.probe import probe, worth_it
-    from diffrl.speed.fitting import in_words
+def _may_fit(estimate: Estimate) -> bool:
+    return replace(estimate, least=True, costs=estimate.counted).plan().fits
 
-    shape = worth_it(estimate.counted, estimate.shape)
+
+def _probed(estimate: Estimate) -> Estimate:
+    """Return an estimate with what a probe found; where memory ends in it, with a note of that."""
+    from diffrl.planning.probe import probe, worth_it
+    from diffrl.speed.fitting import give_back, in_words
+
+    shape = worth_it(estimate.counted, estimate.shape, estimate.plan().room)
     if shape is None:
         return estimate
     where = estimate.settings.model.device
     kind = estimate.device.kind
     device = where if where.startswith(kind) else kind
-    with in_words("memory ends in trying the networks", "--no-probe, which only counts"):
-        measured = probe(estimate.settings, estimate.config, shape, device)
+    try:
+        with in_words("memory ends in trying the networks", "--no-probe, which only counts"):
+            measured = probe(estimate.settings, estimate.config, shape, device)
+    except OutOfMemory:
+        give_back()
+        told = "memory ended in trying the networks, so that all is counted and nothing measured"
+        return replace(estimate, costs=estimate.counted, told=(told,))
     return replace(estimate, measured=measured, costs=estimate.counted)
 
 

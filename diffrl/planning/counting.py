@@ -40,7 +40,7 @@ class Epoch:
         sampling: calls while sampling.
         decoding: how often latents are decoded and scored, by their number.
         graded: whether scores are asked for their gradient.
-        updating: calls while updating, but for the look at unchanged log-probs before.
+        updating: calls while updating, and while log-probs are recomputed before.
         open: the most rows whose graph waits for its backward pass at one time.
         commits: optimizer steps.
         accumulates: whether an optimizer step has several backward passes.
@@ -217,10 +217,6 @@ class Counting:
             as_loss(recipe.loss, given).value.backward()
             for call, count in self.tally.drain().items():
                 calls[call] += times * count
-        if first and "log_prob" in recipe.sampler.gives:
-            with torch.no_grad():  # the trainer's look at unchanged log-probs
-                self._policy.log_prob(gather(rollout, advantages, next(iter(first.values()))))
-            calls += self.tally.drain()
         if self._settings.recomputes:
             calls += self._recomputing(recipe, rollout, advantages)
         return commits, backwards > commits, calls, self.tally.most

@@ -17,7 +17,7 @@ RESERVED = 0.97
 CORRECTED = 15 / 16
 """Share of GDDR6 that is left where it corrects errors: the rest holds their codes."""
 
-UTILISATION = 0.18
+UTILISATION = 0.17
 """Share of a GPU's published rate that these networks are assumed to reach: what SD-Turbo's size
 did on an H200 in bf16, 16 rows at a time (`benchmarks/results/speed_ablation_sd_turbo.json`), by
 the plan's own count of operations."""
@@ -85,7 +85,12 @@ class Device:
 
 
 def device_of(
-    gpu: str | None, memory: str | None, tflops: float | None, wanted: str, precision: str
+    gpu: str | None,
+    memory: str | None,
+    tflops: float | None,
+    wanted: str,
+    precision: str,
+    tf32: bool = False,
 ) -> Device:
     """Return what a plan is for.
 
@@ -95,6 +100,7 @@ def device_of(
         tflops: of it, dense, in the run's precision.
         wanted: the run's `model.device`, where neither is given.
         precision: of the run.
+        tf32: whether it multiplies matrices of fp32 in TF32, where the GPU can.
 
     Raises:
         SettingsError: naming everything that is wrong.
@@ -115,7 +121,8 @@ def device_of(
         raise SettingsError(problems)
     if name is not None:
         known = GPUS[name]
-        rate = known.single if precision == "fp32" else known.half
+        single = max(known.single, known.tf32) if tf32 else known.single
+        rate = single if precision == "fp32" else known.half
         return Device(
             name, "cuda", int(known.left * known.memory * GIB), tflops or rate, bf16=known.bf16
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from diffrl.errors import DiffrlError
@@ -12,21 +12,19 @@ from diffrl.planning.configs import PipelineConfig, pipeline_config
 from diffrl.planning.costs import Costs, shapes
 from diffrl.planning.counting import Counting, Epoch
 from diffrl.planning.devices import Device
-from diffrl.planning.memory import held, own_bytes, slack
+from diffrl.planning.memory import held, merged_bytes, own_bytes, slack
+from diffrl.planning.notes import notes, tried
 from diffrl.planning.plan import Part, Phase, Plan
 from diffrl.planning.probe import Probe, Shape
 from diffrl.planning.stand_ins import FORWARD
 from diffrl.planning.timing import Pace, Work
 from diffrl.settings import Settings
-from diffrl.speed.fitting import ON_CPU
 from diffrl.speed.memory import MOST_PROMPTS
 
 
 def sized(settings: Settings) -> Settings:
     """Return settings with a size for each that is found by trying: the one usual on a CPU."""
-    usual = {name.partition(".")[2]: size for name, size in ON_CPU.items()}
-    tried = {name: size for name, size in usual.items() if not getattr(settings.train, name)}
-    return replace(settings, train=settings.train.model_copy(update=tried))
+    return replace(settings, train=settings.train.model_copy(update=tried(settings)))
 
 
 @dataclass
@@ -41,6 +39,10 @@ class Estimate:
         beside: how many of them share the machine's CPU and its memory; none: all.
         measured: what a probe found there.
         costs: of an earlier plan with the same networks.
+        least: whether no more is planned than is certain: where nothing was measured, calls take
+            their tensors alone.
+        told: notes of what was before.
+        tried: sizes that a run finds by trying, as they are planned.
     """
 
     settings: Settings
@@ -50,8 +52,12 @@ class Estimate:
     beside: int | None = None
     measured: Probe | None = None
     costs: Costs | None = None
+    least: bool = False
+    told: tuple[str, ...] = ()
+    tried: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.tried = {**self.tried, **tried(self.settings)}
         self.settings = sized(self.settings)
 
     @cached_property
@@ -96,7 +102,7 @@ class Estimate:
         """Return the plan."""
         made, train = self.counted.made, self.settings.train
         trained = sum(p.numel() for p in made.trained)
-        pace, phases = Pace(self.device, self.counted, self.measured), self._phases()
+        phases = self._phases()
         own = [p.seconds for p in phases if p.name != "evaluating"]
         judged = phases[-1].seconds
         seconds = None
@@ -113,19 +119,23 @@ class Estimate:
                 *self._recorded,
             ),
             phases=phases,
-            speed=pace.source,
+            speed=self._pace.source,
             seconds=seconds,
             epochs=train.epochs,
             trajectories=train.trajectories,
             trained=trained,
             frozen=sum(p.numel() for p in made.unet.parameters()) - trained,
-            notes=tuple(self._notes()),
+            notes=tuple(notes(self)),
         )
 
     @property
     def _sharing(self) -> int:
         """How many processes share the device."""
         return (self.beside or self.processes) if self.device.kind == "cpu" else 1
+
+    @property
+    def _pace(self) -> Pace:
+        return Pace(self.device, self.counted, self.measured, self._sharing)
 
     @property
     def _run(self) -> str:
@@ -155,6 +165,7 @@ class Estimate:
         """Return the phases of an epoch: memory of its largest calls, time of the mean length."""
         costs, epochs, shape = self.counted, self.epochs, self.shape
         trained = own_bytes(self.settings, costs, self.processes)
+        merged = Part("weights without adapters", merged_bytes(self.settings, costs))
         here = 0 if self._spares else 1
         rollout = Part("rollout", here * max(e.held for e in epochs))
         lean = Part("rollout", here * max(e.held - e.predicted for e in epochs))
@@ -179,26 +190,26 @@ class Estimate:
         at_once = max(1, self.settings.train.sample_batch // self.settings.recipe.sampler.group)
         several_pieces = any(e.rows > at_once * self.settings.recipe.sampler.group for e in epochs)
         if several_pieces and self.settings.overlaps(self.device.kind):
-            judging += drawing  # the next piece is sampled meanwhile
+            judging += drawing + merged.bytes  # the next piece is sampled meanwhile
         nothing: Work = {}
         copied = Part("copies of the rollout", rollout.bytes)
         followed = Part("copies of the weights", 2 * trained)
         evaluated = timing.evaluating(self.settings, costs, self.drawn, self._rows, seen)
         return (
-            self._phase("sampling", (rollout,), drawing, drew, f"{shape.sampled} rows"),
+            self._phase("sampling", (rollout, merged), drawing, drew, f"{shape.sampled} rows"),
             self._phase("scoring", (rollout,), judging, judged, f"{shape.decoded} pictures"),
             self._phase("joining", (rollout, copied), 0, nothing, ""),
             self._phase("updating", (lean, gradients, kept), learning, learned,
                         f"{shape.trained} rows"),
             self._phase("following", (lean, followed), 0, nothing, ""),
-            self._phase("evaluating", (), drawn, evaluated, f"{self.drawn} pictures"),
+            self._phase("evaluating", (merged,), drawn, evaluated, f"{self.drawn} pictures"),
         )  # fmt: skip
 
     def _phase(
         self, name: str, parts: tuple[Part, ...], working: int, work: Work, calls: str
     ) -> Phase:
         tflop = sum((n for kind, n in work.items() if kind != "step"), 0.0) / 1e12
-        seconds = Pace(self.device, self.counted, self.measured).seconds(work)
+        seconds = self._pace.seconds(work)
         needed = int(self._slack * working)
         return Phase(name, parts, needed, tflop, seconds, calls)
 
@@ -214,20 +225,4 @@ class Estimate:
 
     @cached_property
     def _slack(self) -> float:
-        return slack(self.counted, self.measured)
-
-    def _notes(self) -> Iterator[str]:
-        yield f"sizes of the model from {self.config.origin}"
-        made = self.counted.made
-        if unknown := sorted(r.name for r in (*made.rewards, *made.watched) if not r.counted):
-            yield f"not counted, but for their files: {', '.join(unknown)}"
-        if self.settings.speed.shard != "off" and self.processes > 1:
-            yield "seconds are without those in which processes send each other weights"
-        if self.settings.speed.graphs:
-            yield "what recorded calls hold is the sum of them, and was compared with no run"
-        if self.settings.speed.compile != "off":
-            yield "what speed.compile takes of memory and seconds is not planned"
-        if self.settings.model.precision == "bf16" and not self.device.bf16:
-            yield f"{self.device.name} has no units for bf16; take model.precision=fp16"
-        if self.device.kind != "cpu" and self.measured is None:
-            yield "estimates for GPUs were checked on one H200 only; leave some room"
+        return slack(self.counted, self.measured, self.least)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffrl.planning.costs import Costs, reward_bytes
 from diffrl.planning.devices import GIB
 from diffrl.planning.networks import bytes_of
 from diffrl.planning.plan import Part
-from diffrl.planning.probe import Probe
+from diffrl.planning.probe import SLACK, Probe
 from diffrl.settings import Settings
 from diffrl.speed.sharding import BLOCKS, BUCKET
 
@@ -15,9 +17,6 @@ CONTEXT = GIB // 2
 
 LIBRARIES = int(0.85 * GIB)
 """Bytes of Python with all libraries of a run on a CPU, where they are not measured."""
-
-SLACK = {"cpu": 2.0, "cuda": 1.1}
-"""Bytes that allocator and kernels take for each that a call needs, where not measured."""
 
 
 def trained_bytes(costs: Costs) -> int:
@@ -28,6 +27,16 @@ def trained_bytes(costs: Costs) -> int:
 def own_bytes(settings: Settings, costs: Costs, processes: int) -> int:
     """Return the bytes of what is trained, or of a process's part where it is split."""
     return -(-trained_bytes(costs) // (processes if settings.speed.shard != "off" else 1))
+
+
+def merged_bytes(settings: Settings, costs: Costs) -> int:
+    """Return the bytes of the copies of weights while adapters are added to them."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if not settings.speed.merge:
+        return 0
+    layers: list[Any] = [m for m in costs.made.unet.modules() if isinstance(m, BaseTunerLayer)]
+    return sum(int(layer.get_base_layer().weight.nbytes) for layer in layers)
 
 
 def gathered_bytes(settings: Settings, costs: Costs, processes: int) -> int:
@@ -77,10 +86,10 @@ def held(
     return tuple(part for part in parts if part.bytes)
 
 
-def slack(costs: Costs, measured: Probe | None) -> float:
-    """Return the bytes that are taken for each byte that a call needs."""
+def slack(costs: Costs, measured: Probe | None, least: bool = False) -> float:
+    """Return the bytes that are taken for each byte that a call needs; `least`: at the least."""
     if measured is None:
-        return SLACK[costs.place]
+        return 1.0 if least else SLACK[costs.place]
     made, shape = costs.made, measured.shape
     rewards = [r.network for r in made.rewards if r.network is not None and not r.shared]
     weights = sum(bytes_of(n) for n in (made.unet, made.vae, made.text_encoder, *rewards))

@@ -21,6 +21,9 @@ from diffrl.speed.formats import channels_last, half_norms, multiply_in_tf32
 SECONDS = 2.5
 """How long each kind of call is repeated, at least twice."""
 
+SLACK = {"cpu": 2.0, "cuda": 1.1}
+"""Bytes that allocator and kernels take for each that a call needs, where not measured."""
+
 AFFORDED = {"cpu": 2e11, "cuda": 1e14}
 """FLOPs of one round of calls that a probe may take: a few seconds on slow devices."""
 
@@ -52,6 +55,8 @@ class Probe:
         step: seconds of an optimizer step.
         started: bytes that the process held before.
         grown: bytes that it held more in the end, or at most on a GPU.
+        threads: that computed on a CPU.
+        cores: of that CPU.
     """
 
     shape: Shape
@@ -61,15 +66,25 @@ class Probe:
     step: float
     started: int
     grown: int
+    threads: int = 1
+    cores: int = 1
 
 
-def worth_it(costs: Costs, shape: Shape) -> Shape | None:
-    """Return the shape to probe, smaller where a round would take long; none where one row does."""
+def worth_it(costs: Costs, shape: Shape, room: int | None = None) -> Shape | None:
+    """Return the shape to probe, smaller where a round takes long; none where one row does.
+
+    Args:
+        costs: of its calls.
+        shape: of the run's largest calls.
+        room: bytes that they may take together with what allocators are assumed to take; none: any.
+    """
     for share in (1, 2, 4, 8, 16, 32, 64, 128):
         rows = (shape.sampled, shape.decoded, shape.trained)
         cut = Shape(*(max(1, n // share) for n in rows))
         calls = (costs.forward(cut.sampled), costs.score(cut.decoded), costs.train(cut.trained))
-        if sum(one.flops for one in calls) <= AFFORDED[costs.place]:
+        quick = sum(one.flops for one in calls) <= AFFORDED[costs.place]
+        needed = SLACK[costs.place] * max(one.peak for one in calls)
+        if quick and (room is None or needed <= room):
             return cut
         if share >= max(rows):
             break
@@ -96,6 +111,9 @@ def probe(settings: Settings, config: PipelineConfig, shape: Shape, device: str)
     if made.half_norms:
         half_norms(made.unet)
     multiply_in_tf32(settings.speed.tf32, place)
+    if place == "cuda":  # what building them took is no part of a run
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     optimizer = torch.optim.AdamW(made.trained, lr=0.0, fused=True)
     cast = torch.autocast(place, made.dtype) if made.half else nullcontext()
 
@@ -118,7 +136,15 @@ def probe(settings: Settings, config: PipelineConfig, shape: Shape, device: str)
         "train": _seconds(train, device),
         "step": _seconds(step, device),
     }
-    return Probe(shape, **taken, started=started, grown=in_use(device, most=True) - started)
+    grown, threads = in_use(device, most=True) - started, torch.get_num_threads()
+    return Probe(shape, **taken, started=started, grown=grown, threads=threads, cores=cores())
+
+
+def cores() -> int:
+    """Return the cores of this machine's CPU, without those that share one."""
+    import psutil
+
+    return max(psutil.cpu_count(logical=False) or 1, torch.get_num_threads())
 
 
 def import_as_a_run_does() -> None:

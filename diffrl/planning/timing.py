@@ -24,11 +24,13 @@ class Pace:
         device: of the plan.
         costs: of the calls.
         measured: what a probe found; none: the device's published rate counts.
+        sharing: how many processes share the device at a time.
     """
 
     device: Device
     costs: Costs
     measured: Probe | None
+    sharing: int = 1
 
     def seconds(self, work: Work) -> float | None:
         """Return how long work takes; nothing where the device's speed is not known."""
@@ -36,7 +38,7 @@ class Pace:
             if self.device.tflops is None:
                 return None
             flops = sum((n for kind, n in work.items() if kind != "step"), 0.0)
-            return flops / (self.device.tflops * 1e12 * UTILISATION)
+            return self._slower * flops / (self.device.tflops * 1e12 * UTILISATION)
         shape, taken = self.measured.shape, self.measured
         each = {
             "forward": taken.forward / max(1.0, self.costs.forward(shape.sampled).flops),
@@ -44,7 +46,14 @@ class Pace:
             "train": taken.train / max(1.0, self.costs.train(shape.trained).flops),
             "step": taken.step,
         }
-        return sum((each[kind] * n for kind, n in work.items()), 0.0)
+        return self._slower * sum((each[kind] * n for kind, n in work.items()), 0.0)
+
+    @property
+    def _slower(self) -> float:
+        """How many times as long as the probe a process takes that shares the device's cores."""
+        if self.measured is None:
+            return float(self.sharing)
+        return max(1.0, self.sharing * self.measured.threads / self.measured.cores)
 
     @property
     def source(self) -> str:
@@ -88,6 +97,8 @@ def updating(costs: Costs, epochs: Sequence[Epoch]) -> Work:
 def evaluating(settings: Settings, costs: Costs, pictures: int, rows: int, seen: int) -> Work:
     """Return the work of one evaluation, with its KL to the base model.
 
+    Where the network rounds alike in batches of any size, live predictions are made once.
+
     Args:
         settings: of the run.
         costs: of its calls.
@@ -96,7 +107,8 @@ def evaluating(settings: Settings, costs: Costs, pictures: int, rows: int, seen:
         seen: pictures that are decoded and scored at once.
     """
     chosen = settings.eval
-    shown = 2 * min(chosen.shown, chosen.images)
+    heard = costs.place == "cpu" and settings.model.precision == "fp32" and not settings.speed.merge
+    shown = (1 if heard else 2) * min(chosen.shown, chosen.images)
     drawn = sum(chosen.steps) * (chosen.images + shown) / pictures
     judged = len(chosen.steps) * chosen.images / seen
     return {

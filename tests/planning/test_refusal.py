@@ -6,9 +6,12 @@ from dataclasses import replace
 import pytest
 
 import diffrl
+from diffrl.cli import plan as command
 from diffrl.errors import DoesNotFit
-from diffrl.planning import refusal
+from diffrl.planning import devices, refusal
 from diffrl.planning.devices import GIB
+from diffrl.planning.memory import LIBRARIES
+from diffrl.planning.probe import Probe
 from diffrl.settings.resolve import resolve
 
 QUICK = (
@@ -49,8 +52,10 @@ def test_what_is_called_tiny_fits_into_the_room_it_is_promised(estimated, cpu):
     )  # fmt: skip
     assert refusal.is_tiny(resolve("sdpo", ["pickscore"], "emoji", sets=sets))
     assert estimated("sdpo", "emoji", cpu(refusal.ROOM), sets=sets).plan().fits
-    larger = resolve("sdpo", ["pickscore"], "emoji", sets=(*sets, f"train.micro_batch={rows}"))
-    assert not refusal.is_tiny(larger)
+    for more in (f"train.micro_batch={rows}", "train.trajectories=1000000", "sampler.steps=900"):
+        kept = "train.trajectories=1024"  # of 900 steps
+        larger = resolve("sdpo", ["pickscore"], "emoji", sets=(*sets, kept, more))
+        assert not refusal.is_tiny(larger)
 
 
 TRIED = ("train.sample_batch=0", "train.micro_batch=0", "train.decode_batch=0")
@@ -59,7 +64,9 @@ TRIED = ("train.sample_batch=0", "train.micro_batch=0", "train.decode_batch=0")
 def test_batches_that_are_found_by_trying_are_planned_at_their_usual_size(estimated):
     usual = ("train.sample_batch=16", "train.micro_batch=8", "train.decode_batch=16")
     tried, given = (estimated("sdpo", "emoji", sets=sets).plan() for sets in (TRIED, usual))
-    assert tried == given
+    assert replace(tried, notes=()) == replace(given, notes=())
+    (note,) = set(tried.notes) - set(given.notes)
+    assert "train.sample_batch as 16, train.micro_batch as 8, train.decode_batch as 16" in note
 
 
 @pytest.mark.parametrize(("kind", "refused"), [("cuda", False), ("cpu", True)])
@@ -93,3 +100,26 @@ def test_processes_of_one_machine_share_its_memory(local, refused, estimated, mo
     monkeypatch.setattr(refusal, "present", lambda wanted: cpu(2 * alone))
     with pytest.raises(DoesNotFit) if refused else nullcontext():
         refusal.refuse_what_cannot_fit(settings, ("fox",))
+
+
+def test_what_a_plan_finds_to_fit_is_not_refused(estimated, cpu, monkeypatch):
+    """A probe may find that calls take little more than their tensors, and twice is assumed."""
+    estimate = estimated("sdpo", "emoji", cpu(64 * GIB), sets=(large := "train.micro_batch=64",))
+    least = replace(estimate, least=True, costs=estimate.counted).plan()
+    place = cpu(int(1.02 * least.bytes))
+    assumed = replace(estimate, device=place, costs=estimate.counted)
+    assert assumed.plan().hopeless
+    told = []
+
+    def found(estimate):
+        told.append(estimate)
+        probe = Probe(estimate.shape, 0.1, 0.1, 0.1, 0.1, LIBRARIES, grown=0)
+        return replace(estimate, measured=probe, costs=estimate.counted)
+
+    monkeypatch.setattr(command, "_probed", found)
+    monkeypatch.setattr(devices, "present", lambda wanted: place)
+    monkeypatch.setattr(refusal, "present", lambda wanted: place)
+    monkeypatch.setattr(refusal, "is_tiny", lambda settings: False)
+    settings = resolve("sdpo", ["pickscore"], "emoji", sets=[large])
+    assert command.planned(settings, command.Place()).fits and told
+    refusal.refuse_what_cannot_fit(settings, ("fox",))
