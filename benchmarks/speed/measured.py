@@ -88,7 +88,7 @@ def _way(way: str, result: Mapping[str, Any], every: Epochs) -> dict[str, Any]:
     return {
         "precision": result["about"][way]["precision"],
         "seconds": seconds,
-        "processor_seconds": _mean(every, lengths, lambda one: one["processor_seconds"]),
+        "processor_seconds": _mean(every, lengths, lambda one: one["processor_seconds"]) + saving,
         "phases": phases,
         "trajectories_per_second": rows / seconds,
         "by_steps": {steps: {"per_second": value} for steps, value in by_steps.items()},

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed import ablation, flame, measured  # noqa: E402
+from benchmarks.speed.flops import of_epoch  # noqa: E402
 from benchmarks.speed.sizes import settings_of  # noqa: E402
 from benchmarks.speed.stacks import Sampler, network, phase  # noqa: E402
 
@@ -113,3 +114,8 @@ def test_memory_of_recorded_graphs_and_gaps_of_sampling_are_compared_where_they_
     repeats["diffrl"][0] |= {"memory": {**memory, "reserved": 5}, "sampling_gap": 1e-3}
     found = measured.summary(result, repeats)
     assert found["ratio"]["memory"] == 0.5 and found["diffrl"]["sampling_gap"] == 1e-3
+
+
+def test_log_probs_that_are_computed_anew_count_as_no_work():
+    a_row = {"unet/grad": 30.0, "unet/recomputed": 10.0}
+    assert of_epoch(a_row, {"unet/grad": 4, "unet/recomputed": 4}) == 120
