@@ -71,8 +71,8 @@ class Noticed:
 
     Args:
         epoch: in which it was noticed.
-        source: who noticed: `check` or `watchdog`; `observer`: one of these has failed; `run`: what
-            it goes on with.
+        source: who noticed: `check` or `watchdog`; `observer`: one of these has failed; `run`: of
+            itself, as what it goes on with.
         rule: name of the check or rule.
         message: what was measured, its limit, and what to do.
         action: what was done about it: `warn`, or another word of the source.

@@ -88,7 +88,7 @@ def between_runs(
 
     a, b = (numpy.nanmean(numpy.array(side), axis=1) for side in (one, other))
     mean, count = float(b.mean() - a.mean()), min(len(a), len(b))
-    if numpy.ptp(a) == numpy.ptp(b) == 0:
+    if _agree(a) and _agree(b):
         found = Estimate(mean, 0.0, NONE, NONE, count, count)
     else:
         with warnings.catch_warnings():  # of a side without variance, which is what it has
@@ -97,6 +97,11 @@ def between_runs(
         std = float(numpy.sqrt(a.var(ddof=1) + b.var(ddof=1)))
         found = Estimate(mean, std, float(interval.low), float(interval.high), count, count)
     return found, _said(found)
+
+
+def _agree(values: numpy.ndarray) -> bool:
+    """Return whether values are one number, but for rounding."""
+    return numpy.allclose(values, values[0], rtol=ROUNDING, atol=0)
 
 
 def _said(change: Estimate) -> str:
@@ -143,7 +148,7 @@ def _interval(values: numpy.ndarray, prompts: Sequence[str]) -> tuple[float, flo
         sample = (values, numpy.ones(len(values)))
     units = len(sample[0])
     each = sample[0] / sample[1]
-    if units < 2 or numpy.allclose(each, each[0], rtol=ROUNDING, atol=0):
+    if units < 2 or _agree(each):
         return NONE, NONE, units
     if units < FEWEST:
         mean = float(values.mean())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffrl import moments, shelf
-from diffrl.errors import DiffrlError, ProcessLost, SettingsError, quoted
+from diffrl.errors import DiffrlError, ProcessLost, quoted
 from diffrl.events import Noticed
 from diffrl.folder import (
     METRICS,
@@ -23,13 +23,12 @@ from diffrl.folder import (
     read_lines,
     write,
 )
-from diffrl.planning.refusal import refuse_what_cannot_fit
 from diffrl.registry import BUILTINS, registry
 from diffrl.settings import Settings
 from diffrl.settings.saved import changed, dump, load
 from diffrl.speed.fitting import in_words
 from diffrl.trainer import checkpoint, lock
-from diffrl.trainer.agreement import are_many, by_all, by_the_first
+from diffrl.trainer.agreement import by_the_first
 from diffrl.trainer.api import resume, train
 from diffrl.trainer.disks import telling_of_disks
 from diffrl.trainer.engines import settled
@@ -38,8 +37,7 @@ from diffrl.trainer.heartbeat import Heartbeat
 from diffrl.trainer.interrupt import Patience, leave
 from diffrl.trainer.live import LiveView, live_view
 from diffrl.trainer.observers import FolderObserver
-from diffrl.trainer.preflight import preflight, refuse_another_past
-from diffrl.trainer.ranks import accelerator, check_device
+from diffrl.trainer.preflight import checked, refuse_another_past
 from diffrl.trainer.run import Run
 from diffrl.trainer.saving import notice, said_before
 from diffrl.trainer.session import Session, build
@@ -147,7 +145,7 @@ def _loaded(
 ) -> tuple[Session, Path | None]:
     """Return what runs, and the checkpoint that it goes on from, if any."""
     settings = settled(settings, os.environ)
-    made, prompts = _checked(settings, None if resume else output, resume, anyway)
+    made, prompts = checked(settings, None if resume else output, resume, anyway)
     given = resume or output
     folder = Path(by_the_first(made, lambda: str(given or claimed(settings))))
     own = folder if made.is_main_process and given is None else None
@@ -157,30 +155,6 @@ def _loaded(
             refuse_another_past(settings, folder, start, prompts[1])
         with in_words("memory ends in loading the models"):
             return build(settings, made, folder, prompts), start
-
-
-def _checked(
-    settings: Settings, output: Path | None, resume: Path | None, anyway: bool
-) -> tuple[Accelerator, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Return the accelerator of settings that can be run, and the prompts.
-
-    Alone, what is wrong is said before anything is started. Of several processes, one may lack a
-    file or a plugin that the others have: they first meet, and then tell each other.
-    """
-
-    def prompts() -> tuple[tuple[str, ...], tuple[str, ...]]:
-        found = preflight(settings, output, resume)
-        if not anyway:
-            refuse_what_cannot_fit(settings, found[0])
-        return found
-
-    if not are_many():
-        found = prompts()
-        return accelerator(settings.model.device, settings.model.precision), found
-    if problems := check_device(settings.model.device, settings.model.precision):
-        raise SettingsError(problems)
-    made = accelerator(settings.model.device, settings.model.precision)
-    return made, by_all(made, prompts)
 
 
 @contextlib.contextmanager

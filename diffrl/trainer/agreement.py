@@ -61,7 +61,7 @@ def by_all(made: Accelerator, act: Callable[[], Found]) -> Found:
     try:
         found = act()
     except Exception as error:
-        with contextlib.suppress(DiffrlError):  # of others that are gone
+        with contextlib.suppress(DiffrlError, RuntimeError):  # of others that are gone
             _tell(made, str(error) or type(error).__name__)
         raise
     told = _tell(made, "")

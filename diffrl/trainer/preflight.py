@@ -5,19 +5,58 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffrl.errors import DiffrlError, SettingsError, did_you_mean, quoted
 from diffrl.folder import SETTINGS, check_free, evaluation_file, read_object
+from diffrl.planning.refusal import refuse_what_cannot_fit
 from diffrl.settings import Settings
 from diffrl.settings.saved import dump, load
+from diffrl.trainer.agreement import are_many, by_all
 from diffrl.trainer.opening import check_reference, open_prompts
-from diffrl.trainer.ranks import check_device
+from diffrl.trainer.ranks import accelerator, check_device
 from diffrl.trainer.scorers import reward_problems, single_pictures
 from diffrl.trainer.speed import speed_problems
 from diffrl.trainer.trackers import tracker_problems
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 FIXED = {"model": ("ref", "size", "guidance"), "adapter": ("kind", "rank", "alpha")}
 """What a run keeps when it is continued."""
+
+
+def checked(
+    settings: Settings, output: Path | None, resume: Path | None, anyway: bool
+) -> tuple[Accelerator, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return the accelerator of settings that can be run, and the prompts.
+
+    Alone, what is wrong is said before anything is started. Of several processes, one may lack
+    prompts, weights or a reward that the others have: they first meet, and then tell each other.
+
+    Args:
+        settings: of the run.
+        output: folder that must be free, or None.
+        resume: folder of the run that is continued, or None.
+        anyway: whether to begin even if memory will not do.
+
+    Raises:
+        DiffrlError: naming all problems at once, in every process.
+    """
+
+    def prompts() -> tuple[tuple[str, ...], tuple[str, ...]]:
+        found = preflight(settings, output, resume)
+        if not anyway:
+            refuse_what_cannot_fit(settings, found[0])
+        return found
+
+    if not are_many():
+        found = prompts()
+        return accelerator(settings.model.device, settings.model.precision), found
+    if problems := check_device(settings.model.device, settings.model.precision):
+        raise SettingsError(problems)
+    made = accelerator(settings.model.device, settings.model.precision)
+    return made, by_all(made, prompts)
 
 
 def preflight(
@@ -41,8 +80,9 @@ def preflight(
             opened[ref] = open_prompts(ref)
     found += settings.recipe.sampler.prompt_problems(opened.get(refs[0], ()))
     found += reward_problems(settings, opened, refs[1])
-    scoring = (*(one.reward for one in settings.rewards), *settings.watched)
-    found += single_pictures(scoring, settings.eval, opened.get(refs[1], ()))
+    if resume is None:  # one that goes on is judged as before
+        scoring = (*(one.reward for one in settings.rewards), *settings.watched)
+        found += single_pictures(scoring, settings.eval, opened.get(refs[1], ()))
     found += tracker_problems(settings.train.track)
     found += speed_problems(settings)
     found += best_problems(settings)

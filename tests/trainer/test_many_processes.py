@@ -78,7 +78,9 @@ def test_fewer_groups_than_processes_are_refused(tiny_sets, tmp_path, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("lacking", ["the folder", "some weights"])
+@pytest.mark.parametrize(
+    "lacking", [pytest.param("the folder", marks=pytest.mark.slow), "some weights"]
+)
 def test_a_process_that_cannot_begin_ends_those_of_other_machines(lacking, tiny_sets, tmp_path):
     """Where no launcher sees both: each would watch its own processes only."""
     ref = next(one for one in tiny_sets if one.startswith("model.ref="))
