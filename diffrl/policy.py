@@ -12,6 +12,7 @@ from torch import nn
 from diffrl.errors import PluginError
 from diffrl.kernels import Ddim, Lcm, embedded_scale, log_density
 from diffrl.speed.compiling import sized_as_in_updates
+from diffrl.speed.distinct import distinct
 from diffrl.speed.memory import MOST_PROMPTS
 from diffrl.speed.merging import merged
 from diffrl.speed.sharding import alike, called_with, copies, regather
@@ -44,6 +45,7 @@ class UNetPolicy:
         seed: of the noise that losses ask for.
         cache_text: whether conditions are kept, so that each prompt is encoded once.
         merge: whether adapters are added to the weights within `sampling`.
+        deduplicate: whether neighbouring rows of equal state, time and condition are predicted once.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class UNetPolicy:
         seed: int = 0,
         cache_text: bool = True,
         merge: bool = False,
+        deduplicate: bool = False,
     ) -> None:
-        self._cache_text, self._merge = cache_text, merge
+        self._cache_text, self._merge, self._deduplicate = cache_text, merge, deduplicate
         self._unet, self._call, self._guidance = unet, call, guidance
         self._encode, self._cond = encode, dict[str, Tensor]()
         self._to_latent, self._scheduler = to_latent, scheduler
@@ -154,16 +157,19 @@ class UNetPolicy:
         return output
 
     def _predict(self, x: Tensor, t: Tensor, cond: Tensor, weights: Weights) -> Tensor:
-        rows, flat = x.shape[:-3], x.flatten(0, -4)
-        cond, times = _spread(cond, rows), t.flatten()
+        given, back = (x.flatten(0, -4), t.flatten(), _spread(cond, x.shape[:-3])), None
+        if self._deduplicate:
+            given, back = distinct(*given)
+        found = self._guided(*given, weights)
+        return (found if back is None else found[back]).reshape(x.shape)
+
+    def _guided(self, x: Tensor, t: Tensor, cond: Tensor, weights: Weights) -> Tensor:
         if self._guidance <= 1 or self._embedded is not None:
-            return self._forward(flat, times, cond, weights).reshape(x.shape)
+            return self._forward(x, t, cond, weights)
         blank = self._conditions([""]).expand_as(cond)
-        doubled = self._forward(
-            torch.cat([flat, flat]), torch.cat([times, times]), torch.cat([blank, cond]), weights
-        )
-        without, with_text = doubled.chunk(2)
-        return (without + self._guidance * (with_text - without)).reshape(x.shape)
+        doubled = (torch.cat([x, x]), torch.cat([t, t]), torch.cat([blank, cond]))
+        without, with_text = self._forward(*doubled, weights).chunk(2)
+        return without + self._guidance * (with_text - without)
 
     def _forward(self, x: Tensor, t: Tensor, cond: Tensor, weights: Weights) -> Tensor:
         options: dict[str, Any] = {"return_dict": False}

@@ -26,10 +26,11 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 BASE = (
     "train.sample_batch=2", "train.decode_batch=2", "train.micro_batch=2", "train.overlap=off",
     "model.precision=fp32", "optimizer.fused=off", "speed.cache_text=false",
-    "speed.attention=plain", "speed.recompute=off",
+    "speed.attention=plain", "speed.recompute=off", "speed.deduplicate=off",
 )  # fmt: skip
 """Plain: a pair at a time is sampled, decoded, scored and trained, in fp32; text is encoded each
-time, attention and optimizer are not fused, log-probs are those of sampling."""
+time, attention and optimizer are not fused, log-probs are those of sampling, and every row is
+predicted."""
 
 TOGETHER, BARE = "together", "base"
 
@@ -60,6 +61,7 @@ ROWS = (
     Row("bf16", ("model.precision=bf16",)),
     Row("recomputed", ("speed.recompute=on",)),
     Row("overlap", ("train.overlap=on",)),
+    Row("deduplicated", ("speed.deduplicate=auto",)),
     Row("cached-text", ("speed.cache_text=true",)),
     Row("fused-adamw", ("optimizer.fused=on",)),
     Row("fused-attention", ("speed.attention=fused",)),

@@ -28,10 +28,10 @@ def agreed(repeats: Mapping[str, Epochs], settings: Settings) -> list[dict[str, 
     rows, found = settings.train.trajectories, []
     for steps in dict.fromkeys(one["steps"] for one in repeats["diffrl"]):
         work = {way: done(every, steps) for way, every in repeats.items()}
-        gap = work["diffrl"]["unet/no-grad"] - work["published"]["unet/no-grad"]
+        gap = work["diffrl"]["asked/no-grad"] - work["published"]["unet/no-grad"]
         asked = QUERIES * rows
-        same = ("unet/grad", "optimizer_steps")
-        if any(work["diffrl"][name] != work["published"][name] for name in same):
+        same = (("asked/grad", "unet/grad"), ("optimizer_steps", "optimizer_steps"))
+        if any(work["diffrl"][ours] != work["published"][theirs] for ours, theirs in same):
             raise SystemExit(f"the ways differ in what they train: {work}")
         if work["published"]["unet/no-grad"] != rows * steps or not 0 <= gap <= rows:
             raise SystemExit(f"the ways differ in what they sample: {work}")
@@ -44,7 +44,7 @@ def agreed(repeats: Mapping[str, Epochs], settings: Settings) -> list[dict[str, 
 def done(every: Epochs, steps: int) -> dict[str, int]:
     """Return rows of the UNet, pictures and optimizer steps of an epoch, the most there were."""
     own = [one for one in every if one["steps"] == steps]
-    names = ("unet/no-grad", "unet/grad", "vae", "reward", "text")
+    names = ("asked/no-grad", "asked/grad", "unet/no-grad", "unet/grad", "vae", "reward", "text")
     counts = {name: max(one["rows"].get(name, 0) for one in own) for name in names}
     return {**counts, "optimizer_steps": max(one["optimizer_steps"] for one in own)}
 

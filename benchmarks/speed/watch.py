@@ -87,6 +87,19 @@ class Watch:
 
         return watched
 
+    def count(self, owner: Any, attribute: str, name: str) -> None:
+        """Count the rows that a function of an object is given, by the kinds of split calls."""
+        call = getattr(owner, attribute)
+
+        def counted(*inputs: Any) -> Any:
+            usual = "grad" if torch.is_grad_enabled() else "no-grad"
+            own = f"{name}/{getattr(self._mine, 'kind', None) or usual}"
+            with self._books:
+                self.rows[own] = self.rows.get(own, 0) + inputs[0].shape[:-3].numel()
+            return call(*inputs)
+
+        setattr(owner, attribute, counted)
+
     @contextmanager
     def apart(self, kind: str) -> Iterator[None]:
         """Book split calls inside as a kind of their own."""

@@ -91,6 +91,7 @@ class Counting:
         shapes: of its pipeline.
         prompts: to sample.
         processes: that share the epoch.
+        device: its kind, on which the run computes.
         side: of the latents while counting; those of the run where a sampler insists on them.
     """
 
@@ -100,11 +101,13 @@ class Counting:
         shapes: Shapes,
         prompts: Sequence[str],
         processes: int = 1,
+        device: str = "cpu",
         side: int = 1,
     ) -> None:
         self._settings, self._shapes, self._side = settings, shapes, side
         self._prompts, self._processes = prompts, processes
         self.tally = Tally()
+        self._deduplicates = settings.deduplicates(device)
         net = OneWeight(shapes.channels, shapes.embedded, self.tally)
         self._policy = UNetPolicy(
             unet=net,
@@ -114,6 +117,7 @@ class Counting:
             scheduler=ddim_schedule(scheduler(shapes.scheduler).config),
             size=side,
             guidance=settings.model.guidance,
+            deduplicate=self._deduplicates,
         )
 
     def epochs(self) -> list[Epoch]:
@@ -198,28 +202,37 @@ class Counting:
         self, recipe: Recipe, rollout: Rollout, advantages: Advantages
     ) -> tuple[int, bool, Calls, int]:
         """Return optimizer steps, whether they accumulate, calls, and rows of open graphs."""
-        kinds: Counter[tuple[int, int, int]] = Counter()
-        first: dict[tuple[int, int, int], Minibatch] = {}
+        kinds: Counter[tuple[int, ...]] = Counter()
+        first: dict[tuple[int, ...], Minibatch] = {}
         commits = backwards = 0
         rng = torch.Generator().manual_seed(0)
         for whole in minibatches(recipe.update_scheduler, rollout.prompts, advantages, rng):
             commits += whole.commit
             for piece in self._cut(whole):
-                shape = (len(piece.rows), piece.rows.shape[1], piece.steps.shape[1])
-                kinds[shape] += 1
+                kind = self._kind(rollout, piece)
+                kinds[kind] += 1
                 backwards += 1
-                first.setdefault(shape, piece)
+                first.setdefault(kind, piece)
         calls: Calls = Counter()
         self.tally.most = 0
-        for shape, times in kinds.items():
+        for kind, times in kinds.items():
             self.tally.open = 0
-            given = recipe.loss(self._policy, gather(rollout, advantages, first[shape]))
+            given = recipe.loss(self._policy, gather(rollout, advantages, first[kind]))
             as_loss(recipe.loss, given).value.backward()
             for call, count in self.tally.drain().items():
                 calls[call] += times * count
         if self._settings.recomputes:
             calls += self._recomputing(recipe, rollout, advantages)
         return commits, backwards > commits, calls, self.tally.most
+
+    def _kind(self, rollout: Rollout, piece: Minibatch) -> tuple[int, ...]:
+        """Return what pieces have in common that call the network alike."""
+        shape = (len(piece.rows), piece.rows.shape[1], piece.steps.shape[1])
+        if not self._deduplicates or rollout.path is None:
+            return shape
+        x = rollout.path.x[piece.rows[:, :, None], piece.steps[:, None, :]].flatten(0, 1)
+        differ = (x[1:] != x[:-1]).flatten(2).any(2)
+        return (*shape, *differ.sum(0).tolist())
 
     def _recomputing(self, recipe: Recipe, rollout: Rollout, advantages: Advantages) -> Calls:
         """Return the calls in which log-probs are recomputed, each once."""

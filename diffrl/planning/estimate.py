@@ -74,7 +74,7 @@ class Estimate:
     def epochs(self) -> list[Epoch]:
         """What epochs ask for, one for each of their lengths."""
         shape = shapes(self.settings, self.config)
-        known = (self.settings, shape, self.prompts, self.processes)
+        known = (self.settings, shape, self.prompts, self.processes, self.device.kind)
         try:
             return Counting(*known).epochs()
         except DiffrlError:  # a sampler that reads latents wants the run's own size

@@ -57,6 +57,16 @@ class Settings:
         wanted = asked == "on" or (asked == "auto" and self.model.precision != "fp32")
         return wanted and self.recipe.sampler.live and "log_prob" in self.recipe.loss.needs
 
+    def deduplicates(self, device: str) -> bool:
+        """Return whether equal rows of a batch are predicted once, on a kind of device.
+
+        On a CPU it costs next to nothing to find them. A GPU would be waited for, and compiled
+        networks have few sizes.
+        """
+        chosen = self.speed.deduplicate
+        gains = device == "cpu" and self.speed.compile == "off"
+        return chosen == "on" or (chosen == "auto" and gains)
+
     def overlaps(self, device: str) -> bool:
         """Return whether pictures are scored while the next ones are sampled, on a kind of device.
 

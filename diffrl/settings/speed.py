@@ -44,6 +44,11 @@ class SpeedSettings(Section):
         description="Whether ratios start from log-probs that the update's own calls compute, and "
         "not from those of sampling: one more forward pass; auto: in half precision.",
     )
+    deduplicate: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether rows that begin a group with the same noise are predicted once at "
+        "their first step; auto: on a CPU, without speed.compile.",
+    )
     cache_text: bool = Field(True, description="Whether each prompt is encoded once only.")
     tf32: bool = Field(
         False, description="Whether CUDA multiplies fp32 matrices in TF32, with 10 bits."

@@ -187,8 +187,9 @@ def build_policy(settings: Settings, ranks: Ranks, pipeline: Any, seed: int) -> 
         split(unet, kind)
     call = ranks.prepare(unet, adamw(unet, settings.optimizer))
     model, speed = settings.model, settings.speed
+    once = settings.deduplicates(ranks.accelerator.device.type)
     return policy_of(
-        pipeline, call, model.size, model.guidance, seed, speed.cache_text, speed.merge
+        pipeline, call, model.size, model.guidance, seed, speed.cache_text, speed.merge, once
     )
 
 
@@ -211,6 +212,7 @@ def policy_of(
     seed: int = 0,
     cache_text: bool = True,
     merge: bool = False,
+    deduplicate: bool = False,
 ) -> UNetPolicy:
     """Return the policy of a pipeline; `call` is its UNet as the forward pass uses it."""
     unet = pipeline.unet
@@ -228,6 +230,7 @@ def policy_of(
         seed=seed,
         cache_text=cache_text,
         merge=merge,
+        deduplicate=deduplicate,
     )
 
 

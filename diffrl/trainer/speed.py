@@ -35,6 +35,11 @@ def speed_problems(settings: Settings) -> list[str]:
             f"train.overlap = 'on': not with speed.compile = {speed.compile!r}, whose recordings "
             f"belong to the thread that makes them; leave it at auto"
         )
+    if speed.graphs and speed.deduplicate == "on":
+        found.append(
+            "speed.deduplicate = 'on': not with speed.graphs, which records every size of batch "
+            "anew; leave it at auto"
+        )
     if speed.merge and settings.adapter.kind == "full":
         found.append("speed.merge = True: with adapter.kind = 'full' there is nothing to merge")
     if speed.low_memory and not speed.cache_text:

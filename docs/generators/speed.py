@@ -90,9 +90,17 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
         theirs, ours = work["published"], work["diffrl"]
         yield (
             f"With {work['steps']} steps each way made {ours['optimizer_steps']} optimizer "
-            f"step{'s' if ours['optimizer_steps'] > 1 else ''} from {ours['unet/grad']} rows, and "
-            f"sampled {theirs['unet/no-grad']}. Of {theirs['reward']} queries diffrl "
-            f"scored the {ours['reward']} that are different pictures."
+            f"step{'s' if ours['optimizer_steps'] > 1 else ''} from {theirs['unet/grad']} rows, "
+            f"and sampled {theirs['unet/no-grad']}."
+        )
+        if ours["unet/grad"] < theirs["unet/grad"]:
+            yield (
+                f"Of these diffrl predicted {ours['unet/grad']} and {ours['unet/no-grad']}: "
+                f"those that differ."
+            )
+        yield (
+            f"Of {theirs['reward']} queries it scored the {ours['reward']} that are different "
+            f"pictures."
         )
 
 

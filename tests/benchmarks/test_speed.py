@@ -190,7 +190,8 @@ def test_log_probs_that_are_recomputed_are_no_training(tmp_path):
     ours = Ours(settings_of("tiny", tmp_path / "weights", sets), tmp_path / "run", watch)
     ours.epoch(1)
     ours.close()
-    assert watch.rows["unet/recomputed"] == watch.rows["unet/grad"] == 16 * 3
+    assert watch.rows["asked/recomputed"] == watch.rows["asked/grad"] == 16 * 3
+    assert watch.rows["unet/recomputed"] == watch.rows["unet/grad"] == 16 * 3 - 8  # of pairs
     assert loop.recompute is plain
 
 
@@ -201,7 +202,8 @@ def test_the_benchmark_writes_what_both_ways_did(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(target.read_text())
     (work,) = result["work"]
-    assert work["published"]["unet/grad"] == work["diffrl"]["unet/grad"] == 16 * 3
+    assert work["published"]["unet/grad"] == work["diffrl"]["asked/grad"] == 16 * 3
+    assert work["diffrl"]["unet/grad"] == 16 * 3 - 8
     assert work["published"]["optimizer_steps"] == work["diffrl"]["optimizer_steps"] == 3 * 2
     for way in ("published", "diffrl"):
         found = result["summary"][way]

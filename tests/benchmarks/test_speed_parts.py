@@ -82,10 +82,12 @@ def test_ways_that_did_different_work_are_not_compared(tmp_path):
     settings = settings_of("emoji", tmp_path, ["train.trajectories=16"])
     epoch = {"steps": 3, "rows": dict(ROWS), "optimizer_steps": 2}
     same = {"published": [epoch], "diffrl": [copy.deepcopy(epoch)]}
-    same["diffrl"][0]["rows"] |= {"unet/no-grad": 48 + 8, "reward": 40}  # its gap; alike pictures
+    asked = {"asked/no-grad": 48 + 8, "asked/grad": 48}  # its gap
+    less = {"unet/no-grad": 48, "unet/grad": 40, "reward": 40}  # alike rows and pictures
+    same["diffrl"][0]["rows"] |= {**asked, **less}
     (work,) = measured.agreed(same, settings)
     assert (work["trajectories"], work["reward_queries"]) == (16, 48)
-    for name, value in (("unet/grad", 32), ("unet/no-grad", 40), ("reward", 12)):
+    for name, value in (("asked/grad", 32), ("asked/no-grad", 40), ("reward", 12)):
         other = copy.deepcopy(same)
         other["diffrl"][0]["rows"][name] = value
         with pytest.raises(SystemExit, match="the ways differ"):

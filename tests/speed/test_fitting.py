@@ -281,6 +281,7 @@ def test_a_run_goes_on_with_what_fits_and_says_so(tiny_model, tiny_clip, tmp_pat
         f"model.ref={tiny_model}", f"rewards.pickscore.checkpoint={tiny_clip}",
         "train.trajectories=8", "sampler.lengths=[]", "sampler.steps=3",
         "eval.images=2", "eval.steps=[1]", "eval.watch=[]", "checkpoint.every=1",
+        "speed.deduplicate=off",
     ]  # fmt: skip
     single, auto = ([*sets, f"train.micro_batch={size}"] for size in (1, 0))
     wanted = diffrl.train(
