@@ -45,7 +45,7 @@ class UNetPolicy:
         seed: of the noise that losses ask for.
         cache_text: whether conditions are kept, so that each prompt is encoded once.
         merge: whether adapters are added to the weights within `sampling`.
-        deduplicate: whether neighbouring rows of equal state, time and condition are predicted once.
+        deduplicate: whether neighbouring rows that equal each other are predicted once.
     """
 
     def __init__(
