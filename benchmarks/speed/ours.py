@@ -72,9 +72,7 @@ class Ours:
 def attach(session: Session, watch: Watch) -> None:
     """Watch a session's networks."""
     watch.swap(session.policy, "_call", "unet", split=True)
-    watch.count(
-        session.policy, "_predict", "asked"
-    )  # more than are predicted, where some are equal
+    watch.count(session.policy, "_predict", "asked")  # of which equal ones are predicted once
     watch.swap(session.policy, "_encode", "text")
     watch.swap(session.judge, "_decode", "vae")
     for module in {m for reward in session.rewards for m in networks(reward.score)}:
