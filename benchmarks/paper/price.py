@@ -4,8 +4,8 @@
 
 The tier's own records are of many commits, and of runs with other work beside them. Here each row's
 first seed trains for four epochs and is evaluated, as many at a time as in the tier. The last two
-epochs and the evaluation stand for those that are left out. Nothing else should run on the machine
-meanwhile. Writes `benchmarks/results/paper_price.json`.
+epochs and the evaluation stand for those that are left out; start and end of a process count, too.
+Nothing else should run on the machine meanwhile. Writes `benchmarks/results/paper_price.json`.
 """
 
 from __future__ import annotations
@@ -46,11 +46,13 @@ def main() -> None:
     cells = cells_of([claim for name in options.only for claim in PARTS[name]()])
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        left, failed = run_all(cells, Records(tier, root / "kept"), root, options.jobs, math.inf)
+        took: dict[Cell, float] = {}
+        kept = Records(tier, root / "kept")
+        left, failed = run_all(cells, kept, root, options.jobs, math.inf, took.__setitem__)
         if left or failed:
             sys.exit(f"{left} runs are still to be made; {len(failed)} failed")
         lines = {c: read_metrics(place(root, c, tier, 42)) for c in cells}
-    rows = {cell.name: whole(found, epochs(cell, FULL)) for cell, found in lines.items()}
+    rows = {c.name: whole(found, took[c], epochs(c, FULL)) for c, found in lines.items()}
     result = {
         "machine": machine(),
         "environment": {k: v for k, v in environment().items() if k != "command"},
@@ -64,13 +66,17 @@ def main() -> None:
     print(json.dumps(result["hours"]))
 
 
-def whole(lines: Sequence[Mapping[str, Any]], wanted: int) -> float:
-    """Return the seconds of a whole run: epochs of both lengths and evaluations, as many as due."""
+def whole(lines: Sequence[Mapping[str, Any]], took: float, wanted: int) -> float:
+    """Return the seconds of a whole run's process, from those of its beginning's.
+
+    That has a start, an evaluation before training and an end, as a whole run has. Epochs of both
+    lengths and evaluations are added, as many as are left out.
+    """
     at = {int(line["epoch"]): line["seconds"] for line in lines}
     last = sum(v for k, v in lines[-1].items() if k.startswith("seconds/") and k != "seconds/start")
     evaluation = at[FIRST] - at[FIRST - 1] - last
     pair = at[FIRST - 1] - at[FIRST - 2] + last
-    return at[FIRST - 2] + pair * (wanted - FIRST + 2) / 2 + evaluation * (wanted // EVERY)
+    return took + pair * (wanted - FIRST) / 2 + evaluation * (wanted // EVERY - 1)
 
 
 def hours(rows: Mapping[str, float], cells: Sequence[Cell]) -> dict[str, float]:

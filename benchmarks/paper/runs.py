@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.paper.cells import Cell, Tier
@@ -13,10 +13,17 @@ from benchmarks.paper.warm import Warm
 from diffrl.cli.children import as_interrupts, end
 from diffrl.shelf import finished
 
+Took = Callable[[Cell, float], None]
+
 
 @as_interrupts()
 def run_all(
-    cells: Sequence[Cell], records: Records, root: Path, jobs: int, until: float
+    cells: Sequence[Cell],
+    records: Records,
+    root: Path,
+    jobs: int,
+    until: float,
+    took: Took = lambda *_: None,
 ) -> tuple[int, list[str]]:
     """Run what no record tells of, all cells of one seed before the next; stop after a while.
 
@@ -28,6 +35,7 @@ def run_all(
         root: folder of all runs.
         jobs: runs at the same time, each on its share of the cores.
         until: moment (`time.monotonic`) after which no run is started.
+        took: is told how many seconds the process of a finished run took.
 
     Returns:
         How many runs are still to be made, and what went wrong, one line each.
@@ -49,6 +57,7 @@ def run_all(
                 folder = place(root, cell, records.tier, seed)
                 if done := process.returncode == 0 and finished(folder, epochs(cell, records.tier)):
                     records.keep(cell, seed, folder)
+                    took(cell, time.monotonic() - process.began)
                 said = f"{folder}: {'done' if done else f'failed, see {log(folder)}'}"
                 print(f"{len(waiting) + len(running)} to go  {said}", flush=True)
                 failed += [] if done else [said]

@@ -6,6 +6,7 @@ A quick run is over in half a minute, an eighth of which would go into loading l
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
@@ -47,6 +48,7 @@ class Warm:
             context.set_forkserver_preload(list(LOADED))
         given = (algo, reward, list(sets), folder, log, threads)
         self._process = context.Process(target=trained, args=given)
+        self.began = time.monotonic()
         self._process.start()
 
     def poll(self) -> int | None:

@@ -332,8 +332,11 @@ def test_the_quick_tier_runs_from_end_to_end(tmp_path):
 
 
 def test_a_whole_run_is_priced_by_its_first_epochs():
-    """Two slow ones, then pairs of 5 and 3 seconds, and an evaluation of 7 every ten."""
+    """Two slow ones, then pairs of 5 and 3 seconds, and an evaluation of 7 every ten.
+
+    Of the 41 seconds of the process, 13 are its start, its first evaluation, and its end.
+    """
     at = {0: 0.0, 1: 9.0, 2: 13.0, 3: 18.0, 4: 28.0}
     lines = [{"epoch": e, "seconds": s, "seconds/start": 6.0} for e, s in at.items()]
     lines[-1] |= {"seconds/sample": 1.0, "seconds/score": 1.5, "seconds/update": 0.5}
-    assert price.whole(lines, 40) == 13 + 19 * 8 + 4 * 7
+    assert price.whole(lines, 28 + 13, 40) == 13 + 13 + 19 * 8 + 4 * 7
