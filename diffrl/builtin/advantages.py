@@ -114,7 +114,7 @@ class Returns(AdvantageEstimator):
             kept = value[at]
             if key in history:
                 kept = torch.cat([history[key].to(value), kept])
-            history[key] = kept[-self.buffer :].clone()
+            history[key] = kept[max(len(kept) - self.buffer, 0) :].clone()
             enough = len(history[key]) >= self.min_count
             scored[at] = self._score(value[at], history[key] if enough else value)
         return scored, Memory(history)
