@@ -55,6 +55,11 @@ class Costs:
         """Return the cost of decoding latents and scoring them with all rewards."""
         return self._cost("evaluate", rows)
 
+    def flops(self, kind: str, rows: int) -> float:
+        """Return the operations of a call, which grow with its rows: one count serves all."""
+        counted = max((n for own, n in self._known if own == kind), default=rows)
+        return self._cost(kind, counted).flops * rows / max(1, counted)
+
     def _cost(self, kind: str, rows: int) -> Cost:
         if (kind, rows) not in self._known:
             self._known[kind, rows] = self._counted(kind, rows)

@@ -9,7 +9,6 @@ from diffrl.planning.costs import Costs
 from diffrl.planning.counting import Epoch
 from diffrl.planning.devices import UTILISATION, Device
 from diffrl.planning.probe import Probe
-from diffrl.planning.stand_ins import TRAIN
 from diffrl.settings import Settings
 
 Work = dict[str, float]
@@ -69,7 +68,7 @@ class Pace:
 def sampling(costs: Costs, epochs: Sequence[Epoch]) -> Work:
     """Return the work of sampling an epoch, mean over their lengths."""
     flops = sum(
-        n * costs.forward(rows).flops for e in epochs for (_, rows), n in e.sampling.items()
+        n * costs.flops(kind, rows) for e in epochs for (kind, rows), n in e.sampling.items()
     )
     return {"forward": flops / len(epochs)}
 
@@ -88,8 +87,7 @@ def updating(costs: Costs, epochs: Sequence[Epoch]) -> Work:
     work: Work = {"forward": 0.0, "train": 0.0, "step": 0.0}
     for epoch in epochs:
         for (kind, rows), n in epoch.updating.items():
-            call = costs.train if kind == TRAIN else costs.forward
-            work[kind] += n * call(rows).flops / len(epochs)
+            work[kind] += n * costs.flops(kind, rows) / len(epochs)
         work["step"] += epoch.commits / len(epochs)
     return work
 

@@ -68,6 +68,16 @@ def test_flops_are_those_of_the_multiplications(sd_turbo):
     assert bytes_of(made.unet) < 2 * 866e6 + 4 * 829_952 + 2**20  # fp16, and adapters in fp32
 
 
+@pytest.mark.parametrize("kind", ["forward", "train"])
+def test_operations_grow_with_rows_so_that_one_count_serves_all(kind):
+    settings = resolve("sdpo", ["pickscore"], "emoji")
+    config = pipeline_config(settings.model.ref)
+    one, other = (Costs.of(settings, config, "cpu") for _ in range(2))
+    for rows in (4, 3, 1):
+        assert one.flops(kind, rows) == pytest.approx(getattr(other, kind)(rows).flops)
+    assert list(one._known) == [(kind, 4)]
+
+
 def test_fused_attention_keeps_no_matrix_of_weights(sd_turbo):
     written_out = Costs(replace(sd_turbo.made, fused=False), "cuda")
     matrix = 5 * 4096 * 4096 * 2  # of the first attention alone, in fp16
