@@ -99,7 +99,7 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
                 f"those that differ."
             )
         yield (
-            f"Of {theirs['reward']} queries it scored the {ours['reward']} that are different "
+            f"Of {theirs['reward']} queries diffrl scored the {ours['reward']} that are different "
             f"pictures."
         )
 
