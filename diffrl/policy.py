@@ -13,6 +13,7 @@ from diffrl.errors import PluginError
 from diffrl.kernels import Ddim, Lcm, embedded_scale, log_density
 from diffrl.speed.compiling import sized_as_in_updates
 from diffrl.speed.distinct import distinct
+from diffrl.speed.heard import Call, Heard
 from diffrl.speed.memory import MOST_PROMPTS
 from diffrl.speed.merging import merged
 from diffrl.speed.sharding import alike, called_with, copies, regather
@@ -23,8 +24,6 @@ from diffrl.tensors import Float, Generator, Tensor, put
 from diffrl.types import Batch, Prompts, at_step
 
 Encode = Callable[[Sequence[str]], Tensor]
-Hear = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""Is told states, shape `rows *latent`, times, conditions, and what the live weights predict."""
 
 
 class UNetPolicy:
@@ -74,7 +73,7 @@ class UNetPolicy:
         self._table = scheduler.alphas_cumprod.to(self.device)
         self._latent = (int(unet.config.in_channels), size, size)
         self.noise_rng = torch.Generator().manual_seed(seed)
-        self._hear: Hear | None = None
+        self._heard: Heard | None = None
         self.seen: Tensor | None = None
         """The last log-density of the live weights, without gradient."""
         trained = {n: p for n, p in unet.named_parameters() if p.requires_grad}
@@ -111,13 +110,13 @@ class UNetPolicy:
         return merged(self._unet) if self._merge else nullcontext()
 
     @contextmanager
-    def heard_by(self, hear: Hear | None) -> Iterator[None]:
-        """Tell `hear` of live predictions, but where merged adapters round them otherwise."""
-        self._hear = None if self._merge else hear
+    def heard_by(self, heard: Heard | None) -> Iterator[None]:
+        """Ask `heard` first, but where merged adapters round predictions otherwise."""
+        self._heard = None if self._merge else heard
         try:
             yield
         finally:
-            self._hear = None
+            self._heard = None
 
     def normal(self, shape: Sequence[int], rng: Generator) -> Float[Tensor, "..."]:
         """Return standard normal noise of shape `(*shape, *latent)`, the same on every device."""
@@ -151,10 +150,13 @@ class UNetPolicy:
         weights: Weights = "live",
     ) -> Float[Tensor, "*rows c h w"]:
         """Return the network's output; `cond` broadcasts over trailing axes of `rows`."""
-        output = self._predict(x, t, cond, weights)
-        if self._hear is not None and weights == "live":
-            self._hear(x, t, cond, output)
-        return output
+        if self._heard is None:
+            return self._predict(x, t, cond, weights)
+        known = self._heard.find(weights, x, t, cond)
+        if known is None:
+            known = self._predict(x, t, cond, weights)
+            self._heard.keep(Call(weights, x, t, cond, known))
+        return known
 
     def _predict(self, x: Tensor, t: Tensor, cond: Tensor, weights: Weights) -> Tensor:
         given, back = (x.flatten(0, -4), t.flatten(), _spread(cond, x.shape[:-3])), None

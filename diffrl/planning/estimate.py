@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from diffrl.errors import DiffrlError
 from diffrl.planning import timing
 from diffrl.planning.configs import PipelineConfig, pipeline_config
 from diffrl.planning.costs import Costs, shapes
-from diffrl.planning.counting import Counting, Epoch
+from diffrl.planning.counting import Counting, Epoch, scheduler
 from diffrl.planning.devices import Device
 from diffrl.planning.memory import held, merged_bytes, own_bytes, slack
 from diffrl.planning.notes import notes, tried
@@ -90,6 +91,16 @@ class Estimate:
         """Rows of the network's calls while an evaluation draws: guidance makes two of each."""
         told = shapes(self.settings, self.config).embedded is not None
         return self.drawn * (2 if self.settings.model.guidance > 1 and not told else 1)
+
+    @property
+    def _begun(self) -> int:
+        """At how many times the numbers of steps of an evaluation begin."""
+        schedule: Any = scheduler(dict(self.config.scheduler))
+        first: set[float] = set()
+        for steps in self.settings.eval.steps:
+            schedule.set_timesteps(steps)
+            first.add(float(schedule.timesteps[0]))
+        return len(first)
 
     @cached_property
     def shape(self) -> Shape:
@@ -194,7 +205,9 @@ class Estimate:
         nothing: Work = {}
         copied = Part("copies of the rollout", rollout.bytes)
         followed = Part("copies of the weights", 2 * trained)
-        evaluated = timing.evaluating(self.settings, costs, self.drawn, self._rows, seen)
+        evaluated = timing.evaluating(
+            self.settings, costs, self.drawn, self._rows, seen, self._begun
+        )
         return (
             self._phase("sampling", (rollout, merged), drawing, drew, f"{shape.sampled} rows"),
             self._phase("scoring", (rollout,), judging, judged, f"{shape.decoded} pictures"),

@@ -92,10 +92,13 @@ def updating(costs: Costs, epochs: Sequence[Epoch]) -> Work:
     return work
 
 
-def evaluating(settings: Settings, costs: Costs, pictures: int, rows: int, seen: int) -> Work:
+def evaluating(
+    settings: Settings, costs: Costs, pictures: int, rows: int, seen: int, begun: int
+) -> Work:
     """Return the work of one evaluation, with its KL to the base model.
 
-    Where the network rounds alike in batches of any size, live predictions are made once.
+    Where the network rounds alike in batches of any size, live predictions are made once, and
+    those of the first step are of all numbers of steps that begin at the same time.
 
     Args:
         settings: of the run.
@@ -103,11 +106,13 @@ def evaluating(settings: Settings, costs: Costs, pictures: int, rows: int, seen:
         pictures: that are drawn at once.
         rows: of the network's call for them.
         seen: pictures that are decoded and scored at once.
+        begun: times at which numbers of steps begin.
     """
     chosen = settings.eval
     heard = costs.place == "cpu" and settings.model.precision == "fp32" and not settings.speed.merge
     shown = (1 if heard else 2) * min(chosen.shown, chosen.images)
-    drawn = sum(chosen.steps) * (chosen.images + shown) / pictures
+    steps = sum(chosen.steps) - (len(chosen.steps) - begun if heard else 0)
+    drawn = steps * (chosen.images + shown) / pictures
     judged = len(chosen.steps) * chosen.images / seen
     return {
         "forward": drawn * costs.forward(rows).flops,

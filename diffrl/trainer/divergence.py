@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from diffrl.protocols import Policy
 from diffrl.tensors import Float, Tensor
 from diffrl.types import Rollout
-
-Heard = tuple[Tensor, Tensor, Tensor, Tensor]
-"""States, their times and conditions, and what was predicted there."""
 
 
 class Moved:
@@ -25,24 +20,11 @@ class Moved:
     def __init__(self, policy: Policy, rows: int) -> None:
         self._policy, self._left = policy, rows
         self._found: list[tuple[float, int]] = []
-        self._heard: list[Heard] = []
-
-    def hear(
-        self,
-        x: Float[Tensor, "n *latent"],
-        t: Float[Tensor, "n"],
-        cond: Float[Tensor, "n *cond"],
-        output: Float[Tensor, "n *latent"],
-    ) -> None:
-        """Keep what the live weights predicted, so that `add` need not ask them again."""
-        if left := self._left:
-            self._heard.append((x[:left], t[:left], cond[:left], output[:left].clone()))
 
     def add(self, rollout: Rollout) -> None:
         """Compare what is left to compare of a piece."""
         count = min(self._left, len(rollout))
-        heard, self._heard = self._heard, []
-        if count and (kl := kl_to_base(self._policy, rollout, count, heard)) is not None:
+        if count and (kl := kl_to_base(self._policy, rollout, count)) is not None:
             self._found.append((float(kl), count))
         self._left -= count
 
@@ -54,9 +36,7 @@ class Moved:
         return sum(kl * count for kl, count in self._found) / sum(n for _, n in self._found)
 
 
-def kl_to_base(
-    policy: Policy, rollout: Rollout, rows: int, heard: Sequence[Heard] = ()
-) -> Float[Tensor, ""] | None:
+def kl_to_base(policy: Policy, rollout: Rollout, rows: int) -> Float[Tensor, ""] | None:
     """Return the mean over rows and steps of KL(live ‖ base), in nats per latent element.
 
     Both are Gaussians of one width, so that it is `(mean - mean_base)² / 2 std²`, along the states
@@ -66,7 +46,6 @@ def kl_to_base(
         policy: whose weights are compared.
         rollout: that it drew.
         rows: how many of its rows are used, at most.
-        heard: what the live weights predicted already; they are asked about all else.
 
     Returns:
         Nothing where the rollout has no path, or no step has noise.
@@ -79,12 +58,7 @@ def kl_to_base(
         for step, t in enumerate(rollout.times):
             x = path.x[:rows, step]
             times, cond = t.expand(len(x)), rollout.prompts.cond[:rows]
-            asked = (x, times, cond)
-            known = (out for *given, out in heard if all(map(torch.equal, given, asked)))
-            output = next(known, None)
-            if output is None:
-                output = policy.predict(x, times, cond)
-            live = path.kernel.transition(output, times, x)
+            live = path.kernel.transition(policy.predict(x, times, cond), times, x)
             base = path.kernel.transition(policy.predict(x, times, cond, "base"), times, x)
             width = live.std.expand_as(live.mean)
             if bool((width > 0).all()):

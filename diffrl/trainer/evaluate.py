@@ -14,6 +14,7 @@ from diffrl.policy import UNetPolicy
 from diffrl.scoring import ScoredBy
 from diffrl.settings import EvalSettings
 from diffrl.speed.fitting import Pieces
+from diffrl.speed.heard import Heard
 from diffrl.stages import Sampler
 from diffrl.streams import Streams
 from diffrl.tensors import Float, Tensor
@@ -75,15 +76,17 @@ def evaluate(
     scores: dict[str, float] = {}
     each: dict[str, Tensor] = {}
     by_prompt: dict[str, dict[str, float]] = {}
-    shown = []
+    shown, heard = [], Heard(settings.shown) if exact else None
     for steps in settings.steps:
         look, moved = Look(rewards, text, drop), Moved(policy, settings.shown)
         drawing = sampler.for_evaluation(steps, settings.eta)
         rng = Streams(range(settings.seed, settings.seed + settings.images))
         pictures: list[Tensor] = []
-        with torch.no_grad(), policy.heard_by(moved.hear if exact else None):
+        with torch.no_grad(), policy.heard_by(heard):
             for rollout in sampled(drawing, policy, text, rng, pieces.sample):
                 moved.add(rollout)
+                if heard is not None:
+                    heard.forget()
                 with meet():
                     pictures += _seen(clean(rollout), decode, look, pieces, settings.shown)
             shown.append(torch.cat(pictures)[: settings.shown])

@@ -60,9 +60,23 @@ def test_an_evaluation_predicts_once_what_it_need_not_ask_twice(small):
     """In fp32 on a CPU; merged adapters round otherwise, and are asked again."""
     more = []
     for sets in ((), ("speed.merge=true",)):
-        many, one = (small(*sets, f"eval.shown={n}").plan().phases[-1].tflop for n in (4, 1))
+        every = (*sets, "eval.steps=[2]")
+        many, one = (small(*every, f"eval.shown={n}").plan().phases[-1].tflop for n in (4, 1))
         more.append(many - one)
     assert more[1] == pytest.approx(2 * more[0])
+
+
+def test_evaluations_that_begin_alike_share_their_first_step(small):
+    def steps(numbers):
+        """Predictions of a picture, where each costs as much."""
+        several, none = (
+            small(f"eval.steps={numbers}", f"eval.images={n}").plan().phases[-1].tflop
+            for n in (8, 4)
+        )
+        return several - none
+
+    one, two, both = steps([1]), steps([2]), steps([1, 2])
+    assert both == pytest.approx(two + one - (two - one))
 
 
 def test_merged_adapters_hold_copies_of_the_weights_that_they_are_added_to(small):

@@ -118,12 +118,12 @@ def test_recorded_networks_refuse_it(tiny_model, tmp_path):
 def test_a_run_makes_the_calls_that_are_planned_for_it(algo, tmp_path, asked):
     """Counted: rows that the networks of an epoch predict, with two evaluations of two pictures."""
     sets = ["train.trajectories=8", "train.micro_batch=2", "sampler.steps=3", "train.epochs=1"]
-    sets += ["eval.every=1", "eval.images=2", "eval.steps=[1]", "eval.prompts=animals"]
+    sets += ["eval.every=1", "eval.images=2", "eval.steps=[1,2]", "eval.prompts=animals"]
     settings = resolve(algo, ["pickscore"], sets=sets)
     shape = shapes(settings, pipeline_config(settings.model.ref))
     (epoch,) = Counting(settings, shape, open_prompts(settings.train.prompts)).epochs()
     planned = sum(n * times for (_, n), times in (epoch.sampling + epoch.updating).items())
     asked.clear()
     diffrl.train(algo, "pickscore", sets=[*sets, "train.track=[]"], output=tmp_path / "run")
-    evaluations = 2 * 2 * 2  # live and base
+    evaluations = 2 * 2 * 2 * 2  # live and base, each of two times that are not alike
     assert sum(asked) == planned + evaluations
