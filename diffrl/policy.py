@@ -150,7 +150,7 @@ class UNetPolicy:
         weights: Weights = "live",
     ) -> Float[Tensor, "*rows c h w"]:
         """Return the network's output; `cond` broadcasts over trailing axes of `rows`."""
-        if self._heard is None:
+        if self._heard is None or torch.is_grad_enabled():
             return self._predict(x, t, cond, weights)
         known = self._heard.find(weights, x, t, cond)
         if known is None:

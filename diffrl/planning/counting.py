@@ -132,6 +132,16 @@ class Counting:
             found.append(known[steps])
         return found
 
+    def beginnings(self) -> int:
+        """Return at how many times the numbers of steps of an evaluation begin."""
+        recipe, chosen = self._settings.recipe, self._settings.eval
+        first: set[float] = set()
+        for steps in chosen.steps:
+            drawing = recipe.sampler.for_evaluation(steps, chosen.eta)
+            first.add(float(self._sample(recipe.but(sampler=drawing), 1).times[0]))
+        self.tally.drain()
+        return len(first)
+
     def _epoch(self, number: int) -> Epoch:
         recipe, train = self._settings.recipe, self._settings.train
         recipe = recipe.but(sampler=recipe.sampler.for_epoch(number))

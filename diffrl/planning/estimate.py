@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
 from diffrl.errors import DiffrlError
 from diffrl.planning import timing
 from diffrl.planning.configs import PipelineConfig, pipeline_config
 from diffrl.planning.costs import Costs, shapes
-from diffrl.planning.counting import Counting, Epoch, scheduler
+from diffrl.planning.counting import Counting, Epoch
 from diffrl.planning.devices import Device
 from diffrl.planning.memory import held, merged_bytes, own_bytes, slack
 from diffrl.planning.notes import notes, tried
@@ -21,6 +21,8 @@ from diffrl.planning.stand_ins import FORWARD
 from diffrl.planning.timing import Pace, Work
 from diffrl.settings import Settings
 from diffrl.speed.memory import MOST_PROMPTS
+
+T = TypeVar("T")
 
 
 def sized(settings: Settings) -> Settings:
@@ -74,12 +76,16 @@ class Estimate:
     @cached_property
     def epochs(self) -> list[Epoch]:
         """What epochs ask for, one for each of their lengths."""
+        return self._asked(Counting.epochs)
+
+    def _asked(self, ask: Callable[[Counting], T]) -> T:
+        """Return what is found by running the recipe's stages."""
         shape = shapes(self.settings, self.config)
         known = (self.settings, shape, self.prompts, self.processes, self.device.kind)
         try:
-            return Counting(*known).epochs()
+            return ask(Counting(*known))
         except DiffrlError:  # a sampler that reads latents wants the run's own size
-            return Counting(*known, side=shape.side).epochs()
+            return ask(Counting(*known, side=shape.side))
 
     @property
     def drawn(self) -> int:
@@ -92,15 +98,12 @@ class Estimate:
         told = shapes(self.settings, self.config).embedded is not None
         return self.drawn * (2 if self.settings.model.guidance > 1 and not told else 1)
 
-    @property
+    @cached_property
     def _begun(self) -> int:
         """At how many times the numbers of steps of an evaluation begin."""
-        schedule: Any = scheduler(dict(self.config.scheduler))
-        first: set[float] = set()
-        for steps in self.settings.eval.steps:
-            schedule.set_timesteps(steps)
-            first.add(float(schedule.timesteps[0]))
-        return len(first)
+        if timing.hears(self.settings, self.counted):
+            return self._asked(Counting.beginnings)
+        return len(self.settings.eval.steps)
 
     @cached_property
     def shape(self) -> Shape:

@@ -10,6 +10,7 @@ from diffrl.planning.counting import Epoch
 from diffrl.planning.devices import UTILISATION, Device
 from diffrl.planning.probe import Probe
 from diffrl.settings import Settings
+from diffrl.speed.heard import MOST
 
 Work = dict[str, float]
 """FLOPs by what is done: forward, train, score; and how many optimizer steps: step."""
@@ -92,6 +93,12 @@ def updating(costs: Costs, epochs: Sequence[Epoch]) -> Work:
     return work
 
 
+def hears(settings: Settings, costs: Costs) -> bool:
+    """Return whether evaluations keep predictions, as in full precision on a CPU."""
+    exact = costs.place == "cpu" and settings.model.precision == "fp32"
+    return exact and not settings.speed.merge
+
+
 def evaluating(
     settings: Settings, costs: Costs, pictures: int, rows: int, seen: int, begun: int
 ) -> Work:
@@ -106,13 +113,15 @@ def evaluating(
         pictures: that are drawn at once.
         rows: of the network's call for them.
         seen: pictures that are decoded and scored at once.
-        begun: times at which numbers of steps begin.
+        begun: times at which numbers of steps begin, where predictions are kept.
     """
     chosen = settings.eval
-    heard = costs.place == "cpu" and settings.model.precision == "fp32" and not settings.speed.merge
-    shown = (1 if heard else 2) * min(chosen.shown, chosen.images)
-    steps = sum(chosen.steps) - (len(chosen.steps) - begun if heard else 0)
-    drawn = steps * (chosen.images + shown) / pictures
+    shown, heard = min(chosen.shown, chosen.images), hears(settings, costs)
+    asked = sum(chosen.steps) * (chosen.images + (1 if heard else 2) * shown)
+    if heard:
+        kept = min(chosen.images, (MOST - shown) // pictures * pictures)
+        asked -= (len(chosen.steps) - begun) * (max(0, kept) + shown)
+    drawn = asked / pictures
     judged = len(chosen.steps) * chosen.images / seen
     return {
         "forward": drawn * costs.forward(rows).flops,

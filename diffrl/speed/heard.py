@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,33 +17,38 @@ class Call:
 
     Args:
         weights: that were asked.
-        x: states.
+        x: states; rows may have several axes, of which the first one counts.
         t: their times.
         cond: their conditions.
         output: what was predicted.
     """
 
     weights: Weights
-    x: Float[Tensor, "n *latent"]
-    t: Float[Tensor, "n"]
-    cond: Float[Tensor, "n *cond"]
-    output: Float[Tensor, "n *latent"]
+    x: Float[Tensor, "n ..."]
+    t: Float[Tensor, "n ..."]
+    cond: Float[Tensor, "n ..."]
+    output: Float[Tensor, "n ..."]
+
+
+MOST = 256
+"""Rows of beginnings that are kept: with the conditions of SD 1.5, some 80 MB."""
 
 
 class Heard:
     """Predictions that an evaluation asks for again, where the network rounds alike in any batch.
 
-    Pictures of every number of steps begin with the same noise, so that one's first prediction is
-    the others', too. And the first pictures' transitions are compared with those of the base
-    model, so that what the live weights predicted for them is wanted again.
+    Pictures of numbers of steps that begin at the same time begin with the same noise, so that
+    one's first prediction is the others', too. And the first pictures' transitions are compared
+    with those of the base model, so that what the live weights predicted for them is wanted again.
 
     Args:
         shown: rows that are compared.
         most: rows of beginnings that are kept; later ones are not.
     """
 
-    def __init__(self, shown: int, most: int = 256) -> None:
+    def __init__(self, shown: int, most: int = MOST) -> None:
         self._shown, self._most = shown, most
+        self._noisiest = -math.inf
         self._beginnings: list[Call] = []
         self._since: list[Call] = []
 
@@ -58,10 +64,12 @@ class Heard:
 
     def keep(self, call: Call) -> None:
         """Remember a beginning, which is of the noisiest time so far, or first rows."""
-        time = float(call.t[0])
-        if time >= max((float(known.t[0]) for known in self._beginnings), default=time):
-            if sum(len(known.x) for known in self._beginnings) + len(call.x) <= self._most:
-                self._beginnings.append(_first(call, len(call.x)))
+        time = float(call.t.flatten()[0])
+        if time > self._noisiest:
+            self._noisiest, self._beginnings = time, []
+        held = sum(len(known.x) for known in self._beginnings)
+        if time == self._noisiest and held + len(call.x) <= self._most:
+            self._beginnings.append(_first(call, len(call.x)))
         elif call.weights == "live" and self._shown:
             self._since.append(_first(call, self._shown))
 
@@ -71,6 +79,8 @@ class Heard:
 
 
 def _first(call: Call, rows: int) -> Call:
-    """Return some rows of a call; what was predicted is its own, should a sampler change it."""
-    output = call.output[:rows].clone()
-    return Call(call.weights, call.x[:rows], call.t[:rows], call.cond[:rows], output)
+    """Return copies of some rows of a call, should a sampler change its own."""
+    x, t, cond, output = (
+        one[:rows].detach().clone() for one in (call.x, call.t, call.cond, call.output)
+    )
+    return Call(call.weights, x, t, cond, output)

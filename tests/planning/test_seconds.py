@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from diffrl.builtin.samplers import Ddim, Lcm
 from diffrl.cli import plan as command
 from diffrl.errors import OutOfMemory
 from diffrl.planning import probe as probing
+from diffrl.planning.counting import Counting, Shapes
 from diffrl.planning.devices import GIB, Device
 from diffrl.planning.probe import Probe, worth_it
 
@@ -77,6 +79,25 @@ def test_evaluations_that_begin_alike_share_their_first_step(small):
 
     one, two, both = steps([1]), steps([2]), steps([1, 2])
     assert both == pytest.approx(two + one - (two - one))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "wanted"),
+    [
+        (Ddim(), {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}, 1),
+        (Ddim(), {"_class_name": "DDIMScheduler", "timestep_spacing": "leading"}, 4),
+        (Ddim(), {"_class_name": "PNDMScheduler", "timestep_spacing": "leading"}, 4),
+        (Ddim(), {"_class_name": "EulerDiscreteScheduler"}, 4),
+        (Ddim(), {"_class_name": "LCMScheduler"}, 4),
+        (Lcm(), {"_class_name": "PNDMScheduler", "timestep_spacing": "leading"}, 1),
+    ],
+)
+def test_beginnings_are_those_of_the_sampler(sampler, scheduler, wanted, small):
+    settings = small().settings
+    settings = replace(settings, recipe=settings.recipe.but(sampler=sampler))
+    assert settings.eval.steps == (1, 2, 4, 8)
+    shape = Shapes(4, 1, 1, 1, None, scheduler)
+    assert Counting(settings, shape, ["a fox"]).beginnings() == wanted
 
 
 def test_merged_adapters_hold_copies_of_the_weights_that_they_are_added_to(small):

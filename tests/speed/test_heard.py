@@ -1,8 +1,16 @@
 """What an evaluation's networks predicted is known for the same rows, and for no others."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
+from diffrl.builtin.samplers import Ddim
+from diffrl.scoring import ScoredBy
+from diffrl.settings import EvalSettings
+from diffrl.speed.fitting import Pieces
 from diffrl.speed.heard import Call, Heard
+from diffrl.trainer.evaluate import evaluate
 
 
 def asked(time, rows=3, seed=0):
@@ -53,14 +61,51 @@ def test_other_states_times_conditions_and_weights_are_not_known():
     assert heard.find("live", x, t, cond) is not None
 
 
-def test_what_is_given_back_may_be_changed():
+@pytest.mark.parametrize("time", [999, 499], ids=["beginning", "later"])
+def test_what_was_given_and_is_given_back_may_be_changed(time):
+    heard = Heard(shown=3)
+    told(heard, 999, seed=1)
+    given = (*asked(time), 2 * asked(time)[0])
+    heard.keep(Call("live", *given))
+    for one in given:
+        one.zero_()
+    assert heard.find("live", *given[:3]) is None
+    heard.find("live", *asked(time)).zero_()
+    assert torch.equal(heard.find("live", *asked(time)), 2 * asked(time)[0])
+
+
+def test_rows_may_have_several_axes():
     heard = Heard(shown=1)
-    x, t, cond = asked(999)
-    output = 2 * x
-    heard.keep(Call("live", x, t, cond, output))
-    output.zero_()
-    heard.find("live", x, t, cond).zero_()
+    x, t, cond = (torch.stack([one, one + 1]) for one in asked(999))
+    heard.keep(Call("live", x, t, cond, 2 * x))
     assert torch.equal(heard.find("live", x, t, cond), 2 * x)
+
+
+class Guided(Ddim):
+    """A sampler that moves states, in place, along the gradient of what is predicted of them."""
+
+    def __call__(self, policy, text, rng):
+        drawn = super().__call__(policy, text, rng)
+        x, t = drawn.path.x[:, 0].clone(), drawn.times[0].expand(len(text)).clone()
+        for time in drawn.times:
+            t.fill_(float(time))
+            with torch.enable_grad():
+                asked = x.detach().requires_grad_()
+                policy.predict(asked, t, drawn.prompts.cond).square().sum().backward()
+            x -= policy.predict(x, t, drawn.prompts.cond) + 0.01 * asked.grad
+        return replace(drawn, x0=x, path=None)
+
+
+def test_samplers_may_change_states_in_place_and_ask_for_gradients(plain):
+    def found(exact):
+        return evaluate(
+            plain.policy, Guided(steps=2), lambda x0: x0[:, :3].sigmoid(),
+            [ScoredBy("bright", lambda images, text: images.mean((1, 2, 3)))], ["a fox"],
+            EvalSettings(images=4, steps=(1, 2), shown=2, watch=()), Pieces.of(2, 1, 4, "cpu"),
+            exact=exact,
+        ).scores  # fmt: skip
+
+    assert found(exact=True) == found(exact=False)
 
 
 def test_beginnings_of_many_pictures_are_not_all_kept():
@@ -68,10 +113,12 @@ def test_beginnings_of_many_pictures_are_not_all_kept():
     for seed in range(3):
         told(heard, 999, seed=seed)
     assert [heard.find("live", *asked(999, seed=s)) is None for s in range(3)] == [0, 0, 1]
+    first = (one[:1] for one in asked(999, seed=2))
+    assert heard.find("live", *first) is not None  # to be compared with the base
 
 
 def test_schedules_whose_first_times_differ_keep_the_noisiest():
-    heard = Heard(shown=0)
-    for time in (1, 501, 751, 251):
+    heard, times = Heard(shown=0), (1, 501, 751, 251)
+    for time in times:
         told(heard, time)
-    assert [heard.find("live", *asked(time)) is None for time in (1, 501, 751, 251)] == [0, 0, 0, 1]
+    assert [heard.find("live", *asked(time)) is not None for time in times] == [0, 0, 1, 0]
