@@ -58,27 +58,34 @@ def test_a_rate_that_is_given_of_a_cpu_is_shared_too(small):
     assert two == pytest.approx(one / 2)
 
 
+def evaluating(estimate, **chosen):
+    """Operations of an evaluation, from the costs of an estimate."""
+    settings = estimate.settings
+    settings = replace(settings, eval=settings.eval.model_copy(update=chosen))
+    return replace(estimate, settings=settings, costs=estimate.counted).plan().phases[-1].tflop
+
+
 def test_an_evaluation_predicts_once_what_it_need_not_ask_twice(small):
     """In fp32 on a CPU; merged adapters round otherwise, and are asked again."""
     more = []
     for sets in ((), ("speed.merge=true",)):
-        every = (*sets, "eval.steps=[2]")
-        many, one = (small(*every, f"eval.shown={n}").plan().phases[-1].tflop for n in (4, 1))
-        more.append(many - one)
+        one = small(*sets)
+        many, few = (evaluating(one, shown=n, steps=(2,)) for n in (4, 1))
+        more.append(many - few)
     assert more[1] == pytest.approx(2 * more[0])
 
 
 def test_evaluations_that_begin_alike_share_their_first_step(small):
-    def steps(numbers):
-        """Predictions of a picture, where each costs as much."""
-        several, none = (
-            small(f"eval.steps={numbers}", f"eval.images={n}").plan().phases[-1].tflop
-            for n in (8, 4)
-        )
-        return several - none
+    estimate = small()
 
-    one, two, both = steps([1]), steps([2]), steps([1, 2])
-    assert both == pytest.approx(two + one - (two - one))
+    def each(*steps):
+        """Operations of a picture."""
+        several, few = (evaluating(estimate, steps=steps, images=n) for n in (8, 4))
+        return several - few
+
+    one, two, both = each(1), each(2), each(1, 2)
+    prediction = two - one
+    assert prediction > 0 and both == pytest.approx(one + two - prediction)
 
 
 @pytest.mark.parametrize(
