@@ -8,7 +8,6 @@ from diffrl.planning.estimate import Estimate
 from diffrl.settings.resolve import resolve
 from diffrl.trainer.opening import open_prompts
 
-
 KNOWN: dict[str, Costs] = {}
 """Costs of the networks that tests of this process have planned with."""
 
