@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
+    known = {k: v for k, v in environment().items() if k != "command"}  # before results change
     before: dict[str, Any] = {}
     if options.output.exists():
         before = json.loads(options.output.read_text("utf-8"))["runs"]
@@ -65,7 +66,7 @@ def main() -> None:
             "machine": machine(),
             "threads": threads(),
             "clock": options.clock,
-            "environment": {k: v for k, v in environment().items() if k != "command"},
+            "environment": known,
             "runs": {n: before[n] for n in SETTINGS if n in before},
         }
         options.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
