@@ -16,9 +16,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     moments.begin()
     from diffrl.cli.app import app
+    from diffrl.cli.idling import yield_soon
     from diffrl.errors import DiffrlError
     from diffrl.paths import at_home
 
+    yield_soon()
     args = [at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
         code = app(args, standalone_mode=False, prog_name="diffrl")
