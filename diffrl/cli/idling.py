@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-SPINS = "1000"
-"""Turns of GNU OpenMP's waiting loop: some hundredths of a millisecond, not 300,000's milliseconds.
+SPINS = "10000"
+"""Turns of GNU OpenMP's waiting loop, whose own number is 300,000.
 
-Source: `benchmarks/side_by_side.py`.
+Fewer make a run that is alone slower. Source: `benchmarks/side_by_side.py`.
 """
 
 
