@@ -1,10 +1,11 @@
 """Measures training alone and beside another training, by how long OpenMP's threads wait turning.
 
-    python -m benchmarks.side_by_side [--epochs 5]
+    python -m benchmarks.side_by_side [--epochs 5] [--rounds 3]
 
 Writes `benchmarks/results/side_by_side.json`: seconds of an epoch, mean over both lengths of the
-preset's epochs and over the runs at a time, without the first of each. Every run computes with as
-many threads as the machine has cores. Nothing else should run on the machine meanwhile.
+preset's epochs and over the runs at a time, without the first of each. Runs that are alone take
+turns, and their median counts, since a machine is not as fast at all times. Every run computes
+with as many threads as the machine has cores. Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OWN = "300000"
 """Turns of libgomp where nothing says how threads wait."""
 
 WAYS: dict[str, dict[str, str]] = {
-    **{n: {"GOMP_SPINCOUNT": n} for n in dict.fromkeys((OWN, SPINS, "3000", "1000"))},
+    **{n: {"GOMP_SPINCOUNT": n} for n in dict.fromkeys((OWN, SPINS, "1000"))},
     "passive": {"OMP_WAIT_POLICY": "passive"},
 }
 SETS = ("eval.images=2", "eval.shown=1", "eval.steps=[1]", "eval.every=0", "train.track=[]")
@@ -39,14 +40,18 @@ def main() -> None:
     parser.add_argument(
         "--epochs", type=int, default=5, help="of a run; the first two do not count"
     )
+    parser.add_argument("--rounds", type=int, default=3, help="of runs that are alone")
     options = parser.parse_args()
     around = {k: v for k, v in environment().items() if k != "command"}
-    found = {}
-    for name, own in WAYS.items():
-        found[name] = {str(n): seconds(own, n, options.epochs) for n in (1, 2)}
-        print(name, json.dumps(found[name]), flush=True)
+    alone: dict[str, list[float]] = {name: [] for name in WAYS}
+    for _ in range(options.rounds):
+        for name, own in WAYS.items():
+            alone[name].append(seconds(own, 1, options.epochs))
+        print(json.dumps(alone), flush=True)
+    two = {name: seconds(own, 2, options.epochs) for name, own in WAYS.items()}
     result = {"machine": machine(), "environment": around, "own": OWN, "diffrl": SPINS}
-    RESULT.write_text(json.dumps({**result, "seconds": found}, indent=1) + "\n", "utf-8")
+    result |= {"alone": alone, "two": two}
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 def seconds(own: dict[str, str], at_once: int, epochs: int) -> float:
