@@ -30,7 +30,7 @@ from generators.fields import (
 from generators.gallery import gallery
 from generators.handed import declared, protocols, values
 from generators.hooks import hooks
-from generators.means import gap, startup
+from generators.means import beside, gap, startup
 from generators.paper import accuracy, by_prompt, by_seed, figure, summary, table_one
 from generators.planning import gpus, plan_error
 from generators.python_api import resume, run, train
@@ -92,7 +92,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/python.md": {"train": train, "resume": resume, "run": run},
     "docs/gallery.md": {"gallery": gallery},
     "docs/processes.md": {"scaling": scaling},
-    "docs/speed.md": {"speed": speed, "ablation": ablation, "profile": profile},
+    "docs/speed.md": {"speed": speed, "ablation": ablation, "profile": profile, "beside": beside},
     "docs/watchdog.md": {"watchdog": watchdog},
     "docs/plan.md": {"gpus": gpus, "plan-error": plan_error},
     "docs/paper.md": {

@@ -2,12 +2,14 @@
 
 `startup.json` holds by `before` and `now` the starts of two checkouts, `warm` and `cold`: by name
 their `median` in seconds and `of_torch`, its ratio to that of a bare `import torch`.
+`side_by_side.json` holds seconds of an epoch by how threads wait: `alone`, of some runs, and `two`.
 `speed_gap.json` holds `rows`: precision, means, and the gap, log-prob and latent differences.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +17,7 @@ from generators.markdown import commit, table
 from generators.results import FOLDER
 
 STARTUP, GAP = FOLDER / "startup.json", FOLDER / "speed_gap.json"
+BESIDE = FOLDER / "side_by_side.json"
 NAMES = {
     "import torch": '`python -c "import torch"`',
     "help": "`diffrl --help`",
@@ -39,6 +42,25 @@ def startup() -> str:
         f"in brackets the ratio to `import torch` of the same minutes, which is what compares. "
         f"{' '.join(_starts(when, measured[when]) for when in times)} "
         f"By `benchmarks/startup.py`."
+    )
+
+
+def beside() -> str:
+    """Return how long epochs take alone and beside another run, by how threads wait."""
+    measured = json.loads(BESIDE.read_text("utf-8"))
+    notes = {measured["own"]: "OpenMP's own", measured["diffrl"]: "diffrl's"}
+    rows = []
+    for name, found in measured["alone"].items():
+        shown = f"`{name}`" + (f", {notes[name]}" if name in notes else "")
+        one, two = statistics.median(found), measured["two"][name]
+        rows.append((shown, f"{one:.2f} s", f"{two:.2f} s", f"{two / one:.1f} ×"))
+    runs = len(measured["alone"][measured["own"]])
+    head = ("turns before sleep", "alone", "two runs at a time", "ratio")
+    return (
+        f"{table(head, rows)}\n\nSeconds of an epoch of `diffrl train --algo sdpo "
+        f"--reward pickscore`, mean over both of its lengths, alone the median of {runs} runs, on "
+        f"{measured['machine']}, commit {commit(measured)}; "
+        f"`passive` is `OMP_WAIT_POLICY`. By `benchmarks/side_by_side.py`."
     )
 
 
