@@ -95,8 +95,7 @@ def updating(costs: Costs, epochs: Sequence[Epoch]) -> Work:
 
 def hears(settings: Settings, costs: Costs) -> bool:
     """Return whether evaluations keep predictions, as in full precision on a CPU."""
-    exact = costs.place == "cpu" and settings.model.precision == "fp32"
-    return exact and not settings.speed.merge
+    return settings.rounds_alike(costs.place) and not settings.speed.merge
 
 
 def evaluating(

@@ -67,6 +67,13 @@ class Settings:
         gains = device == "cpu" and self.speed.compile == "off"
         return chosen == "on" or (chosen == "auto" and gains)
 
+    def rounds_alike(self, device: str) -> bool:
+        """Return whether a network on a kind of device rounds a row alike in batches of any size.
+
+        What it predicted of a row need then not be asked again.
+        """
+        return device == "cpu" and self.model.precision == "fp32"
+
     def overlaps(self, device: str) -> bool:
         """Return whether pictures are scored while the next ones are sampled, on a kind of device.
 

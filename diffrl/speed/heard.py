@@ -31,7 +31,7 @@ class Call:
 
 
 MOST = 256
-"""Rows of beginnings that are kept: with the conditions of SD 1.5, some 80 MB."""
+"""Rows of beginnings that are kept: with the conditions of SD 1.5, 94 MB."""
 
 
 class Heard:

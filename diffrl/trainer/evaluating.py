@@ -78,7 +78,7 @@ def draw(session: Session, rewards: Sequence[ScoredBy]) -> Evaluation:
         settings.eval,
         session.pieces,
         settings.train.bad_scores == "drop",
-        settings.model.precision == "fp32" and session.policy.device.type == "cpu",
+        settings.rounds_alike(session.policy.device.type),
         meet,
     )
 
