@@ -32,6 +32,7 @@ RESULT = Path(__file__).parent / "results" / "speed_gap.json"
 MEANS: dict[str, dict[str, Any]] = {
     "none": {},
     "attention=fused": {"attention": "fused"},
+    "fused_adapters=off": {"fused_adapters": "off"},
     "channels_last": {"channels_last": True},
     "half_norms": {"half_norms": True},
     "low_memory": {"low_memory": True},

@@ -27,10 +27,11 @@ BASE = (
     "train.sample_batch=2", "train.decode_batch=2", "train.micro_batch=2", "train.overlap=off",
     "model.precision=fp32", "optimizer.fused=off", "speed.cache_text=false",
     "speed.attention=plain", "speed.recompute=off", "speed.deduplicate=off",
+    "speed.fused_adapters=off",
 )  # fmt: skip
 """Plain: a pair at a time is sampled, decoded, scored and trained, in fp32; text is encoded each
-time, attention and optimizer are not fused, log-probs are those of sampling, and every row is
-predicted."""
+time, attention, optimizer and adapters are not fused, log-probs are those of sampling, and every
+row is predicted."""
 
 TOGETHER, BARE = "together", "base"
 
@@ -65,6 +66,7 @@ ROWS = (
     Row("cached-text", ("speed.cache_text=true",)),
     Row("fused-adamw", ("optimizer.fused=on",)),
     Row("fused-attention", ("speed.attention=fused",)),
+    Row("fused-adapters", ("speed.fused_adapters=on",)),
     Row("channels-last", ("speed.channels_last=true",)),
     Row("half-norms", ("speed.half_norms=true",), gpu=True),
     Row("bf16-reward", ("rewards.pickscore.precision=bf16",), gpu=True),

@@ -16,6 +16,7 @@ from diffrl.planning.configs import PipelineConfig
 from diffrl.planning.costs import Costs
 from diffrl.planning.networks import Networks, networks
 from diffrl.settings import Settings
+from diffrl.speed.adding import fuse_adapters
 from diffrl.speed.formats import channels_last, half_norms, multiply_in_tf32
 
 SECONDS = 2.5
@@ -110,6 +111,8 @@ def probe(settings: Settings, config: PipelineConfig, shape: Shape, device: str)
         channels_last(made)
     if made.half_norms:
         half_norms(made.unet)
+    if settings.speed.fuses_adapters:
+        fuse_adapters(made.unet)
     multiply_in_tf32(settings.speed.tf32, place)
     if place == "cuda":  # what building them took is no part of a run
         torch.cuda.empty_cache()

@@ -39,6 +39,11 @@ class SpeedSettings(Section):
         description="Whether adapters are added to the weights while sampling; moves the log-prob "
         "gap.",
     )
+    fused_adapters: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether an adapter's last product adds itself to what its layer gives; auto: "
+        "without speed.compile, which joins them itself.",
+    )
     recompute: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Whether ratios start from log-probs that the update's own calls compute, and "
@@ -63,3 +68,9 @@ class SpeedSettings(Section):
         description="What of full finetuning several processes split between them: off, gradients "
         "(and the optimizer), or weights, too; or a DeepSpeed configuration (.json) that says it.",
     )
+
+    @property
+    def fuses_adapters(self) -> bool:
+        """Whether adapters are added by their last product."""
+        chosen = self.fused_adapters
+        return chosen == "on" or (chosen == "auto" and self.compile == "off")

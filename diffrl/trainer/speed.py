@@ -11,6 +11,7 @@ from diffrl.errors import SettingsError
 from diffrl.pipeline import fit_attention
 from diffrl.settings import OptimizerSettings, Settings, SpeedSettings
 from diffrl.settings.splitting import shard_problems
+from diffrl.speed.adding import fuse_adapters
 from diffrl.speed.compiling import GRAPHS, compile_forward, compile_problems
 from diffrl.speed.formats import channels_last, half_norms, multiply_in_tf32
 from diffrl.speed.graphs import graph_forward, graph_problems
@@ -60,6 +61,8 @@ def ready(pipeline: Any, speed: SpeedSettings) -> None:
         channels_last(pipeline)
     if speed.half_norms:
         half_norms(unet)
+    if speed.fuses_adapters:
+        fuse_adapters(unet)
     if speed.low_memory:
         save_memory(pipeline)
     if speed.graphs:

@@ -36,6 +36,7 @@ def gap(world, rollout=None):
 
 
 MEANS = [
+    {"fused_adapters": "on"},
     {"attention": "fused"},
     {"attention": "plain"},
     {"channels_last": True},
