@@ -66,7 +66,7 @@ ROWS = (
     Row("cached-text", ("speed.cache_text=true",)),
     Row("fused-adamw", ("optimizer.fused=on",)),
     Row("fused-attention", ("speed.attention=fused",)),
-    Row("fused-adapters", ("speed.fused_adapters=on",)),
+    Row("fused-adapters", ("speed.fused_adapters=auto",)),
     Row("channels-last", ("speed.channels_last=true",)),
     Row("half-norms", ("speed.half_norms=true",), gpu=True),
     Row("bf16-reward", ("rewards.pickscore.precision=bf16",), gpu=True),

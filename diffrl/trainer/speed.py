@@ -43,6 +43,8 @@ def speed_problems(settings: Settings) -> list[str]:
         )
     if speed.merge and settings.adapter.kind == "full":
         found.append("speed.merge = True: with adapter.kind = 'full' there is nothing to merge")
+    if speed.fused_adapters == "on" and settings.adapter.kind == "full":
+        found.append("speed.fused_adapters = 'on': adapter.kind = 'full' has no adapters")
     if speed.low_memory and not speed.cache_text:
         found.append(
             "speed.cache_text = False: with speed.low_memory the text encoder leaves the device "

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diffrl.planning import probe as probing
 from diffrl.planning.configs import find_config, pipeline_config, published
 from diffrl.planning.costs import Costs
 from diffrl.planning.meter import LiveBytes
@@ -143,3 +144,16 @@ def test_norms_in_half_precision_keep_half_the_bytes(sd_turbo):
 def test_attention_is_the_one_that_settings_ask_for(asked, place, fused):
     settings = resolve("sdpo", ["pickscore"], sets=(f"speed.attention={asked}",))
     assert is_fused(settings, place) is fused
+
+
+@pytest.mark.parametrize(("chosen", "layers"), [("auto", 48), ("off", 0)])
+def test_a_probe_adds_adapters_as_a_run_does(chosen, layers, monkeypatch):
+    """Three projections and one output of each of the UNet's twelve attentions."""
+    made, seen = probing.networks, []
+    monkeypatch.setattr(probing, "networks", lambda *given: seen.append(made(*given)) or seen[-1])
+    monkeypatch.setattr(probing, "SECONDS", 0.0)
+    settings = resolve("sdpo", ["pickscore"], sets=[f"speed.fused_adapters={chosen}"])
+    config = pipeline_config(settings.model.ref)
+    probing.probe(settings, config, probing.Shape(1, 1, 1), "cpu")
+    (own,) = seen
+    assert sum("forward" in vars(m) for m in own.unet.modules() if hasattr(m, "lora_A")) == layers

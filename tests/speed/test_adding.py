@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.func import functional_call
@@ -150,6 +149,43 @@ def test_other_kinds_of_adapter_stay_with_peft(config):
     assert torch.equal(fused(x), wanted)
 
 
+def test_a_layer_that_is_looked_at_stays_with_peft():
+    usual, fused = adapted()
+    x, seen = torch.randn(2, 5, 6), []
+    fused.to_q.base_layer.register_forward_hook(lambda *given: seen.append(given[2]))
+    wanted = fused.to_q.base_layer(x)
+    assert torch.equal(fused.to_q(x), usual.to_q(x))
+    assert all(torch.equal(one, wanted) for one in seen) and len(seen) == 2
+    for layers in (usual, fused):
+        layers.to_out.base_layer.register_full_backward_hook(lambda *_: None)
+        layers(x).sum().backward()
+
+
+def test_inputs_that_peft_casts_are_cast():
+    usual, fused = adapted()
+    for layers in (usual, fused):
+        for layer in (layers.to_q, layers.to_out):
+            layer.base_layer.to(torch.bfloat16)
+    x = torch.randn(2, 5, 6, dtype=torch.bfloat16)
+    assert torch.equal(fused(x), usual(x))
+
+
+def test_a_vector_is_no_batch_of_rows():
+    usual, fused = adapted()
+    x = torch.randn(6)
+    assert torch.equal(fused(x), usual(x))
+
+
+def test_a_copy_has_adapters_of_its_own():
+    _, fused = adapted()
+    other, x = copy.deepcopy(fused), torch.randn(2, 5, 6)
+    before = fused(x)
+    with torch.no_grad():
+        for weight in trained(other).values():
+            weight.add_(1.0)
+    assert torch.equal(fused(x), before) and not torch.allclose(other(x), before)
+
+
 def test_two_adapters_at_once_stay_with_peft():
     usual, fused = adapted()
     config = LoraConfig(r=2, target_modules=["to_q", "to_out"], init_lora_weights=False)
@@ -177,8 +213,8 @@ def test_two_adapters_at_once_stay_with_peft():
     ],
     ids=str,
 )
-def test_adapters_of_a_run_are_fused_unless_a_compiler_does_it(speed, fused, plain):
+def test_adapters_of_a_run_are_fused_unless_a_compiler_does_it(speed, fused, plain, monkeypatch):
+    monkeypatch.setattr("diffrl.trainer.speed.compile_forward", lambda *_: None)
     ready(plain.pipeline, SpeedSettings(**speed))
-    assert isinstance(plain.unet, UNet2DConditionModel)
     layers = [m for m in plain.unet.modules() if hasattr(m, "lora_A")]
     assert layers and all(("forward" in vars(m)) is fused for m in layers)

@@ -195,11 +195,12 @@ def test_the_optimizer_is_fused_or_not_and_steps_alike(world):
 def test_means_that_exclude_each_other_are_refused_together(tiny_model, tmp_path):
     sets = [
         f"model.ref={tiny_model}", "adapter.kind=full", "speed.merge=on", "speed.low_memory=on",
-        "speed.cache_text=off",
+        "speed.cache_text=off", "speed.fused_adapters=on",
     ]  # fmt: skip
     with pytest.raises(SettingsError) as refused:
         diffrl.train("sdpo", "jpeg-compressibility", sets=sets, output=tmp_path / "r", live=False)
-    assert len(refused.value.problems) == 2
+    assert len(refused.value.problems) == 3
+    assert "speed.fused_adapters = 'on': adapter.kind = 'full'" in str(refused.value)
     assert "speed.merge = True: with adapter.kind = 'full'" in str(refused.value)
     assert "speed.cache_text = False: with speed.low_memory" in str(refused.value)
 
