@@ -9,7 +9,7 @@ logger; randomness comes from the `rng` it is handed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
@@ -221,6 +221,7 @@ class Reward(Component):
         licence: of its weights.
         preset: of whose pictures alone it knows anything; `diffrl eval` leaves it out of others
             unless it is named.
+        transport: fields that say how it is asked, and not what it scores.
 
     A loaded scorer may have attributes of these names, which count instead: a function or a server
     is only known when it is loaded.
@@ -234,6 +235,11 @@ class Reward(Component):
     remote: ClassVar[bool] = False
     licence: ClassVar[str] = "unknown"
     preset: ClassVar[str | None] = None
+    transport: ClassVar[tuple[str, ...]] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields by which two rewards of one name are the same, as JSON holds them."""
+        return self.model_dump(mode="json", exclude=set(self.transport))
 
     def unfit(self, prompts: Sequence[str]) -> str | None:
         """Return why it cannot score these prompts, if so; asked before any weights load."""

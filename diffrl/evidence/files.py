@@ -125,7 +125,7 @@ def in_training(run: Run, epoch: int) -> Answers:
         raise _broken(path, error) from None
     rewards = {w.reward.name: w.reward for w in settings.rewards}
     rewards |= {r.name: r for r in settings.watched}
-    dumped = asked_of or {name: r.model_dump(mode="json") for name, r in rewards.items()}
+    dumped = asked_of or {name: r.identity() for name, r in rewards.items()}
     items = {name: of for name, (of, _) in columns.items()}
     return Answers("training", epoch, asked, items, values, dumped, lower, {}, alone)
 

@@ -116,7 +116,7 @@ def _opened(reward: Reward, prompts: PromptSets, device: str) -> Opened:
     fit = frozenset(name for name, texts in prompts.items() if not reward.unfit(texts))
     with in_words(f"reward {reward.name!r}: memory ends in loading it", ADVICE):
         scorer = ScoredBy.load(reward, device, 1.0)
-    return Opened(scorer, reward.model_dump(mode="json"), fit)
+    return Opened(scorer, reward.identity(), fit)
 
 
 def _asked(spec: str, preset: str, sets: Sequence[str], own: Sequence[Reward]) -> Reward:

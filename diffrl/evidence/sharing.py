@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from diffrl.evidence.protocol import sampler_called
 from diffrl.evidence.subjects import Subject
 from diffrl.settings import Settings
-from diffrl.stages import Reward
+from diffrl.stages import Reward, Sampler
+
+SET = ("steps", "group", "eta", "lengths", "share_noise")
+"""Fields of samplers that an evaluation sets itself, or that single pictures have no use for."""
 
 
 def shared_rewards(judged: Sequence[Subject]) -> dict[str, tuple[str, Reward]]:
@@ -40,7 +44,7 @@ def _rewards(run: Settings) -> list[Reward]:
 
 def _unlike(one: Reward, other: Reward) -> list[str]:
     """Return the fields in which two rewards of one name differ."""
-    a, b = one.model_dump(mode="json"), other.model_dump(mode="json")
+    a, b = one.identity(), other.identity()
     return [key for key in {**a, **b} if a.get(key) != b.get(key)]
 
 
@@ -65,10 +69,25 @@ def drawn_otherwise(
         chosen: `sampler`, `eta`, `size`, `guidance` and `precision` of all.
         given: those of them that the command line names; None: not named.
     """
-    return [
+    found = [
         f"{name} {chosen[name]} for all; the run of {one.name} has {own}"
         for one in judged
         if one.run is not None
         for name, own in usual(one.run).items()
         if own != chosen[name] and given.get(name) is None
     ]
+    used = sampler_called(str(chosen["sampler"]))
+    told = _own_fields(used)
+    return found + [
+        f"sampler.{name} {told[name]} for all; the run of {one.name} has {own}"
+        for one in judged
+        if one.run is not None and one.run.recipe.sampler.name == used.name
+        for name, own in _own_fields(one.run.recipe.sampler).items()
+        if own != told[name]
+    ]
+
+
+def _own_fields(sampler: Sampler) -> dict[str, Any]:
+    """Return a sampler's fields but for those that an evaluation sets, or has no use for."""
+    every = sampler.model_dump(mode="json")
+    return {name: own for name, own in every.items() if name not in SET}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from diffrl.builtin.rewards.served import ServedReward
 from diffrl.report.records import Record
 
 QUESTION = (
@@ -104,7 +105,7 @@ def unlike(groups: Sequence[Group]) -> list[str]:
     rows += [
         (key, [value for value in values if value != "–"])
         for key, values in differences(firsts)
-        if key.startswith("rewards.") and not key.endswith(".weight")
+        if key.startswith("rewards.") and not _aside(key, firsts[0])
     ]
     return [
         f"drawn together though {key} differs ({', '.join(dict.fromkeys(values))}): scores are "
@@ -112,6 +113,13 @@ def unlike(groups: Sequence[Group]) -> list[str]:
         for key, values in rows
         if len(set(values)) > 1
     ]
+
+
+def _aside(key: str, record: Record) -> bool:
+    """Return whether a reward's setting moves no score: its weight, or how a server is asked."""
+    reward, _, name = key.rpartition(".")
+    served = bool(record.setting(f"{reward}.url"))
+    return name == "weight" or (served and name in ServedReward.transport)
 
 
 def _asked(record: Record, key: str) -> str:

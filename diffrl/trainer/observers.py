@@ -108,7 +108,7 @@ class FolderObserver:
         """Drop what a resumed run will write again."""
         self._folder, self._epochs = event.folder, event.settings.train.epochs
         every = [*(w.reward for w in event.settings.rewards), *event.settings.watched]
-        self._rewards = {reward.name: reward.model_dump(mode="json") for reward in every}
+        self._rewards = {reward.name: reward.identity() for reward in every}
         kept = [m for m in read_metrics(event.folder) if event.epoch and m["epoch"] <= event.epoch]
         self._told = int(kept[-1]["epoch"]) if kept else -1
         write(event.folder / METRICS, "".join(json.dumps(m) + "\n" for m in kept))

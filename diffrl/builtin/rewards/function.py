@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import ClassVar
 
 from pydantic import Field, create_model
@@ -41,9 +42,12 @@ class FunctionReward(Reward):
 
 def function_reward(path: str, name: str | None = None) -> type[Reward]:
     """Return a reward class for a function, called as the function is unless a name is given."""
-    own = (
-        name or re.sub(r"[^a-z0-9]+", "-", path.partition(":")[2].lower()).strip("-") or "function"
-    )
+    usual = re.sub(r"[^a-z0-9]+", "-", path.partition(":")[2].lower()).strip("-")
+    return _made(path, name or usual or "function")
+
+
+@cache  # what is made of the same words is one class, so that its rewards can be equal
+def _made(path: str, own: str) -> type[Reward]:
     made = create_model("FunctionReward", __base__=FunctionReward, path=(str, path))
     made.name = own  # pyright: ignore[reportAttributeAccessIssue]
     made.__doc__ = FunctionReward.__doc__

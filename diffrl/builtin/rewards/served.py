@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt, create_model
@@ -23,6 +24,7 @@ class ServedReward(Reward):
 
     name: ClassVar[str] = "served"
     remote: ClassVar[bool] = True
+    transport: ClassVar[tuple[str, ...]] = ("timeout", "attempts", "backoff")
     url: str = Field(pattern=f"^{URL.pattern}$", description="http://host:port of the server.")
     timeout: PositiveFloat = Field(120.0, description="Seconds that an answer may take.")
     attempts: PositiveInt = Field(5, description="How often a question is asked before giving up.")
@@ -48,9 +50,14 @@ class ServedReward(Reward):
 def served_reward(url: str, name: str | None = None) -> type[Reward]:
     """Return a reward class for a server, called by its host and port unless a name is given."""
     host = re.sub(r"[^a-z0-9]+", "-", url.partition("://")[2].lower()).strip("-")
+    return _made(url, name or f"served-{host}")
+
+
+@cache  # what is made of the same words is one class, so that its rewards can be equal
+def _made(url: str, own: str) -> type[Reward]:
     about = ServedReward.model_fields["url"].description
     field = Field(url, pattern=f"^{URL.pattern}$", description=about)
     made = create_model("ServedReward", __base__=ServedReward, url=(str, field))
-    made.name = name or f"served-{host}"  # pyright: ignore[reportAttributeAccessIssue]
+    made.name = own  # pyright: ignore[reportAttributeAccessIssue]
     made.__doc__ = ServedReward.__doc__
     return made
