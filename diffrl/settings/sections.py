@@ -178,7 +178,10 @@ class WatchdogSettings(Section):
         None, description="Most KL to the base model, in nats per latent element."
     )
     grad_norm: PositiveFloat | None = Field(
-        20.0, gt=1, description="An epoch's gradient norm over the median of the last 50."
+        20.0,
+        gt=1,
+        description="An epoch's gradient norm over the median of the last 50 "
+        "with as many denoising steps.",
     )
     patience: PositiveInt = Field(
         1, description="Evaluations in a row that must break a rule before anything is done."

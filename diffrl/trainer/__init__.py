@@ -29,6 +29,7 @@ from diffrl.settings.saved import changed, dump, load
 from diffrl.speed.fitting import in_words
 from diffrl.trainer import checkpoint, lock
 from diffrl.trainer.agreement import by_the_first
+from diffrl.trainer.anew import begin_anew
 from diffrl.trainer.api import resume, train
 from diffrl.trainer.disks import telling_of_disks
 from diffrl.trainer.engines import settled
@@ -185,6 +186,7 @@ def _begin(session: Session, start: Path | None) -> None:
     folder, ranks = session.folder, session.ranks
     if start is not None:
         session.go_on(checkpoint.load(start, session.policy, ranks, session.rng))
+        session.noted += begin_anew(session, start)
     if not ranks.is_main:
         return
     shelf.set_aside(folder, session.epoch)  # first: a kill must not leave them to other settings

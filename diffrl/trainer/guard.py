@@ -9,6 +9,7 @@ from diffrl import shelf
 from diffrl.errors import Diverged, quoted
 from diffrl.events import Noticed
 from diffrl.trainer import checkpoint
+from diffrl.trainer.anew import begin_anew
 from diffrl.trainer.evaluate import Evaluation
 from diffrl.trainer.saving import notice, save, stopped
 from diffrl.trainer.session import Session
@@ -31,7 +32,8 @@ def watch(
     if session.settings.watchdog.action == "off" and not evaluated:
         return []  # what pictures were at first is remembered, for when it is switched on
     dog = Watchdog(session.settings.watchdog, dict(session.watch))
-    found = dog.on_gradient(metrics.get("grad_norm"))
+    steps = session.settings.recipe.sampler.for_epoch(session.epoch).steps
+    found = dog.on_gradient(metrics.get("grad_norm"), steps)
     if done is not None:
         held_out = session.watched[len(session.rewards) :]
         found += dog.on_evaluation(done, held_out, kl_of(done.scores))
@@ -115,6 +117,7 @@ def go_back(session: Session, epoch: int, again: bool) -> None:
     rollbacks = session.watch.get(ROLLBACKS, 0.0) + float(again)
     path = shelf.place(session.folder, epoch)
     session.go_on(checkpoint.load(path, session.policy, ranks, session.rng))
+    begin_anew(session, path)  # a run that was changed since has said so
     session.progress, session.pending = spent, {}
     session.watch.update({**done, ROLLBACKS: rollbacks})
     ranks.wait()  # everyone has read it

@@ -74,13 +74,17 @@ class Watchdog:
                 del self.memory[name]
         self.memory[mark] = 1.0
 
-    def on_gradient(self, norm: float | None) -> list[Sighting]:
-        """Return a sighting if an epoch's gradient norm leaves those of earlier ones behind."""
+    def on_gradient(self, norm: float | None, steps: int) -> list[Sighting]:
+        """Return a sighting if an epoch's gradient norm leaves those of earlier ones behind.
+
+        Those of epochs with as many denoising steps: some losses add up over them.
+        """
         if norm is None or not self.settings.grad_norm:
             return []
-        names = sorted((k for k in self.memory if k.startswith("norm:")), key=_number)
+        mark = f"norm:{steps}:"
+        names = sorted((k for k in self.memory if k.startswith(mark)), key=_number)
         earlier = [self.memory[k] for k in names]
-        self.memory[f"norm:{_number(names[-1]) + 1 if names else 0}"] = norm
+        self.memory[f"{mark}{_number(names[-1]) + 1 if names else 0}"] = norm
         for old in names[: max(0, len(names) + 1 - KEPT)]:
             del self.memory[old]
         if len(earlier) < FEWEST or norm <= (limit := self.settings.grad_norm * median(earlier)):
@@ -156,4 +160,4 @@ def hardest(found: Sequence[Sighting]) -> str:
 
 
 def _number(name: str) -> int:
-    return int(name.partition(":")[2])
+    return int(name.rpartition(":")[2])

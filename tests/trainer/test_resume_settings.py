@@ -52,6 +52,7 @@ def test_a_resumed_run_takes_the_optimizer_kernels_that_are_asked_for(tiny_run, 
         (("eval.seed", 7), "was evaluated with 1234; leave it as it is, and judge otherwise with"),
         (("eval.images", 2), "was evaluated with 3; leave it as it is, and judge otherwise with"),
         (("eval.prompts", "unseen"), "picture 1 would be 'A green colored rabbit'; "),
+        (("sampler", "lcm"), "was evaluated with 'ddim'; leave it as it is, and judge otherwise"),
     ],
 )
 def test_a_resumed_run_takes_no_other_past(flag, said, tiny_run, tmp_path):
@@ -136,3 +137,28 @@ def test_rewards_have_the_settings_that_they_scored_with(tiny_run, tmp_path):
     assert path.read_text("utf-8") != text
     found = in_training(Run(folder), 4).rewards["pickscore"]["precision"]
     assert (found, Run(folder).settings.rewards[0].reward.precision) == ("fp32", "bf16")
+
+
+def gone_on(tiny_run, folder, **flags):
+    """Return how many returns a run knows after an epoch with other settings; was it told?"""
+    shutil.copytree(tiny_run.folder, folder)
+    named = {name.replace("__", "."): (value, "--set") for name, value in flags.items()}
+    asked = load(folder / "settings.toml", flags={"train.epochs": (5, "--epochs 5"), **named})
+    run(asked, resume=folder)
+    known = sum(len(past) for _, _, past in checkpoint.read(folder / "checkpoints/5")["memory"])
+    return known, "statistics" in [one["rule"] for one in read_lines(folder / "notices.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rewards__pickscore__weight", 10.0),
+        ("reward_predictor", "terminal"),
+        ("advantage_estimator__gamma", 0.5),
+    ],
+)
+def test_statistics_of_returns_of_another_scale_begin_anew(name, value, tiny_run, tmp_path):
+    before, anew = gone_on(tiny_run, tmp_path / "as it was", optimizer__lr=1e-3)
+    assert not anew
+    after, anew = gone_on(tiny_run, tmp_path / "other", **{name: value})
+    assert anew and after < before

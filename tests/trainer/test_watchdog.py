@@ -103,15 +103,23 @@ def test_patience_is_for_evaluations_in_a_row():
 
 def test_a_gradient_is_compared_with_the_median_of_earlier_ones(dog):
     for norm in (1.0, 1.2, 0.8, 1.0):
-        assert dog.on_gradient(norm) == []
-    assert dog.on_gradient(100.0) == []  # too few to compare with
-    assert dog.on_gradient(19.0) == []
-    (broken,) = dog.on_gradient(23.0)
+        assert dog.on_gradient(norm, 4) == []
+    assert dog.on_gradient(100.0, 4) == []  # too few to compare with
+    assert dog.on_gradient(19.0, 4) == []
+    (broken,) = dog.on_gradient(23.0, 4)
     assert (broken.rule, broken.measured) == ("grad_norm", 23.0)
     assert broken.limit == pytest.approx(20 * (1.0 + 1.2) / 2)
     for _ in range(60):
-        dog.on_gradient(1.0)
+        dog.on_gradient(1.0, 4)
     assert len([k for k in dog.memory if k.startswith("norm:")]) == 50
+
+
+def test_gradients_of_longer_epochs_are_compared_among_themselves(dog):
+    """Losses that add up over steps have as much larger ones."""
+    for _ in range(6):
+        assert dog.on_gradient(1.0, 2) == dog.on_gradient(50.0, 50) == []
+    (broken,) = dog.on_gradient(50.0, 2)
+    assert broken.limit == pytest.approx(20.0)
 
 
 def test_what_pictures_were_at_first_is_remembered_without_a_limit_too():
