@@ -7,6 +7,8 @@ import os
 import random
 import sys
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of started programs, too: tests run side by side
+
 import jaxtyping
 import pytest
 import torch

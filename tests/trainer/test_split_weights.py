@@ -77,16 +77,6 @@ def test_a_process_with_less_to_do_keeps_pace(split):
     assert sorted(own["idle"] > 0 for own in split[1]["prdp"]) == [False, True]
 
 
-def test_log_probs_are_recomputed_in_step(full, tmp_path):
-    """PRDP has three groups: one of two processes has more of them than the other."""
-    sets = [*full, "train.epochs=1", "speed.recompute=on"]
-    one = tmp_path / "one", trained(tmp_path / "one", ["prdp"], sets)
-    sets += ["speed.shard=weights"]
-    two = tmp_path / "two", trained(tmp_path / "two", ["prdp"], sets, processes=2)
-    assert_alike("prdp", one, two, epochs=1)
-    assert Run(tmp_path / "two" / "prdp").metrics[-1]["log_prob_gap/sampling"] < 1e-5
-
-
 @pytest.mark.parametrize("algo", ["sdpo", "ddpo"])
 def test_a_checkpoint_of_split_weights_is_whole(algo, split):
     folder, found = split
@@ -108,15 +98,17 @@ def test_a_run_goes_on_with_whole_weights_and_the_other_way_round(alone, split, 
     assert_alike("sdpo", whole, parts, epochs=3)
 
 
-def test_groups_without_scores_are_left_out_and_memory_is_saved(full, tmp_path):
+def test_log_probs_are_recomputed_in_step_groups_left_out_and_memory_saved(full, tmp_path):
+    """PRDP has five groups, less those without scores: one process has more than the other."""
     sets = [*(s for s in full if "pickscore" not in s), "speed.low_memory=true"]
     sets += ["train.bad_scores=drop", "train.epochs=1", "train.trajectories=20"]
-    reward = "many_processes:picky"
-    one = tmp_path / "one", trained(tmp_path / "one", ["sdpo"], sets, reward=reward)
+    sets, reward = [*sets, "speed.recompute=on"], "many_processes:picky"
+    one = tmp_path / "one", trained(tmp_path / "one", ["prdp"], sets, reward=reward)
     sets += ["speed.shard=weights"]
-    two = tmp_path / "two", trained(tmp_path / "two", ["sdpo"], sets, processes=2, reward=reward)
-    assert_alike("sdpo", one, two, epochs=1)
-    assert 0 < Run(tmp_path / "one" / "sdpo").metrics[-1]["dropped"] < 20
+    two = tmp_path / "two", trained(tmp_path / "two", ["prdp"], sets, processes=2, reward=reward)
+    assert_alike("prdp", one, two, epochs=1)
+    metrics = Run(tmp_path / "two" / "prdp").metrics[-1]
+    assert 0 < metrics["dropped"] < 20 and metrics["log_prob_gap/sampling"] < 1e-5
 
 
 @pytest.mark.slow
