@@ -48,11 +48,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
+    known = about(options)  # before files of the working tree change
     stacks, seconds = profiled(options.epochs, options.sets)
     picture = options.output or ROOT / "docs" / "images"
     result = options.output or ROOT / "benchmarks" / "results"
     (picture / "speed-flame.svg").write_text(flame(tree(stacks)), "utf-8")
-    content = {**about(options, seconds), **shares(stacks)}
+    content = {**known, "seconds": seconds, **shares(stacks)}
     (result / "speed_profile.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     print(json.dumps(content["phases"], indent=1))
 
@@ -67,7 +68,7 @@ def profiled(epochs: int, sets: list[str]) -> tuple[Counter[tuple[Frame, ...]], 
         return sampler.stacks, time.perf_counter() - began
 
 
-def about(options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def about(options: argparse.Namespace) -> dict[str, Any]:
     """Return what was run, and where."""
     from benchmarks.default_run import machine
     from diffrl.folder import environment
@@ -78,7 +79,6 @@ def about(options: argparse.Namespace, seconds: float) -> dict[str, Any]:
         "environment": known,
         "epochs": options.epochs,
         "sets": options.sets,
-        "seconds": seconds,
     }
 
 
