@@ -25,7 +25,11 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RolloutDone:
-    """An epoch has sampled and scored; nothing is updated yet."""
+    """An epoch has sampled and scored; nothing is updated yet.
+
+    Of several processes the first one tells of its own rows, whose groups are whole. With
+    `speed.low_memory` the rollout is in the CPU's memory, and the rewards on the device.
+    """
 
     epoch: int
     rollout: Rollout
