@@ -22,15 +22,6 @@ torch.set_num_threads(1)
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests need no network, and a missing file fails at once
 
 
-LONG = ("test_split_weights.py", "test_kills.py", "test_many_processes.py", "test_reproduce.py")
-"""Files that take longest: begun last, they would leave all workers but one without work."""
-
-
-def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest."""
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
-
-
 @pytest.fixture(autouse=True)
 def _same_global_randomness():
     """Initial weights of test networks come from the global generators; no test moves another's."""
