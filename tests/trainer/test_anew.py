@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffrl import shelf
 from diffrl.settings.resolve import resolve
 from diffrl.settings.saved import dump
+from diffrl.trainer import checkpoint, guard
 from diffrl.trainer.anew import begin_anew
 from diffrl.types import Memory
 
@@ -92,3 +94,24 @@ def test_settings_that_cannot_be_read_count_as_others(tmp_path):
     session, told = gone_on(tmp_path, gone, now)
     assert told == ["statistics"]
     assert session.watch.keys() == {"best:held", "spread:held", "base:sharpness"}  # not watched now
+
+
+def test_a_watchdog_that_goes_back_does_not_bring_the_old_statistics_with_it(tmp_path, monkeypatch):
+    before = resolve("sdpo", ["pickscore"])
+    (start := shelf.place(tmp_path, 2)).mkdir(parents=True)
+    (start / "settings.toml").write_text(dump(before))
+    saved, known = [], Memory({("a fox", 4): torch.ones(3, 4)})
+    for sets in ([], ["rewards.pickscore.weight=2"]):
+        session = SimpleNamespace(
+            settings=resolve("sdpo", ["pickscore"], sets=sets), folder=tmp_path, epoch=4,
+            ranks=SimpleNamespace(everyones=list, wait=lambda: None, is_main=False),
+            policy=None, rng=None, progress={}, watch={}, memory=Memory(),
+        )  # fmt: skip
+        session.go_on = lambda at, session=session: vars(session).update(memory=at, watch={})
+        monkeypatch.setattr(checkpoint, "load", lambda *_: known)
+        monkeypatch.setattr(guard, "begin_anew", inspect.unwrap(begin_anew))
+        monkeypatch.setattr(
+            guard, "save", lambda session: saved.append(len(session.memory.history))
+        )
+        inspect.unwrap(guard.go_back)(session, 2, True)
+    assert saved == [1, 0]
