@@ -111,7 +111,7 @@ def in_training(run: Run, epoch: int) -> Answers:
         prompts = _prompts(content["prompts"])
         asked = settings.eval.model_dump(include={"seed", "eta"})
         asked |= {"of": prompts, "size": settings.model.size, "guidance": settings.model.guidance}
-        asked["sampler"] = settings.recipe.sampler.for_evaluation(1, settings.eval.eta).name
+        asked["sampler"] = settings.drawing.name
         columns = {name: (prompts, found) for name, found in content["scores"].items()}
         for name, own in content.get("by_prompt", {}).items():
             columns[name] = (list(own), list(own.values()))

@@ -51,7 +51,7 @@ def _unlike(one: Reward, other: Reward) -> list[str]:
 def usual(run: Settings) -> dict[str, Any]:
     """Return how a run's own evaluations draw."""
     return {
-        "sampler": run.recipe.sampler.for_evaluation(1, run.eval.eta).name,
+        "sampler": run.drawing.name,
         "eta": run.eval.eta,
         "size": run.model.size,
         "guidance": run.model.guidance,

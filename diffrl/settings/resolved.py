@@ -16,7 +16,7 @@ from diffrl.settings.sections import (
     WatchdogSettings,
 )
 from diffrl.settings.speed import SpeedSettings
-from diffrl.stages import Reward
+from diffrl.stages import Reward, Sampler
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Settings:
         asked = self.speed.recompute
         wanted = asked == "on" or (asked == "auto" and self.model.precision != "fp32")
         return wanted and self.recipe.sampler.live and "log_prob" in self.recipe.loss.needs
+
+    @property
+    def drawing(self) -> Sampler:
+        """The sampler that draws evaluations, in as many steps as the longest of them."""
+        return self.recipe.sampler.for_evaluation(max(self.eval.steps, default=1), self.eval.eta)
 
     def deduplicates(self, device: str) -> bool:
         """Return whether equal rows of a batch are predicted once, on a kind of device.

@@ -12,7 +12,6 @@ from diffrl.folder import SETTINGS, check_free, evaluation_file, read_object
 from diffrl.planning.refusal import refuse_what_cannot_fit
 from diffrl.settings import Settings
 from diffrl.settings.saved import dump, load
-from diffrl.stages import Sampler
 from diffrl.trainer.agreement import are_many, by_all
 from diffrl.trainer.opening import check_reference, open_prompts
 from diffrl.trainer.ranks import accelerator, check_device
@@ -159,20 +158,13 @@ def refuse_another_past(
         raise SettingsError(found)
 
 
-def drawing(settings: Settings) -> Sampler:
-    """Return the sampler that draws a run's evaluations."""
-    steps = max(settings.eval.steps, default=1)
-    return settings.recipe.sampler.for_evaluation(steps, settings.eval.eta)
-
-
 def _another_curve(
     settings: Settings, past: Settings, folder: Path, prompts: Sequence[str]
 ) -> Iterator[str]:
     """Yield what would compare a run's evaluations with others of itself that are not alike."""
     advice = "leave it as it is, and judge otherwise with diffrl eval"
-    drawn = [drawing(one).name for one in (settings, past)]
-    if drawn[0] != drawn[1]:
-        yield f"sampler = {drawn[0]!r}: {folder} was evaluated with {drawn[1]!r}; {advice}"
+    if (now := settings.drawing.name) != (then := past.drawing.name):
+        yield f"sampler = {now!r}: {folder} was evaluated with {then!r}; {advice}"
     for name in ("seed", "eta", "images"):
         if (now := getattr(settings.eval, name)) != (then := getattr(past.eval, name)):
             yield f"eval.{name} = {now}: {folder} was evaluated with {then}; {advice}"

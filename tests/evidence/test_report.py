@@ -334,6 +334,22 @@ def test_scores_of_other_questions_are_not_drawn_together_in_silence(runs, tmp_p
     assert write_report([runs / "sdpo/1", tmp_path / "x"], tmp_path / "page.html") == []
 
 
+def test_how_patiently_a_server_is_asked_does_not_set_runs_apart(runs, tmp_path, unplotted):
+    def told(*of_rewards):
+        for name, more in zip("ab", of_rewards, strict=True):
+            shutil.copytree(runs / "sdpo/1", tmp_path / name, dirs_exist_ok=True)
+            file = tmp_path / name / "settings.toml"
+            text = file.read_text()
+            assert text.count("weight = 1.0") == 1
+            file.write_text(text.replace("weight = 1.0", f"weight = 1.0\n{more}"))
+        return write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "page.html")
+
+    url = 'url = "http://127.0.0.1:1"\n'
+    assert told(f"{url}timeout = 5.0", f"{url}timeout = 300.0") == []
+    assert "timeout differs (5.0, 300.0)" in told("timeout = 5.0", "timeout = 300.0")[0]
+    assert "url differs" in told(url, url.replace(':1"', ':2"'))[0]
+
+
 def test_the_page_says_of_which_code_a_run_was(runs, tmp_path, unplotted):
     shutil.copytree(runs / "sdpo/1", tmp_path / "x")
     file = tmp_path / "x/environment.json"
