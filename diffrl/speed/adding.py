@@ -10,6 +10,7 @@ from torch import nn
 from diffrl.tensors import Float, Tensor
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where torch keeps what looks at a layer's inputs, outputs and gradients."""
 
 
 def fuse_adapters(unet: Any) -> None:
